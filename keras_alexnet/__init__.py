@@ -1,0 +1,29 @@
+"""AlexNet as CNTK's example has it, as a Keras 3 application."""
+
+import importlib
+
+# The public names, by the module that has them. They are loaded when first used: `import keras_alexnet` is cheap, and
+# the Keras backend can still be chosen after it.
+_MODULES = {
+    "ImageMap": "keras_alexnet.data.maps",
+    "TrainConfig": "keras_alexnet.training.config",
+    "UserError": "keras_alexnet.errors",
+    "build_alexnet": "keras_alexnet.model",
+    "evaluate_model": "keras_alexnet.training.evaluation",
+    "evaluation_dataset": "keras_alexnet.data.pipeline",
+    "read_class_mappings": "keras_alexnet.data.maps",
+    "read_map": "keras_alexnet.data.maps",
+    "train": "keras_alexnet.training.loop",
+    "training_dataset": "keras_alexnet.data.pipeline",
+}
+__all__ = sorted(_MODULES)
+
+
+def __getattr__(name: str):
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,60 @@
+"""Files that appear under their final name whole, or not at all."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from keras_alexnet.errors import UserError
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """Gives a path beside `path` to write to; on success its file is flushed to disk and takes the name `path`.
+
+    On an exception the part written is removed and an older file of that name stays as it was. What a killed process
+    leaves behind is hidden (`.partial-…`), and the next write to the same name replaces it.
+
+    Raises:
+        UserError: the folder cannot be made or written, or the disk is full.
+    """
+    path = Path(path)
+    # The suffix stays last: keras.Model.save looks at it.
+    partial = path.with_name(f".partial-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        with open(partial, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        _remove(partial)
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}. Make room or permit writing there, or choose another "
+            "output folder."
+        ) from error
+    except BaseException:
+        _remove(partial)
+        raise
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes `text` (UTF-8; bytes that file names smuggled in as surrogates come out as they were)."""
+    with atomic_path(path) as partial:
+        partial.write_text(text, encoding="utf-8", errors="surrogateescape", newline="\n")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the new name itself survive a power loss, where the file system offers it."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()

@@ -1,0 +1,95 @@
+"""What the commands share: parsing flags, help, telling mistakes, and a quiet start of the frameworks."""
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+
+from absl import flags
+
+from keras_alexnet.errors import UserError
+
+
+def run(
+    main: Callable[[flags.FlagValues, list[str]], None],
+    define_flags: Callable[[flags.FlagValues], None],
+    description: str,
+) -> None:
+    """Parses the command line, calls `main(flag_values, positional_arguments)` and exits.
+
+    Args:
+        main: the command; it raises `UserError` for what the user can mend.
+        define_flags: defines the command's flags on the `FlagValues` that it is given.
+        description: what `--help` prints above the flags.
+
+    Exit status: 0 success; 1 a mistake of the user's, told on stderr in one message; 130 Ctrl-C.
+    """
+    spec = sys.modules["__main__"].__spec__
+    command = f"python -m {spec.name}" if spec else sys.argv[0]
+    try:
+        if any(argument in ("--help", "-help", "-h") for argument in sys.argv[1:]):
+            print(_help(command, define_flags, description))
+            sys.exit(0)
+        values, arguments = parse(define_flags, sys.argv[1:])
+        main(values, arguments)
+    except UserError as error:
+        print(f"{command}: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print(f"\n{command}: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def parse(define_flags: Callable[[flags.FlagValues], None], arguments: list[str]) -> tuple[flags.FlagValues, list[str]]:
+    """Returns the parsed flags (`--flagfile` included) and the positional arguments; raises `UserError`."""
+    values = flags.FlagValues()
+    define_flags(values)
+    try:
+        positional = values(["command", *arguments])[1:]
+    except flags.Error as error:
+        raise UserError(f"{error}\nRun it with --help to see every flag.") from None
+    return values, positional
+
+
+def reject_positional(arguments: list[str]) -> None:
+    """For commands that take flags only."""
+    if arguments:
+        raise UserError(f"unexpected argument {arguments[0]!r}: settings are given as --name=value; see --help.")
+
+
+@contextlib.contextmanager
+def quiet_framework_start() -> Iterator[None]:
+    """Keeps the start-up chatter of the frameworks' C++ parts off the terminal; wrap the first import in it.
+
+    TensorFlow writes to file descriptor 2 before any of its log settings count. What it wrote is shown after all if the
+    import fails.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as captured:
+        os.dup2(captured.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            captured.seek(0)
+            os.write(saved, captured.read())
+            raise
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+def _help(command: str, define_flags: Callable[[flags.FlagValues], None], description: str) -> str:
+    values = flags.FlagValues()
+    define_flags(values)
+    lines = [f"{description.strip()}\n\nUsage: {command} [--name=value …]\n\nFlags:"]
+    for name in sorted(values):
+        flag = values[name]
+        default = "" if flag.default in (None, "") else f" (default: {flag.default_as_str.strip(chr(39))})"
+        prefix = "[no]" if flag.boolean else ""
+        lines += [f"  --{prefix}{name}{default}", f"      {flag.help}"]
+    lines += ["  --flagfile", "      Read flags from this file, one --name=value a line; the last one given wins."]
+    return "\n".join(lines)

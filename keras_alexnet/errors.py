@@ -1,0 +1,24 @@
+"""The one exception that means "the user can mend this"."""
+
+from collections.abc import Sequence
+
+_SHOWN = 10
+
+
+class UserError(Exception):
+    """A mistake in the input, as opposed to a fault of the program.
+
+    The message says what is wrong, where, what was expected and what to do. Commands print it without a traceback and
+    exit with status 1; library users catch it like any exception.
+    """
+
+
+def raise_if_any(problems: Sequence[str], summary: str) -> None:
+    """Raises one `UserError` that shows the first ten of `problems` under `summary`, and their total."""
+    if not problems:
+        return
+    lines = [f"{summary} ({len(problems):,} {'problem' if len(problems) == 1 else 'problems'}):"]
+    lines += [f"  {problem}" for problem in problems[:_SHOWN]]
+    if len(problems) > _SHOWN:
+        lines.append(f"  … and {len(problems) - _SHOWN:,} more")
+    raise UserError("\n".join(lines))

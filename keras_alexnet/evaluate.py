@@ -1,0 +1,63 @@
+"""Top-1 and top-5 error of a model on the centre crops of the images of a map, each exactly once.
+
+python -m keras_alexnet.evaluate --model=saved_models/alexnet/model.keras --data_dir=data
+"""
+
+import json
+import os
+
+from absl import flags
+
+from keras_alexnet import cli
+from keras_alexnet.atomic import write_text
+from keras_alexnet.data.maps import CLASS_MAPPINGS, VAL_MAP, read_class_mappings, read_map
+from keras_alexnet.errors import UserError
+
+
+def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines the command's flags."""
+    flags.DEFINE_string(
+        "model", "saved_models/alexnet/model.keras", "The .keras file to evaluate.", flag_values=flag_values
+    )
+    flags.DEFINE_string("data_dir", "data", "Folder with val_map.txt and classmappings.txt.", flag_values=flag_values)
+    flags.DEFINE_string("map_file", None, "Evaluate on this map instead of data_dir's.", flag_values=flag_values)
+    flags.DEFINE_integer("batch_size", 256, "Images at a time; at least 1.", flag_values=flag_values)
+    flags.DEFINE_string(
+        "metrics_file",
+        None,
+        "Also write examples, top1_error, top5_error (fractions) and loss to this JSON file.",
+        flag_values=flag_values,
+    )
+
+
+def main(values: flags.FlagValues, arguments: list[str]) -> None:
+    """Evaluates, prints the errors and writes them where asked to."""
+    cli.reject_positional(arguments)
+    if values.batch_size < 1:
+        raise UserError(f"batch_size is {values.batch_size}; expected at least 1.")
+    num_classes = None
+    if values.map_file is None:
+        num_classes = len(read_class_mappings(os.path.join(values.data_dir, CLASS_MAPPINGS)))
+    image_map = read_map(values.map_file or os.path.join(values.data_dir, VAL_MAP), num_classes)
+
+    with cli.quiet_framework_start():
+        from keras_alexnet.training.evaluation import evaluate_model, load_model
+    model = load_model(values.model)
+    if num_classes not in (None, model.output_shape[-1]):
+        raise UserError(
+            f"{values.model} has {model.output_shape[-1]} classes, but {values.data_dir} has {num_classes}. "
+            "Evaluate a model on the classes that it was trained on."
+        )
+    results = evaluate_model(model, image_map, values.batch_size)
+    print(
+        f"top-1 error {100 * results['top1_error']:.3f} %\n"
+        f"top-5 error {100 * results['top5_error']:.3f} %\n"
+        f"loss        {results['loss']:.4f}\n"
+        f"images      {results['examples']:,}"
+    )
+    if values.metrics_file:
+        write_text(values.metrics_file, json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    cli.run(main, define_flags, __doc__)

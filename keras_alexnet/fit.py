@@ -1,0 +1,78 @@
+"""Trains AlexNet on the maps of python -m keras_alexnet.prepare.
+
+    python -m keras_alexnet.fit --flagfile=flags/fit_imagenet.flags --data_dir=data --output_dir=saved_models/alexnet
+
+Without flags it is CNTK's recipe for ImageNet. Give the same command again to go on after the last finished epoch. The
+output folder gets model.keras (loads with stock Keras), history.csv, flags.txt and checkpoint/. The variable
+KERAS_BACKEND chooses tensorflow (the default), jax or torch.
+"""
+
+import dataclasses
+
+from absl import flags
+
+from keras_alexnet import cli
+from keras_alexnet.errors import UserError
+from keras_alexnet.training.config import PRECISIONS, STRATEGIES, TrainConfig
+
+
+def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines a flag for each field of `TrainConfig`, whose defaults and bounds they have, and `--restart`."""
+    default = TrainConfig()
+
+    def define(function, name: str, help_text: str, *arguments) -> None:
+        value = getattr(default, name)
+        value = [str(item) for item in value] if isinstance(value, tuple) else value
+        function(name, value, *arguments, help_text, flag_values=flag_values)
+
+    define(flags.DEFINE_string, "data_dir", "Folder with train_map.txt, val_map.txt and classmappings.txt.")
+    define(flags.DEFINE_string, "output_dir", "Folder for model.keras, history.csv, flags.txt and checkpoint/.")
+    define(flags.DEFINE_string, "preset", "The network: cntk, or tiny (the same layers, narrow, for trying things).")
+    define(flags.DEFINE_integer, "epochs", "Epochs to train; never rescales the learning rate's schedule.")
+    define(
+        flags.DEFINE_integer,
+        "steps_per_epoch",
+        "Steps after which to validate and save; unset for a pass over the data. Does not change the order of images.",
+    )
+    define(flags.DEFINE_integer, "batch_size", "Images a step, over all devices.")
+    define(flags.DEFINE_float, "learning_rate", "Learning rate at the start.")
+    define(flags.DEFINE_list, "lr_drop_epochs", "Finished epochs after which the rate drops, ascending; may be empty.")
+    define(flags.DEFINE_float, "lr_drop_factor", "What each drop multiplies the rate by.")
+    define(flags.DEFINE_float, "momentum", "Momentum of SGD.")
+    define(flags.DEFINE_float, "weight_decay", "L2 regularization of every parameter, added to its gradient.")
+    define(flags.DEFINE_float, "dropout", "Dropout rate after fc6 and fc7.")
+    define(flags.DEFINE_enum, "precision", "What the layers compute in; weights are float32.", list(PRECISIONS))
+    define(flags.DEFINE_integer, "seed", "Seed of weights, order, crops and dropout.")
+    define(
+        flags.DEFINE_enum,
+        "strategy",
+        "auto: all GPUs if there are several, else one device; none: one device; mirrored: TensorFlow's "
+        "MirroredStrategy over all GPUs, or over the logical CPUs where there is none.",
+        list(STRATEGIES),
+    )
+    flags.DEFINE_bool("restart", False, "Throw away the run that output_dir holds.", flag_values=flag_values)
+
+
+def config_from(values: flags.FlagValues) -> TrainConfig:
+    """The run that the flags describe; raises `UserError` where one is out of bounds."""
+    settings = {field.name: values[field.name].value for field in dataclasses.fields(TrainConfig)}
+    try:
+        settings["lr_drop_epochs"] = tuple(int(epoch) for epoch in values.lr_drop_epochs)
+    except ValueError:
+        raise UserError(
+            f"lr_drop_epochs is {','.join(values.lr_drop_epochs)}; expected ascending epochs, such as 25,50,75."
+        ) from None
+    return TrainConfig(**settings)
+
+
+def main(values: flags.FlagValues, arguments: list[str]) -> None:
+    """Trains."""
+    cli.reject_positional(arguments)
+    config = config_from(values)
+    with cli.quiet_framework_start():
+        from keras_alexnet.training.loop import train
+    train(config, restart=values.restart)
+
+
+if __name__ == "__main__":
+    cli.run(main, define_flags, __doc__)

@@ -1,0 +1,53 @@
+"""Tells on stderr how far long work is."""
+
+import shutil
+import sys
+import time
+
+_LIVE_INTERVAL, _PLAIN_INTERVAL = 0.2, 10.0
+
+
+class StatusLine:
+    """On a terminal one line that is kept up to date; into a pipe or a log a line every ten seconds.
+
+    Work of less than a second shows nothing.
+    """
+
+    def __init__(self) -> None:
+        self._live = sys.stderr.isatty()
+        self._next = time.monotonic() + (1.0 if self._live else _PLAIN_INTERVAL)
+        self._shown = False
+
+    def due(self) -> bool:
+        """Whether it is time for `show`; ask before composing a text."""
+        return time.monotonic() >= self._next
+
+    def show(self, text: str) -> None:
+        self._next = time.monotonic() + (_LIVE_INTERVAL if self._live else _PLAIN_INTERVAL)
+        if self._live:
+            # A line longer than the terminal would wrap, and could not be overwritten.
+            text = text[: shutil.get_terminal_size().columns - 1]
+            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+            self._shown = True
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        """Takes the live line away, before other output."""
+        if self._shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            self._shown = False
+
+
+class ScanProgress(StatusLine):
+    """A context manager to be called with (done, total, what is counted), as often as one likes."""
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        if self.due():
+            self.show(f"{done:,} of {total:,} {what}")
+
+    def __enter__(self) -> "ScanProgress":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.clear()

@@ -1,0 +1,122 @@
+"""Checkpoints: all that a run needs to go on, in one file that is whole or not there.
+
+A checkpoint is an `.npz` of every variable of the model (weights and the seed states of dropout) and of the optimizer,
+with a JSON text that says where the run stood. The zip format's CRCs tell a damaged one.
+"""
+
+import json
+import re
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_alexnet.atomic import atomic_path
+from keras_alexnet.errors import UserError
+
+_FORMAT = 1
+_KEPT = 2
+_STATE = "state.json"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        epochs: finished epochs.
+        steps: finished steps.
+        identity: the settings, data and backend that make the run what it is.
+        history: one row a finished epoch, as in `history.csv`.
+    """
+
+    epochs: int
+    steps: int
+    identity: dict
+    history: list[dict]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was read: the progress, and the arrays by variable."""
+
+    path: Path
+    progress: Progress
+    arrays: dict[str, np.ndarray]
+
+
+def save_checkpoint(folder: Path, model: keras.Model, progress: Progress) -> Path:
+    """Writes a checkpoint and removes all but the newest two."""
+    path = folder / f"step-{progress.steps:09}.npz"
+    state = json.dumps({"format": _FORMAT, **vars(progress)}).encode()
+    arrays = {name: np.asarray(keras.ops.convert_to_numpy(variable)) for name, variable in _variables(model).items()}
+    with atomic_path(path) as partial:
+        np.savez(partial, **{_STATE: np.frombuffer(state, np.uint8)}, **arrays)
+    for old in _paths(folder)[:-_KEPT]:
+        old.unlink()
+    return path
+
+
+def load_newest_checkpoint(folder: Path, warn=print) -> Checkpoint | None:
+    """Reads the newest checkpoint of `folder` that is whole; None where there is none.
+
+    Raises:
+        UserError: a checkpoint that a newer version wrote, or all of them damaged.
+    """
+    paths = _paths(folder)
+    for path in reversed(paths):
+        try:
+            with np.load(path) as file:
+                arrays = {name: file[name] for name in file.files}
+            state = json.loads(arrays.pop(_STATE).tobytes())
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+            warn(f"The checkpoint {path} is damaged ({error}); looking for the one before.")
+            continue
+        if state.pop("format") > _FORMAT:
+            raise UserError(f"{path} was written by a newer version of keras_alexnet; update it to go on.")
+        return Checkpoint(path, Progress(**state), arrays)
+    if paths:
+        raise UserError(f"no checkpoint in {folder} can be read. Use --restart to begin anew.")
+    return None
+
+
+def restore(model: keras.Model, checkpoint: Checkpoint) -> None:
+    """Sets every variable of a compiled model and its optimizer."""
+    model.optimizer.build(model.trainable_variables)
+    variables = _variables(model)
+    if variables.keys() != checkpoint.arrays.keys():
+        odd = sorted(variables.keys() ^ checkpoint.arrays.keys())
+        raise UserError(f"{checkpoint.path} is of another network: {odd[0]} is in one of them only.")
+    for name, variable in variables.items():
+        variable.assign(checkpoint.arrays[name])
+
+
+def check_identity(checkpoint: Checkpoint, identity: dict) -> None:
+    """Refuses to go on with other settings, other data or another backend than the run began with."""
+    old = checkpoint.progress.identity
+    changed = [
+        f"  {key}: {old.get(key)} then, {identity.get(key)} now" for key in identity if old.get(key) != identity[key]
+    ]
+    if changed:
+        raise UserError(
+            f"{checkpoint.path.parent.parent} holds another run:\n" + "\n".join(changed) + "\n"
+            "Give the same settings to go on, another --output_dir for a new run, or --restart to throw that one away."
+        )
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Throws a run away."""
+    for path in _paths(folder):
+        path.unlink()
+
+
+def _paths(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("step-*.npz") if re.fullmatch(r"step-\d{9,}\.npz", path.name))
+
+
+def _variables(model: keras.Model) -> dict[str, keras.Variable]:
+    """Variables by a name that is the same in every process: Keras numbers some of its own names as they come up."""
+    named = {f"model/{i:02}": variable for i, variable in enumerate(model.variables)}
+    return named | {f"optimizer/{i:02}": variable for i, variable in enumerate(model.optimizer.variables)}

@@ -1,0 +1,72 @@
+"""What a training run is made of: each setting, its default and its bounds, in one place. No framework is imported."""
+
+from dataclasses import asdict, dataclass
+
+from keras_alexnet.errors import UserError
+from keras_alexnet.presets import PRESETS
+
+PRECISIONS = ("float32", "mixed_bfloat16")
+STRATEGIES = ("auto", "none", "mirrored")
+
+# A run may go on with other values of these; with any other setting changed it would be another run.
+_MAY_CHANGE = {"data_dir", "output_dir", "epochs", "strategy"}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The settings of a run; the defaults are CNTK's recipe for ImageNet.
+
+    An epoch is `steps_per_epoch` steps, one pass over the data unless set. It is what `epochs` and `lr_drop_epochs`
+    count, and after which errors are reported.
+    """
+
+    data_dir: str = "data"
+    output_dir: str = "saved_models/alexnet"
+    preset: str = "cntk"
+    epochs: int = 112
+    steps_per_epoch: int | None = None
+    batch_size: int = 256
+    learning_rate: float = 0.01
+    lr_drop_epochs: tuple[int, ...] = (25, 50, 75, 100)
+    lr_drop_factor: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 0.0005
+    dropout: float = 0.5
+    precision: str = "float32"
+    seed: int = 0
+    strategy: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Checks every bound; raises `UserError`."""
+        _check("preset", self.preset, self.preset in PRESETS, " or ".join(PRESETS))
+        _check("epochs", self.epochs, self.epochs >= 1, "at least 1")
+        steps = self.steps_per_epoch
+        _check("steps_per_epoch", steps, steps is None or steps >= 1, "at least 1, or unset for a pass over the data")
+        _check("batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
+        _check("learning_rate", self.learning_rate, 0 < self.learning_rate < float("inf"), "a number above 0")
+        drops = self.lr_drop_epochs
+        ascending = all(a < b for a, b in zip((0, *drops), drops, strict=False))
+        _check("lr_drop_epochs", drops, ascending, "ascending epochs above 0, such as 25,50,75, or nothing")
+        _check("lr_drop_factor", self.lr_drop_factor, 0 < self.lr_drop_factor <= 1, "above 0 and at most 1")
+        _check("momentum", self.momentum, 0 <= self.momentum < 1, "0 or above and below 1")
+        _check("weight_decay", self.weight_decay, 0 <= self.weight_decay < float("inf"), "0 or above")
+        _check("dropout", self.dropout, 0 <= self.dropout < 1, "0 or above and below 1")
+        _check("precision", self.precision, self.precision in PRECISIONS, " or ".join(PRECISIONS))
+        _check("seed", self.seed, 0 <= self.seed < 2**32, "0 up to 4294967295")
+        _check("strategy", self.strategy, self.strategy in STRATEGIES, ", ".join(STRATEGIES))
+
+    def identity(self) -> dict:
+        """The settings that make a run what it is, as JSON has them: a checkpoint of other ones is another run's."""
+        values = {name: value for name, value in asdict(self).items() if name not in _MAY_CHANGE}
+        return values | {"lr_drop_epochs": list(self.lr_drop_epochs)}
+
+    def flagfile(self) -> str:
+        """The settings as the lines of a flagfile for `python -m keras_alexnet.fit`."""
+        values = {name: value for name, value in asdict(self).items() if value is not None}
+        values["lr_drop_epochs"] = ",".join(str(epoch) for epoch in self.lr_drop_epochs)
+        return "".join(f"--{name}={value}\n" for name, value in values.items())
+
+
+def _check(name: str, value: object, good: bool, expected: str) -> None:
+    if not good:
+        raise UserError(f"{name} is {value}; expected {expected}.")

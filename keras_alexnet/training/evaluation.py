@@ -1,0 +1,93 @@
+"""The error rates of a model."""
+
+import keras
+import tensorflow as tf
+
+from keras_alexnet.data.maps import ImageMap
+from keras_alexnet.data.pipeline import evaluation_dataset, find_unreadable
+from keras_alexnet.errors import UserError
+from keras_alexnet.progress import StatusLine
+
+
+def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer | None = None) -> None:
+    """Compiles with cross-entropy of the logits and top-1 and top-5 accuracy, of which the errors are the rest.
+
+    Args:
+        model: gives logits.
+        optimizer: for training; evaluation needs none.
+    """
+    model.compile(
+        optimizer=optimizer,
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=[
+            keras.metrics.SparseCategoricalAccuracy(name="top1_accuracy"),
+            keras.metrics.SparseTopKCategoricalAccuracy(k=min(5, model.output_shape[-1]), name="top5_accuracy"),
+        ],
+    )
+
+
+def load_model(path: str) -> keras.Model:
+    """Loads a `.keras` file for evaluation; raises `UserError` for a file that is not one."""
+    try:
+        return keras.models.load_model(path, compile=False)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"cannot load the model {path}: {reason} Expected a .keras file, such as the model.keras that "
+            "python -m keras_alexnet.fit writes."
+        ) from None
+
+
+def evaluate_model(model: keras.Model, image_map: ImageMap, batch_size: int = 256) -> dict:
+    """Scores a model on the centre crop of every image of a map, each exactly once.
+
+    Args:
+        model: from (batch, side, side, 3) RGB pixels of 0 to 255 to logits (batch, num_classes).
+        image_map: images, and labels below the model's number of classes.
+        batch_size: images at a time.
+
+    Returns:
+        `examples` (their number), `top1_error` and `top5_error` (fractions) and `loss` (mean cross-entropy).
+
+    Raises:
+        UserError: labels that the model does not have, or an image that cannot be read.
+    """
+    num_classes, image_size = model.output_shape[-1], model.input_shape[1]
+    if max(image_map.labels) >= num_classes:
+        raise UserError(
+            f"{image_map.source} has labels up to {max(image_map.labels)}, but the model has {num_classes} classes "
+            f"(labels 0 to {num_classes - 1}). Evaluate it on the data that it was trained for."
+        )
+    compile_model(model)
+    watch = _EvaluationProgress(len(image_map), batch_size)
+    dataset = evaluation_dataset(image_map, batch_size, image_size=image_size)
+    try:
+        results = model.evaluate(dataset, verbose=0, return_dict=True, callbacks=[watch])
+    except tf.errors.OpError:
+        unreadable = find_unreadable(image_map, range(watch.batch * batch_size, len(image_map)))
+        if unreadable is None:
+            raise
+        raise unreadable from None
+    return {
+        "examples": len(image_map),
+        "top1_error": 1 - float(results["top1_accuracy"]),
+        "top5_error": 1 - float(results["top5_accuracy"]),
+        "loss": float(results["loss"]),
+    }
+
+
+class _EvaluationProgress(keras.callbacks.Callback):
+    def __init__(self, num_images: int, batch_size: int):
+        super().__init__()
+        self.batch = 0
+        self._num_images = num_images
+        self._batch_size = batch_size
+        self._line = StatusLine()
+
+    def on_test_batch_begin(self, batch: int, logs=None) -> None:
+        self.batch = batch
+        if batch and self._line.due():
+            self._line.show(f"evaluated {batch * self._batch_size:,} of {self._num_images:,} images")
+
+    def on_test_end(self, logs=None) -> None:
+        self._line.clear()

@@ -1,0 +1,167 @@
+"""A training run from map files to `model.keras`."""
+
+import itertools
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from keras_alexnet.atomic import atomic_path, write_text
+from keras_alexnet.data.maps import CLASS_MAPPINGS, TRAIN_MAP, VAL_MAP, ImageMap, read_class_mappings, read_map
+from keras_alexnet.data.pipeline import (
+    batch_rows,
+    evaluation_dataset,
+    find_unreadable,
+    steps_per_pass,
+    training_dataset,
+)
+from keras_alexnet.errors import UserError
+from keras_alexnet.model import build_alexnet, set_precision
+from keras_alexnet.training.callbacks import EpochRecord, StepWatch, write_history
+from keras_alexnet.training.checkpoint import check_identity, load_newest_checkpoint, remove_checkpoints, restore
+from keras_alexnet.training.config import TrainConfig
+from keras_alexnet.training.distribution import check_batch_size, choose_devices
+from keras_alexnet.training.evaluation import compile_model
+from keras_alexnet.training.optimizer import SGDWithL2
+from keras_alexnet.training.schedule import step_schedule
+
+MODEL_FILE = "model.keras"
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What `prepare` wrote: both maps, and the class ids in label order."""
+
+    train: ImageMap
+    validation: ImageMap
+    classes: list[str]
+
+
+def read_training_data(data_dir: str | os.PathLike) -> TrainingData:
+    """Reads the three files of `data_dir`; raises `UserError` where one is missing or does not fit the others."""
+    folder = Path(data_dir)
+    classes = read_class_mappings(folder / CLASS_MAPPINGS)
+    return TrainingData(
+        train=read_map(folder / TRAIN_MAP, len(classes)),
+        validation=read_map(folder / VAL_MAP, len(classes)),
+        classes=classes,
+    )
+
+
+def train(config: TrainConfig, *, restart: bool = False) -> list[dict]:
+    """Trains, validating after each epoch; goes on after the last finished epoch of a run in the same folder.
+
+    Writes to `config.output_dir`: `flags.txt` at the start, `history.csv` and `checkpoint/` after each epoch, and
+    `model.keras` at the end.
+
+    Args:
+        config: the settings.
+        restart: throw away the run that the folder holds.
+
+    Returns:
+        The history: a dict an epoch, as in `history.csv`.
+
+    Raises:
+        UserError: anything in the data, the settings or the folder that the user can mend, or a loss not finite.
+    """
+    data = read_training_data(config.data_dir)
+    steps_per_epoch = config.steps_per_epoch or steps_per_pass(len(data.train), config.batch_size)
+    identity = config.identity() | {
+        "backend": keras.backend.backend(),
+        "training images": f"{len(data.train):,} (SHA-256 of the map {data.train.fingerprint[:16]}…)",
+        "classes": len(data.classes),
+    }
+    output_dir, checkpoint_dir = Path(config.output_dir), Path(config.output_dir) / "checkpoint"
+    if restart:
+        remove_checkpoints(checkpoint_dir)
+    checkpoint = load_newest_checkpoint(checkpoint_dir)
+    if checkpoint:
+        check_identity(checkpoint, identity)
+    first_epoch = checkpoint.progress.epochs if checkpoint else 0
+    history = checkpoint.progress.history if checkpoint else []
+    has_model = (output_dir / MODEL_FILE).exists()
+    if has_model and not checkpoint and not restart:
+        raise UserError(
+            f"{output_dir} holds a {MODEL_FILE} but no checkpoint to go on from. Choose another --output_dir, or give "
+            "--restart to replace the model."
+        )
+    if has_model and first_epoch >= config.epochs:
+        print(f"This run is finished: {first_epoch} epochs. Give more --epochs to go on, or --restart to begin anew.")
+        return history
+
+    write_text(output_dir / "flags.txt", config.flagfile())
+    devices = choose_devices(config.strategy)
+    check_batch_size(config.batch_size, devices.num_replicas)
+    keras.utils.set_random_seed(config.seed)
+    with devices.scope:
+        model = build_alexnet(len(data.classes), preset=config.preset, dropout=config.dropout)
+        set_precision(model, config.precision)
+        compile_model(model, _optimizer(config, steps_per_epoch))
+        if checkpoint:
+            restore(model, checkpoint)
+    print(
+        f"{len(data.train):,} training and {len(data.validation):,} validation images of {len(data.classes):,} "
+        f"classes, {model.count_params():,} parameters, {config.precision}, {devices.description}\n"
+        f"{config.epochs} epochs of {steps_per_epoch:,} steps of {config.batch_size} images"
+        + (f"; going on after epoch {first_epoch}" if first_epoch else ""),
+        flush=True,
+    )
+    if checkpoint:
+        write_history(output_dir / "history.csv", history)
+    if first_epoch < config.epochs:
+        history = _fit(model, config, data, steps_per_epoch, first_epoch, identity, history)
+    save_model(model, output_dir / MODEL_FILE)
+    return history
+
+
+def save_model(model: keras.Model, path: str | os.PathLike) -> None:
+    """Saves network and weights in float32, without the optimizer or any class of this package; whole or not at all."""
+    set_precision(model, "float32")
+    # A model of the same layers that was never compiled: Keras saves the optimizer of one that was.
+    with atomic_path(path) as partial:
+        keras.Model(model.input, model.output, name=model.name).save(partial)
+
+
+def _optimizer(config: TrainConfig, steps_per_epoch: int) -> SGDWithL2:
+    schedule = step_schedule(config.learning_rate, config.lr_drop_epochs, config.lr_drop_factor, steps_per_epoch)
+    return SGDWithL2(schedule, momentum=config.momentum, l2=config.weight_decay)
+
+
+def _fit(
+    model: keras.Model,
+    config: TrainConfig,
+    data: TrainingData,
+    steps_per_epoch: int,
+    first_epoch: int,
+    identity: dict,
+    history: list[dict],
+) -> list[dict]:
+    first_step = first_epoch * steps_per_epoch
+    batch_size = config.batch_size
+    watch = StepWatch(config.epochs, steps_per_epoch, batch_size, len(data.validation), first_epoch)
+    record = EpochRecord(config, steps_per_epoch, identity, history, watch)
+    try:
+        model.fit(
+            training_dataset(data.train, batch_size, seed=config.seed, first_step=first_step),
+            validation_data=evaluation_dataset(data.validation, batch_size),
+            initial_epoch=first_epoch,
+            epochs=config.epochs,
+            steps_per_epoch=steps_per_epoch,
+            shuffle=False,
+            verbose=0,
+            callbacks=[watch, record],
+        )
+    except tf.errors.OpError:
+        if watch.validating:
+            unreadable = find_unreadable(data.validation, range(watch.batch * batch_size, len(data.validation)))
+        else:
+            # The input is read a few batches ahead of the step.
+            steps = range(watch.step, watch.step + 4)
+            rows = (batch_rows(len(data.train), batch_size, config.seed, step) for step in steps)
+            unreadable = find_unreadable(data.train, itertools.chain.from_iterable(rows))
+        if unreadable is None:
+            raise
+        raise unreadable from None
+    return record.history

@@ -1,0 +1,68 @@
+import os
+
+import pytest
+
+from keras_alexnet.atomic import atomic_path, write_text
+from keras_alexnet.errors import UserError
+
+
+def test_file_takes_its_name_only_when_whole(tmp_path):
+    final = tmp_path / "new" / "folder" / "model.keras"
+    with atomic_path(final) as partial:
+        partial.write_bytes(b"whole")
+        assert not final.exists()
+        assert partial.parent == final.parent
+        assert partial.suffix == ".keras"
+    assert final.read_bytes() == b"whole"
+    assert os.listdir(final.parent) == ["model.keras"]
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), UserError("no")])
+def test_failure_leaves_the_older_file_and_no_part(tmp_path, error):
+    final = tmp_path / "file.txt"
+    final.write_text("older")
+    with pytest.raises(type(error)) as raised, atomic_path(final) as partial:
+        partial.write_text("half")
+        raise error
+    assert raised.value is error
+    assert final.read_text() == "older"
+    assert os.listdir(tmp_path) == ["file.txt"]
+
+
+def test_full_disk_is_told(tmp_path):
+    final = tmp_path / "file.txt"
+    with (
+        pytest.raises(UserError, match=r"cannot write .*file\.txt: No .*choose another"),
+        atomic_path(final) as partial,
+    ):
+        partial.write_text("half")
+        raise OSError(28, "No space left on device")
+    assert os.listdir(tmp_path) == []
+
+
+def test_folder_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot write .*choose another output folder"):
+        write_text(tmp_path / "file" / "below" / "x.txt", "text")
+
+
+def test_name_taken_by_a_folder_is_told(tmp_path):
+    (tmp_path / "x.txt").mkdir()
+    with pytest.raises(UserError, match="cannot write"):
+        write_text(tmp_path / "x.txt", "text")
+    assert os.listdir(tmp_path) == ["x.txt"]
+
+
+def test_what_a_killed_process_left_is_replaced(tmp_path):
+    with atomic_path(tmp_path / "x.txt") as partial:
+        pass_on = partial
+        partial.write_text("first")
+    pass_on.write_text("left by a killed process, and longer")
+    write_text(tmp_path / "x.txt", "second")
+    assert (tmp_path / "x.txt").read_text() == "second"
+    assert os.listdir(tmp_path) == ["x.txt"]
+
+
+def test_text_has_unix_line_ends_and_keeps_bytes_of_names(tmp_path):
+    write_text(tmp_path / "x.txt", "é\n" + os.fsdecode(b"\xff\n"))
+    assert (tmp_path / "x.txt").read_bytes() == "é\n".encode() + b"\xff\n"

@@ -1,0 +1,99 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from keras_alexnet import cli, fit
+from keras_alexnet.errors import UserError
+from keras_alexnet.training.config import TrainConfig
+
+FLAGFILES = sorted((Path(__file__).parent.parent / "flags").glob("*.flags"))
+
+
+def parse(*arguments: str) -> TrainConfig:
+    return fit.config_from(cli.parse(fit.define_flags, list(arguments))[0])
+
+
+def test_every_setting_is_a_flag_with_its_default():
+    assert parse() == TrainConfig()
+
+
+def test_flags_reach_the_settings():
+    values = {
+        "data_dir": "d",
+        "output_dir": "o",
+        "preset": "tiny",
+        "epochs": 3,
+        "steps_per_epoch": 7,
+        "batch_size": 5,
+        "learning_rate": 0.5,
+        "lr_drop_epochs": (1, 2),
+        "lr_drop_factor": 0.5,
+        "momentum": 0.0,
+        "weight_decay": 0.25,
+        "dropout": 0.0,
+        "precision": "mixed_bfloat16",
+        "seed": 9,
+        "strategy": "none",
+    }
+    assert set(values) == {field.name for field in dataclasses.fields(TrainConfig)}
+    text = {**values, "lr_drop_epochs": "1,2"}
+    config = parse(*(f"--{name}={value}" for name, value in text.items()))
+    assert dataclasses.asdict(config) == values
+    assert parse("--lr_drop_epochs=").lr_drop_epochs == ()
+
+
+def test_flagfile_of_a_config_reproduces_it(tmp_path):
+    config = TrainConfig(data_dir="some where", steps_per_epoch=3, lr_drop_epochs=(), learning_rate=1e-5)
+    (tmp_path / "flags.txt").write_text(config.flagfile())
+    assert parse(f"--flagfile={tmp_path}/flags.txt") == config
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "preset=vgg",
+        "epochs=0",
+        "steps_per_epoch=0",
+        "batch_size=0",
+        "learning_rate=0",
+        "learning_rate=nan",
+        "learning_rate=inf",
+        "lr_drop_epochs=3,2",
+        "lr_drop_epochs=0",
+        "lr_drop_epochs=2,2",
+        "lr_drop_epochs=two",
+        "lr_drop_factor=0",
+        "lr_drop_factor=2",
+        "momentum=1",
+        "momentum=-0.1",
+        "weight_decay=-1",
+        "dropout=1",
+        "dropout=-0.5",
+        "precision=float16",
+        "seed=-1",
+        "strategy=tpu",
+    ],
+)
+def test_flags_out_of_bounds_are_told(flag):
+    name = flag.split("=")[0]
+    with pytest.raises(UserError, match=f"{name}.*(expected|should be)"):
+        parse(f"--{flag}")
+
+
+def test_library_use_is_checked_too():
+    with pytest.raises(UserError, match=r"precision is float16; expected float32 or mixed_bfloat16\."):
+        TrainConfig(precision="float16")
+
+
+@pytest.mark.parametrize("path", FLAGFILES, ids=lambda path: path.name)
+def test_flagfiles_parse_and_are_headed(path):
+    parse(f"--flagfile={path}")
+    head = path.read_text(encoding="utf-8").split("\n--")[0]
+    for word in ("Purpose:", "Command: python -m keras_alexnet.", "Hardware:", "Expected result:", "Source of the"):
+        assert f"# {word}" in head
+
+
+def test_imagenet_flagfile_is_cntks_recipe():
+    assert "fit_imagenet.flags" in [path.name for path in FLAGFILES]
+    assert parse(f"--flagfile={FLAGFILES[0].parent}/fit_imagenet.flags") == TrainConfig()

@@ -1,0 +1,182 @@
+import json
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+from cntk_reference import REFERENCE, build_reference_network, images_to_keras
+
+from keras_alexnet import model as model_module
+from keras_alexnet.model import build_alexnet, set_precision
+
+LAYERS = (
+    "image input_mean conv1 relu1 norm1 pool1 conv2 relu2 norm2 pool2 conv3 relu3 conv4 relu4 conv5 relu5 pool5 flatten "
+    "fc6 relu6 drop6 fc7 relu7 drop7 fc8"
+).split()
+TINY = {"num_classes": 3, "preset": "tiny"}
+
+
+def relative_difference(a: np.ndarray, reference: np.ndarray) -> float:
+    return np.abs(a - reference).max() / np.abs(reference).max()
+
+
+@pytest.fixture(scope="module")
+def full_network():
+    keras.utils.set_random_seed(0)
+    return build_alexnet()
+
+
+def test_full_network_has_cntks_parameters_and_shapes(full_network):
+    assert full_network.count_params() == 62_003_496
+    assert len(full_network.weights) == 16
+    assert [layer.name for layer in full_network.layers] == LAYERS
+    shapes = {name: full_network.get_layer(name).output.shape[1:] for name in LAYERS}
+    assert shapes["conv1"] == (55, 55, 96)
+    assert shapes["pool1"] == (27, 27, 96)
+    assert shapes["conv2"] == (27, 27, 192)
+    assert shapes["pool2"] == (13, 13, 192)
+    assert shapes["conv3"] == shapes["conv4"] == (13, 13, 384)
+    assert shapes["conv5"] == (13, 13, 256)
+    assert shapes["pool5"] == (6, 6, 256)
+    assert shapes["fc6"] == shapes["fc7"] == (4096,)
+    assert shapes["fc8"] == (1000,)
+
+
+@pytest.mark.parametrize(
+    ("name", "stddev", "bias"),
+    [
+        ("conv1", 0.01, 0.0),
+        ("conv2", 0.01, 0.1),
+        ("conv3", 0.01, 0.0),
+        ("conv4", 0.01, 0.1),
+        ("conv5", 0.01, 0.1),
+        ("fc6", 0.005, 0.1),
+        ("fc7", 0.005, 0.1),
+        ("fc8", 0.01, 0.0),
+    ],
+)
+def test_initial_weights_are_cntks(full_network, name, stddev, bias):
+    kernel, biases = full_network.get_layer(name).get_weights()
+    # Four standard errors of the sample's mean and standard deviation.
+    assert abs(kernel.mean()) < 4 * stddev / np.sqrt(kernel.size)
+    assert abs(kernel.std() - stddev) < 4 * stddev / np.sqrt(2 * kernel.size)
+    np.testing.assert_array_equal(biases, np.float32(bias))
+
+
+def test_logits_and_activations_are_cntks():
+    network = build_reference_network()
+    with np.load(REFERENCE / "cntk_tiny_activations.npz") as reference:
+        names = [key.removeprefix("act.") for key in reference.files if key.startswith("act.")]
+        every_layer = keras.Model(network.input, [network.get_layer(name).output for name in [*names, "fc8"]])
+        *activations, logits = every_layer.predict_on_batch(images_to_keras(reference["x"]))
+        assert len(names) == 10
+        assert relative_difference(logits, reference["logits"]) < 1e-5
+        for name, activation in zip(names, activations, strict=True):
+            if activation.ndim == 4:
+                activation = activation.transpose(0, 3, 1, 2)
+            assert relative_difference(activation, reference[f"act.{name}"].reshape(activation.shape)) < 1e-5, name
+
+
+def test_dropout_drops_in_training_alone():
+    network = build_alexnet(**TINY, dropout=0.5)
+    undropped = keras.Model(network.input, network.get_layer("relu7").output)
+    dropped = keras.Model(network.input, network.get_layer("drop7").output)
+    x = np.full((1, 227, 227, 3), 200, np.uint8)
+    np.testing.assert_array_equal(undropped.predict_on_batch(x), dropped.predict_on_batch(x))
+    share = np.mean(keras.ops.convert_to_numpy(dropped(x, training=True)) == 0)
+    assert 0.35 < share < 0.65
+    assert network.get_layer("drop6").rate == network.get_layer("drop7").rate == 0.5
+    assert build_alexnet(**TINY, dropout=0.25).get_layer("drop6").rate == 0.25
+
+
+def test_local_response_norm_is_the_formula():
+    x = np.random.default_rng(0).normal(0, 60, (2, 3, 3, 12)).astype(np.float32)
+    inputs = keras.Input(x.shape[1:])
+    norm = keras.Model(inputs, model_module._local_response_norm(inputs, "norm"))
+    squares = np.pad(x.astype(np.float64) ** 2, [(0, 0)] * 3 + [(2, 2)])
+    sums = sum(squares[..., i : i + 12] for i in range(5))
+    np.testing.assert_allclose(norm.predict_on_batch(x), x / (1 + 1e-4 / 5 * sums) ** 0.75, rtol=2e-6)
+
+
+@pytest.mark.parametrize(("size", "pooled"), [(55, 28), (28, 14), (14, 7), (13, 7)])
+def test_cntks_automatic_pool_padding(size, pooled):
+    """The first window is centred on pixel 0, and no window lies beyond the last pixel."""
+    x = np.random.default_rng(size).uniform(0, 1, (1, size, size, 2)).astype(np.float32)
+    inputs = keras.Input(x.shape[1:])
+    result = keras.Model(inputs, model_module._max_pool(inputs, "pool", "cntk")).predict_on_batch(x)
+    expected = [
+        [x[0, max(2 * i - 1, 0) : 2 * i + 2, max(2 * j - 1, 0) : 2 * j + 2].max((0, 1)) for j in range(pooled)]
+        for i in range(pooled)
+    ]
+    np.testing.assert_array_equal(result[0], expected)
+
+
+def test_pool_padding_of_the_python_example():
+    network = build_alexnet(**TINY, pool_padding="cntk")
+    assert [network.get_layer(name).output.shape[1] for name in ("pool1", "pool2", "pool5")] == [28, 14, 7]
+    assert network.get_layer("fc6").kernel.shape[0] == 7 * 7 * 64
+
+
+def test_sizes_are_arguments():
+    network = build_alexnet(7, filters=(8, 9, 10, 11, 12), dense_units=13)
+    assert [network.get_layer(f"conv{i}").filters for i in range(1, 6)] == [8, 9, 10, 11, 12]
+    assert [network.get_layer(name).units for name in ("fc6", "fc7", "fc8")] == [13, 13, 7]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"preset": "vgg"}, "'vgg', expected one of cntk, tiny"),
+        ({"pool_padding": "same"}, "'same', expected 'valid' or 'cntk'"),
+        ({"filters": (1, 2, 3)}, "3 entries, expected five"),
+    ],
+)
+def test_bad_arguments_are_told(arguments, told):
+    with pytest.raises(ValueError, match=told):
+        build_alexnet(**arguments)
+
+
+def test_pixels_of_any_dtype_give_the_same_logits():
+    network = build_alexnet(**TINY)
+    x = np.random.default_rng(0).integers(0, 256, (2, 227, 227, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(network.predict_on_batch(x), network.predict_on_batch(x.astype(np.float32)))
+
+
+def test_set_precision_equals_a_network_built_so():
+    x = np.random.default_rng(0).integers(0, 256, (2, 227, 227, 3), dtype=np.uint8)
+    network = build_alexnet(**TINY)
+    in_float32 = network(x, training=False)
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        built_so = build_alexnet(**TINY)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    built_so.set_weights(network.get_weights())
+    set_precision(network, "mixed_bfloat16")
+    np.testing.assert_array_equal(network(x, training=False), built_so(x, training=False))
+    assert np.any(np.asarray(in_float32) != np.asarray(network(x, training=False)))
+    assert {weight.dtype for weight in network.weights} == {"float32"}
+    for name in ("input_mean", "norm1", "norm2", "fc8"):
+        assert network.get_layer(name).compute_dtype == built_so.get_layer(name).compute_dtype == "float32", name
+    assert network.get_layer("conv2").compute_dtype == "bfloat16"
+    set_precision(network, "float32")
+    np.testing.assert_array_equal(network(x, training=False), in_float32)
+
+
+def test_saved_network_names_stock_keras_alone(tmp_path):
+    build_alexnet(**TINY).save(tmp_path / "model.keras")
+    with zipfile.ZipFile(tmp_path / "model.keras") as file:
+        config = json.loads(file.read("config.json"))
+
+    def modules(node):
+        if isinstance(node, dict):
+            if "registered_name" in node:
+                yield node["module"], node["registered_name"]
+            node = list(node.values())
+        if isinstance(node, list):
+            for child in node:
+                yield from modules(child)
+
+    found = set(modules(config))
+    assert len(found) > 5
+    assert all(module.split(".")[0] in ("keras", "builtins") for module, _ in found if module), found

@@ -1,0 +1,64 @@
+import keras
+import numpy as np
+import pytest
+from cntk_reference import REFERENCE, build_reference_network, images_to_keras, to_keras
+
+from keras_alexnet.training.evaluation import compile_model
+from keras_alexnet.training.optimizer import SGDWithL2
+
+
+@pytest.fixture(scope="module")
+def trajectories():
+    with np.load(REFERENCE / "cntk_sgd.npz") as file:
+        return dict(file)
+
+
+@pytest.mark.parametrize("variant", ["ug", "noug", "noug_bigl2"])
+def test_trajectory_is_cntks(trajectories, variant):
+    """Four steps give CNTK's losses and weights; `noug_bigl2` has an L2 large enough to be seen."""
+    rate, momentum, l2, _, unit_gain = trajectories[f"{variant}.hyper"]
+    # CNTK's unit-gain momentum scales gradients by 1 - momentum.
+    rate = rate * (1 - momentum) if unit_gain else rate
+    network = build_reference_network(dropout=0.0)
+    before = {name: network.get_layer(name).get_weights() for name in ("conv1", "fc8")}
+    compile_model(network, SGDWithL2(rate, momentum=momentum, l2=l2))
+    for x, labels, loss in zip(
+        trajectories["x"], trajectories["labels"], trajectories[f"{variant}.losses"], strict=True
+    ):
+        network.reset_metrics()
+        results = network.train_on_batch(images_to_keras(x), labels, return_dict=True)
+        assert results["loss"] == pytest.approx(loss, abs=1e-4)
+    finals = [key for key in trajectories if key.startswith(f"{variant}.final.")]
+    assert len(finals) == 12
+    for key in finals:
+        name, kind = key.split(".")[-2:]
+        start = build_reference_network().get_layer(name).get_weights()["Wb".index(kind)]
+        final, ours = to_keras(key, trajectories), network.get_layer(name).get_weights()["Wb".index(kind)]
+        assert np.abs(ours - final).max() <= 3e-7 + 1e-3 * np.abs(final - start).max(), key
+    assert all(np.any(network.get_layer(name).get_weights()[0] != old[0]) for name, old in before.items())
+
+
+def test_update_rule():
+    """v ← momentum·v + rate·(g + l2·w), w ← w - v, on one weight, by hand; the decay does not enter the loss."""
+    variable = keras.Variable([2.0])
+    optimizer = SGDWithL2(0.1, momentum=0.5, l2=0.25)
+    optimizer.build([variable])
+    w, v = 2.0, 0.0
+    for gradient in (1.0, -3.0, 0.5):
+        optimizer.apply([keras.ops.convert_to_tensor([gradient])])
+        v = 0.5 * v + 0.1 * (gradient + 0.25 * w)
+        w = w - v
+        np.testing.assert_allclose(variable.numpy(), [w], rtol=1e-6)
+
+
+def test_momentum_and_decay_may_be_nothing():
+    variable = keras.Variable([2.0])
+    optimizer = SGDWithL2(0.5, momentum=0, l2=0.0)
+    optimizer.build([variable])
+    optimizer.apply([keras.ops.convert_to_tensor([1.0])])
+    optimizer.apply([keras.ops.convert_to_tensor([1.0])])
+    np.testing.assert_array_equal(variable.numpy(), [1.0])
+
+
+def test_config_round_trip():
+    assert SGDWithL2.from_config(SGDWithL2(0.1, l2=0.25).get_config()).l2 == 0.25
