@@ -1,4 +1,4 @@
-"""CNTK's tiny reference network: weights, inputs and results, which CNTK 2.7 computed itself (see reference/README.md)."""
+"""CNTK's tiny reference network; reference/README.md tells what CNTK computed with it."""
 
 from pathlib import Path
 

@@ -9,10 +9,13 @@ from cntk_reference import REFERENCE, build_reference_network, images_to_keras
 from keras_alexnet import model as model_module
 from keras_alexnet.model import build_alexnet, set_precision
 
-LAYERS = (
-    "image input_mean conv1 relu1 norm1 pool1 conv2 relu2 norm2 pool2 conv3 relu3 conv4 relu4 conv5 relu5 pool5 flatten "
-    "fc6 relu6 drop6 fc7 relu7 drop7 fc8"
-).split()
+LAYERS = [
+    *("image", "input_mean"),
+    *("conv1", "relu1", "norm1", "pool1"),
+    *("conv2", "relu2", "norm2", "pool2"),
+    *("conv3", "relu3", "conv4", "relu4", "conv5", "relu5", "pool5", "flatten"),
+    *("fc6", "relu6", "drop6", "fc7", "relu7", "drop7", "fc8"),
+]
 TINY = {"num_classes": 3, "preset": "tiny"}
 
 

@@ -44,7 +44,8 @@ def test_live_line_fits_the_terminal(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "10")
     show_progress(monkeypatch, True, 30)
     shown = capsys.readouterr().err.split("\r\x1b[K")[1:-1]
-    assert shown and all(len(text) == 9 for text in shown)
+    assert shown
+    assert all(len(text) == 9 for text in shown)
 
 
 def test_progress_in_a_pipe_is_a_line_every_ten_seconds(monkeypatch, capsys):

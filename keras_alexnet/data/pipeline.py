@@ -6,11 +6,14 @@ goes on at any step at no cost, any number of workers sees the same global batch
 """
 
 import os
+import re
 from collections.abc import Iterable
 
 import numpy as np
 import tensorflow as tf
+from PIL import UnidentifiedImageError
 
+from keras_alexnet.data.decode import decode_with_pillow
 from keras_alexnet.data.maps import ImageMap
 from keras_alexnet.data.transforms import evaluation_image, training_image
 from keras_alexnet.errors import UserError
@@ -107,14 +110,29 @@ def find_unreadable(image_map: ImageMap, rows: Iterable[int]) -> UserError | Non
     """Reads the images of `rows`, in order, and describes the first that cannot be: TensorFlow names no file."""
     for row in rows:
         path = image_map.paths[row]
-        try:
-            evaluation_image(tf.io.read_file(os.fsencode(path)), IMAGE_SIZE)
-        except tf.errors.OpError as error:
-            reason = "the file is missing" if not os.path.exists(path) else _first_line(error)
+        reason = _why_unreadable(path)
+        if reason:
             return UserError(
                 f"cannot read the image {path} (line {row + 1} of {image_map.source}): {reason}. Put a whole image "
                 "there, or take the line out of the map and start a new run."
             )
+    return None
+
+
+def _why_unreadable(path: str) -> str | None:
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+        # The whole image: the damage may lie outside the square in the middle.
+        decode_with_pillow(data)
+        evaluation_image(tf.constant(data), IMAGE_SIZE)
+    except FileNotFoundError:
+        return "the file is missing"
+    except UnidentifiedImageError:
+        return "the file is empty" if not data else "it is not an image, or of an unknown kind"
+    # Pillow raises errors of every kind on damaged files, and outside a graph they are not wrapped into TensorFlow's.
+    except Exception as error:
+        return _first_line(error)
     return None
 
 
@@ -133,7 +151,9 @@ def _load_in_parallel(rows: tf.data.Dataset, load) -> tf.data.Dataset:
     return rows.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).with_options(options)
 
 
-def _first_line(error: tf.errors.OpError) -> str:
-    """The reason in TensorFlow's message, which goes on with the Python stack of the failing function."""
-    lines = [line for line in error.message.splitlines() if line.strip()]
+def _first_line(error: Exception) -> str:
+    """What an error says, without the names of the op and the function that TensorFlow puts around it."""
+    text = getattr(error, "strerror", None) or getattr(error, "message", None) or str(error)
+    text = re.sub(r"^\{\{.*?\}\} | \[Op:.*", "", text.strip(), flags=re.DOTALL)
+    lines = text.splitlines()
     return lines[0].strip().rstrip(".") if lines else type(error).__name__

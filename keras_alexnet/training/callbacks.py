@@ -13,6 +13,7 @@ from keras_alexnet.errors import UserError
 from keras_alexnet.progress import StatusLine
 from keras_alexnet.training.checkpoint import Progress, save_checkpoint
 from keras_alexnet.training.config import TrainConfig
+from keras_alexnet.training.evaluation import error_rates
 from keras_alexnet.training.schedule import rate_in_epoch
 
 
@@ -23,22 +24,19 @@ class StepWatch(keras.callbacks.Callback):
     this class leaves alone, would make Keras wait at every step.
     """
 
-    def __init__(
-        self, epochs: int, steps_per_epoch: int, batch_size: int, num_validation_images: int, first_epoch: int
-    ):
+    def __init__(self, epochs: int, steps_per_epoch: int, batch_size: int, first_epoch: int):
         super().__init__()
         self._epochs = epochs
         self._steps_per_epoch = steps_per_epoch
         self._batch_size = batch_size
-        self._num_validation_images = num_validation_images
         self._line = StatusLine()
         self._epoch = first_epoch
-        self.batch = 0  # the step within the epoch, or the validation batch, that is being computed
+        self.batch = 0  # of the epoch, or of its validation: the one that is being computed
         self.validating = False
 
     @property
     def step(self) -> int:
-        """The step of the run that is being computed, from 0."""
+        """The training step of the run that is being computed, from 0."""
         return self._epoch * self._steps_per_epoch + self.batch
 
     def on_epoch_begin(self, epoch: int, logs=None) -> None:
@@ -54,78 +52,89 @@ class StepWatch(keras.callbacks.Callback):
             if keras.backend.backend() == "jax":
                 self.model.jax_state_sync()
             results = self.model.get_metrics_result()
-            self.check_loss(float(results["loss"]))
+            self._check_loss(results, batch)
             seconds = time.monotonic() - self._begin
+            num_images = batch * self._batch_size
             left = seconds / batch * (self._steps_per_epoch - batch)
             self._line.show(
                 f"epoch {self._epoch + 1}/{self._epochs}  step {batch:,}/{self._steps_per_epoch:,}  "
-                f"{errors_text(results)}  {batch * self._batch_size / seconds:,.0f} img/s  "
+                f"{_rates_text(error_rates(results, num_images))}  {num_images / seconds:,.0f} img/s  "
                 f"{_duration(left)} left in this epoch"
             )
 
     def on_test_begin(self, logs=None) -> None:
+        # The metrics are still those of the training.
+        self._check_loss(self.model.get_metrics_result(), self._steps_per_epoch)
         self.training_seconds = time.monotonic() - self._begin
         self.validating = True
 
     def on_test_batch_begin(self, batch: int, logs=None) -> None:
         self.batch = batch
         if batch and self._line.due():
-            self._line.show(
-                f"epoch {self._epoch + 1}/{self._epochs}  validated {batch * self._batch_size:,} of "
-                f"{self._num_validation_images:,} images"
-            )
+            self._line.show(f"epoch {self._epoch + 1}/{self._epochs}  validating, batch {batch:,}")
 
     def on_test_end(self, logs=None) -> None:
         self._line.clear()
 
-    def check_loss(self, loss: float) -> None:
-        """Raises `UserError` on a mean loss over the epoch so far that is not finite."""
-        first = self._epoch * self._steps_per_epoch + 1
-        if not math.isfinite(loss):
-            self._line.clear()
-            raise UserError(
-                f"the loss is {loss}, since a step between {first + self._checked:,} and {first + self.batch:,} "
-                f"(epoch {self._epoch + 1}): the training diverged. Use a lower --learning_rate; the last "
-                "checkpoint is from before."
-            )
-        self._checked = self.batch
-
     def seconds(self) -> float:
         """Since the epoch began."""
         return time.monotonic() - self._begin
+
+    def _check_loss(self, results: dict, batches: int) -> None:
+        """Raises `UserError` where the mean loss over the first `batches` of the epoch is not finite."""
+        loss = float(results["cross_entropy"])
+        if not math.isfinite(loss):
+            self._line.clear()
+            before = self._epoch * self._steps_per_epoch
+            raise UserError(
+                f"the loss is {loss}, since a step between {before + self._checked + 1:,} and {before + batches:,} "
+                f"(epoch {self._epoch + 1}): the training diverged. Use a lower --learning_rate; the last checkpoint, "
+                "if there is one, is from before."
+            )
+        self._checked = batches
 
 
 class EpochRecord(keras.callbacks.Callback):
     """At the end of an epoch: prints its errors, writes `history.csv` and a checkpoint."""
 
     def __init__(
-        self, config: TrainConfig, steps_per_epoch: int, identity: dict, history: list[dict], watch: StepWatch
+        self,
+        config: TrainConfig,
+        steps_per_epoch: int,
+        num_validation_images: int,
+        identity: dict,
+        history: list[dict],
+        watch: StepWatch,
     ):
         super().__init__()
         self._config = config
         self._steps_per_epoch = steps_per_epoch
+        self._num_validation_images = num_validation_images
         self._identity = identity
         self._watch = watch
         self.history = list(history)
 
     def on_epoch_end(self, epoch: int, logs: dict) -> None:
-        self._watch.check_loss(logs["loss"])
         config, watch = self._config, self._watch
+        num_images = self._steps_per_epoch * config.batch_size
+        training = error_rates(logs, num_images)
+        validation = error_rates(logs, self._num_validation_images, "val_")
         row = {
             "epoch": epoch + 1,
             "steps": (epoch + 1) * self._steps_per_epoch,
             "learning_rate": rate_in_epoch(epoch, config.learning_rate, config.lr_drop_epochs, config.lr_drop_factor),
-            **_errors(logs),
-            **{f"val_{name}": value for name, value in _errors(logs, "val_").items()},
-            "images_per_second": round(self._steps_per_epoch * config.batch_size / watch.training_seconds, 1),
+            **training,
+            **{f"val_{name}": value for name, value in validation.items()},
+            "images_per_second": round(num_images / watch.training_seconds, 1),
             "seconds": round(watch.seconds(), 1),
         }
         self.history.append(row)
-        write_history(Path(config.output_dir) / "history.csv", self.history)
         progress = Progress(epoch + 1, row["steps"], self._identity, self.history)
         save_checkpoint(Path(config.output_dir) / "checkpoint", self.model, progress)
+        # After the checkpoint, which has these rows too: what is in history.csv is never lost.
+        write_history(Path(config.output_dir) / "history.csv", self.history)
         print(
-            f"epoch {epoch + 1}/{config.epochs}  {errors_text(logs)}  validation: {errors_text(logs, 'val_')}  "
+            f"epoch {epoch + 1}/{config.epochs}  {_rates_text(training)}  validation: {_rates_text(validation)}  "
             f"{row['images_per_second']:,.0f} img/s  {_duration(row['seconds'])}",
             flush=True,
         )
@@ -140,22 +149,11 @@ def write_history(path: Path, history: list[dict]) -> None:
     write_text(path, text.getvalue())
 
 
-def errors_text(results: dict, prefix: str = "") -> str:
-    """loss and errors for people, from Keras's logs."""
-    errors = _errors(results, prefix)
+def _rates_text(rates: dict[str, float]) -> str:
     return (
-        f"loss {errors['loss']:.3f}  top-1 error {100 * errors['top1_error']:.1f} %  "
-        f"top-5 error {100 * errors['top5_error']:.1f} %"
+        f"loss {rates['loss']:.3f}  top-1 error {100 * rates['top1_error']:.1f} %  "
+        f"top-5 error {100 * rates['top5_error']:.1f} %"
     )
-
-
-def _errors(results: dict, prefix: str = "") -> dict[str, float]:
-    """Loss and error fractions out of Keras's logs, whose metrics are accuracies."""
-    return {
-        "loss": float(results[f"{prefix}loss"]),
-        "top1_error": 1 - float(results[f"{prefix}top1_accuracy"]),
-        "top5_error": 1 - float(results[f"{prefix}top5_accuracy"]),
-    }
 
 
 def _duration(seconds: float) -> str:

@@ -68,7 +68,8 @@ def load_newest_checkpoint(folder: Path, warn=print) -> Checkpoint | None:
     paths = _paths(folder)
     for path in reversed(paths):
         try:
-            with np.load(path) as file:
+            # Opened here, since NumPy leaves a damaged file open that it opened itself.
+            with open(path, "rb") as raw, np.load(raw) as file:
                 arrays = {name: file[name] for name in file.files}
             state = json.loads(arrays.pop(_STATE).tobytes())
         except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
@@ -86,9 +87,14 @@ def restore(model: keras.Model, checkpoint: Checkpoint) -> None:
     """Sets every variable of a compiled model and its optimizer."""
     model.optimizer.build(model.trainable_variables)
     variables = _variables(model)
-    if variables.keys() != checkpoint.arrays.keys():
-        odd = sorted(variables.keys() ^ checkpoint.arrays.keys())
-        raise UserError(f"{checkpoint.path} is of another network: {odd[0]} is in one of them only.")
+    shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
+    saved = {name: array.shape for name, array in checkpoint.arrays.items()}
+    if shapes != saved:
+        odd = min(name for name in shapes.keys() | saved.keys() if shapes.get(name) != saved.get(name))
+        raise UserError(
+            f"{checkpoint.path} is of another network: {odd} has shape {saved.get(odd)} there, {shapes.get(odd)} here. "
+            "Use --restart to begin anew, or another --output_dir."
+        )
     for name, variable in variables.items():
         variable.assign(checkpoint.arrays[name])
 

@@ -4,13 +4,13 @@ import keras
 import tensorflow as tf
 
 from keras_alexnet.data.maps import ImageMap
-from keras_alexnet.data.pipeline import evaluation_dataset, find_unreadable
+from keras_alexnet.data.pipeline import IMAGE_SIZE, evaluation_dataset, find_unreadable
 from keras_alexnet.errors import UserError
 from keras_alexnet.progress import StatusLine
 
 
 def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer | None = None) -> None:
-    """Compiles with cross-entropy of the logits and top-1 and top-5 accuracy, of which the errors are the rest.
+    """Compiles with cross-entropy of the logits as the loss, and the metrics that `error_rates` reads.
 
     Args:
         model: gives logits.
@@ -19,11 +19,50 @@ def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer | No
     model.compile(
         optimizer=optimizer,
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=[
+        # Weighted, so that padding does not count. Keras's own mean of the loss would count it.
+        weighted_metrics=[
             keras.metrics.SparseCategoricalAccuracy(name="top1_accuracy"),
             keras.metrics.SparseTopKCategoricalAccuracy(k=min(5, model.output_shape[-1]), name="top5_accuracy"),
+            keras.metrics.SparseCategoricalCrossentropy(from_logits=True, name="cross_entropy"),
         ],
     )
+
+
+def error_rates(results: dict, num_images: int, prefix: str = "") -> dict[str, float]:
+    """`top1_error`, `top5_error` (exact fractions of `num_images`) and `loss`, out of Keras's results or logs."""
+    rates = {}
+    for name in ("top1", "top5"):
+        # The accuracy is a float32; the number of right images behind it is whole.
+        num_right = round(float(results[f"{prefix}{name}_accuracy"]) * num_images)
+        rates[f"{name}_error"] = (num_images - num_right) / num_images
+    return rates | {"loss": float(results[f"{prefix}cross_entropy"])}
+
+
+def padded_evaluation_dataset(image_map: ImageMap, batch_size: int, image_size: int = IMAGE_SIZE) -> tf.data.Dataset:
+    """`evaluation_dataset` in batches that are all full: black images of weight 0 fill up the last one.
+
+    A smaller batch would leave a device without an image, which crashes, and be compiled once more.
+
+    Returns:
+        A dataset of (images, labels, weights), weights float32 (batch_size,): 1, and 0 for the padding.
+    """
+
+    def pad(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        missing = batch_size - tf.shape(labels)[0]
+        weights = tf.pad(tf.ones_like(labels, tf.float32), [[0, missing]])
+        # Only the last batch has to be copied.
+        images, labels = tf.cond(
+            missing > 0,
+            lambda: (tf.pad(images, [[0, missing], [0, 0], [0, 0], [0, 0]]), tf.pad(labels, [[0, missing]])),
+            lambda: (images, labels),
+        )
+        return (
+            tf.ensure_shape(images, (batch_size, image_size, image_size, 3)),
+            tf.ensure_shape(labels, (batch_size,)),
+            tf.ensure_shape(weights, (batch_size,)),
+        )
+
+    return evaluation_dataset(image_map, batch_size, image_size=image_size).map(pad).prefetch(2)
 
 
 def load_model(path: str) -> keras.Model:
@@ -59,8 +98,9 @@ def evaluate_model(model: keras.Model, image_map: ImageMap, batch_size: int = 25
             f"(labels 0 to {num_classes - 1}). Evaluate it on the data that it was trained for."
         )
     compile_model(model)
+    batch_size = min(batch_size, len(image_map))
     watch = _EvaluationProgress(len(image_map), batch_size)
-    dataset = evaluation_dataset(image_map, batch_size, image_size=image_size)
+    dataset = padded_evaluation_dataset(image_map, batch_size, image_size)
     try:
         results = model.evaluate(dataset, verbose=0, return_dict=True, callbacks=[watch])
     except tf.errors.OpError:
@@ -68,12 +108,7 @@ def evaluate_model(model: keras.Model, image_map: ImageMap, batch_size: int = 25
         if unreadable is None:
             raise
         raise unreadable from None
-    return {
-        "examples": len(image_map),
-        "top1_error": 1 - float(results["top1_accuracy"]),
-        "top5_error": 1 - float(results["top5_accuracy"]),
-        "loss": float(results["loss"]),
-    }
+    return {"examples": len(image_map)} | error_rates(results, len(image_map))
 
 
 class _EvaluationProgress(keras.callbacks.Callback):

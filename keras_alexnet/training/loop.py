@@ -12,7 +12,6 @@ from keras_alexnet.atomic import atomic_path, write_text
 from keras_alexnet.data.maps import CLASS_MAPPINGS, TRAIN_MAP, VAL_MAP, ImageMap, read_class_mappings, read_map
 from keras_alexnet.data.pipeline import (
     batch_rows,
-    evaluation_dataset,
     find_unreadable,
     steps_per_pass,
     training_dataset,
@@ -23,7 +22,7 @@ from keras_alexnet.training.callbacks import EpochRecord, StepWatch, write_histo
 from keras_alexnet.training.checkpoint import check_identity, load_newest_checkpoint, remove_checkpoints, restore
 from keras_alexnet.training.config import TrainConfig
 from keras_alexnet.training.distribution import check_batch_size, choose_devices
-from keras_alexnet.training.evaluation import compile_model
+from keras_alexnet.training.evaluation import compile_model, padded_evaluation_dataset
 from keras_alexnet.training.optimizer import SGDWithL2
 from keras_alexnet.training.schedule import step_schedule
 
@@ -113,6 +112,7 @@ def train(config: TrainConfig, *, restart: bool = False) -> list[dict]:
     if first_epoch < config.epochs:
         history = _fit(model, config, data, steps_per_epoch, first_epoch, identity, history)
     save_model(model, output_dir / MODEL_FILE)
+    print(f"Finished. The model is {output_dir / MODEL_FILE}", flush=True)
     return history
 
 
@@ -140,12 +140,12 @@ def _fit(
 ) -> list[dict]:
     first_step = first_epoch * steps_per_epoch
     batch_size = config.batch_size
-    watch = StepWatch(config.epochs, steps_per_epoch, batch_size, len(data.validation), first_epoch)
-    record = EpochRecord(config, steps_per_epoch, identity, history, watch)
+    watch = StepWatch(config.epochs, steps_per_epoch, batch_size, first_epoch)
+    record = EpochRecord(config, steps_per_epoch, len(data.validation), identity, history, watch)
     try:
         model.fit(
             training_dataset(data.train, batch_size, seed=config.seed, first_step=first_step),
-            validation_data=evaluation_dataset(data.validation, batch_size),
+            validation_data=padded_evaluation_dataset(data.validation, batch_size),
             initial_epoch=first_epoch,
             epochs=config.epochs,
             steps_per_epoch=steps_per_epoch,

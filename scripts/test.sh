@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Sets up .venv and runs the tests; --all adds the slow ones and installs JAX and PyTorch for them.
+# Other arguments go to pytest: scripts/test.sh -k pipeline
+set -euo pipefail
+arguments=("$@")
+set --
+if [[ ${arguments[0]:-} == --all ]]; then
+  arguments=("${arguments[@]:1}")
+  source "$(dirname "$0")/environment.sh" test jax torch
+else
+  arguments=(-m "not slow" ${arguments[@]+"${arguments[@]}"})
+  source "$(dirname "$0")/environment.sh" test
+fi
+exec .venv/bin/python -m pytest ${arguments[@]+"${arguments[@]}"}

@@ -1,0 +1,125 @@
+"""Keras's other backends, and other places: each in a process of its own."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from cntk_reference import REFERENCE, build_reference_network, images_to_keras
+
+from keras_alexnet.training.loop import save_model
+
+pytestmark = pytest.mark.slow
+
+BACKENDS = [
+    pytest.param(name, marks=pytest.mark.skipif(not importlib.util.find_spec(name), reason=f"{name} is not installed"))
+    for name in ("tensorflow", "jax", "torch")
+]
+
+ELSEWHERE = """
+import sys
+sys.modules["keras_alexnet"] = None  # as if it were not installed
+import keras, numpy
+model = keras.models.load_model("model.keras")
+numpy.save("logits.npy", model.predict(numpy.load("x.npy"), verbose=0))
+"""
+
+MIRRORED = """
+import sys
+from keras_alexnet import cli
+with cli.quiet_framework_start():
+    import tensorflow as tf
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    from keras_alexnet.training.loop import train
+from keras_alexnet.training.config import TrainConfig
+from keras_alexnet.errors import UserError
+data_dir, output_dir, strategy, batch_size = sys.argv[1:]
+try:
+    train(TrainConfig(data_dir=data_dir, output_dir=output_dir, strategy=strategy, preset="tiny", epochs=2,
+                      batch_size=int(batch_size), learning_rate=0.001, lr_drop_epochs=(1,), dropout=0.0))
+except UserError as error:
+    sys.exit(str(error))
+"""
+
+
+def run(*arguments: str, **options) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False, **options)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_model_file_loads_with_stock_keras_alone(backend, tmp_path):
+    save_model(build_reference_network(), tmp_path / "model.keras")
+    with np.load(REFERENCE / "cntk_tiny_activations.npz") as reference:
+        x, logits = images_to_keras(reference["x"]), reference["logits"]
+    np.save(tmp_path / "x.npy", x)
+    result = run("-c", ELSEWHERE, cwd=tmp_path, env={**os.environ, "KERAS_BACKEND": backend})
+    assert result.returncode == 0, result.stderr
+    loaded = np.load(tmp_path / "logits.npy")
+    assert np.abs(loaded - logits).max() < 1e-5 * np.abs(logits).max()
+
+
+@pytest.mark.parametrize("backend", BACKENDS[1:])
+def test_fit_and_evaluate_on_other_backends(backend, data_dir, tmp_path):
+    environment = {**os.environ, "KERAS_BACKEND": backend}
+    fit = [
+        *("-m", "keras_alexnet.fit", f"--data_dir={data_dir}", f"--output_dir={tmp_path}", "--preset=tiny"),
+        *("--batch_size=8", "--learning_rate=0.001", "--lr_drop_epochs=1"),
+    ]
+    first = run(*fit, "--epochs=1", env=environment)
+    assert first.returncode == 0, first.stderr
+    assert backend in first.stdout
+    result = run(*fit, "--epochs=2", env=environment)
+    assert result.returncode == 0, result.stderr
+    assert "going on after epoch 1" in result.stdout
+    history = (tmp_path / "history.csv").read_text().splitlines()
+    row = dict(zip(history[0].split(","), history[2].split(","), strict=True))
+    assert float(row["learning_rate"]) == pytest.approx(0.0001)
+
+    other = run(*fit, "--epochs=3", env={**os.environ, "KERAS_BACKEND": "tensorflow"})
+    assert other.returncode == 1
+    assert f"backend: {backend} then, tensorflow now" in other.stderr
+
+    losses = []
+    for name in (backend, "tensorflow"):
+        metrics = tmp_path / f"{name}.json"
+        evaluate = ("-m", "keras_alexnet.evaluate", f"--model={tmp_path}/model.keras", f"--data_dir={data_dir}")
+        result = run(
+            *evaluate, f"--metrics_file={metrics}", "--batch_size=4", env={**os.environ, "KERAS_BACKEND": name}
+        )
+        assert result.returncode == 0, result.stderr
+        losses.append(json.loads(metrics.read_text())["loss"])
+    assert losses == pytest.approx([float(row["val_loss"])] * 2, rel=1e-5)
+
+    mirrored = run(*fit, "--strategy=mirrored", env=environment)
+    assert mirrored.returncode == 1
+    assert "strategy mirrored is TensorFlow's" in mirrored.stderr
+
+
+def test_mirrored_run_equals_that_of_one_device(data_dir, tmp_path):
+    """Two logical CPUs; without dropout, whose masks differ."""
+    for strategy in ("mirrored", "none"):
+        result = run("-c", MIRRORED, str(data_dir), str(tmp_path / strategy), strategy, "8")
+        assert result.returncode == 0, result.stderr
+    assert "2 × CPU, mirrored" in run("-c", MIRRORED, str(data_dir), str(tmp_path / "m2"), "mirrored", "12").stdout
+    ends = [np.load(tmp_path / strategy / "checkpoint/step-000000006.npz") for strategy in ("mirrored", "none")]
+    assert ends[0].files == ends[1].files
+    for name in ends[0].files:
+        if name != "state.json":
+            mirrored, single = ends[0][name].astype(np.float64), ends[1][name].astype(np.float64)
+            assert np.abs(mirrored - single).max() <= 1e-5 * max(np.abs(single).max(), 1e-4), name
+    rows = [
+        (tmp_path / strategy / "history.csv").read_text().splitlines()[-1].split(",")
+        for strategy in ("mirrored", "none")
+    ]
+    for name in range(3, 9):
+        assert float(rows[0][name]) == pytest.approx(float(rows[1][name]), rel=1e-4)
+
+
+def test_mirrored_needs_a_batch_that_divides(data_dir, tmp_path):
+    result = run("-c", MIRRORED, str(data_dir), str(tmp_path / "run"), "mirrored", "7")
+    assert result.returncode == 1
+    assert "batch_size 7 does not divide by the 2 devices; the nearest that do are 6 and 8." in result.stderr

@@ -1,0 +1,115 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from keras_alexnet.errors import UserError
+from keras_alexnet.training.checkpoint import (
+    Progress,
+    check_identity,
+    load_newest_checkpoint,
+    remove_checkpoints,
+    restore,
+    save_checkpoint,
+)
+from keras_alexnet.training.evaluation import compile_model
+from keras_alexnet.training.optimizer import SGDWithL2
+
+X, Y = np.random.default_rng(0).normal(size=(8, 5)).astype("float32"), np.arange(8) % 3
+
+
+def build(seed: int, units: int = 4) -> keras.Model:
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((5,))
+    x = keras.layers.Dropout(0.5)(keras.layers.Dense(units)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(3)(x))
+    compile_model(model, SGDWithL2(0.1))
+    return model
+
+
+def progress(steps: int) -> Progress:
+    return Progress(epochs=steps // 2, steps=steps, identity={"seed": 1}, history=[{"epoch": 1, "loss": 0.1 + 0.2}])
+
+
+@pytest.fixture
+def trained():
+    model = build(1)
+    for _ in range(3):
+        model.train_on_batch(X, Y)
+    return model
+
+
+def test_round_trip_goes_on_bit_for_bit(trained, tmp_path):
+    """Weights, momenta, step count and the state of dropout's seeds: the next steps are the same."""
+    save_checkpoint(tmp_path, trained, progress(6))
+    other = build(2)
+    checkpoint = load_newest_checkpoint(tmp_path)
+    assert checkpoint.progress == progress(6)
+    restore(other, checkpoint)
+    assert int(other.optimizer.iterations) == 3
+    for _ in range(2):
+        assert trained.train_on_batch(X, Y)[0] == other.train_on_batch(X, Y)[0]
+    for a, b in zip(trained.variables, other.variables, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_newest_two_are_kept_and_the_newest_is_read(trained, tmp_path):
+    for steps in (2, 4, 6, 10):
+        save_checkpoint(tmp_path, trained, progress(steps))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000006.npz", "step-000000010.npz"]
+    assert load_newest_checkpoint(tmp_path).progress.steps == 10
+    remove_checkpoints(tmp_path)
+    assert load_newest_checkpoint(tmp_path) is None
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "text"])
+def test_damaged_newest_falls_back_to_the_one_before(trained, tmp_path, damage):
+    save_checkpoint(tmp_path, trained, progress(2))
+    newest = save_checkpoint(tmp_path, trained, progress(4))
+    data = bytearray(newest.read_bytes())
+    if damage == "flip":
+        data[len(data) // 2] ^= 1
+    newest.write_bytes({"cut": data[: len(data) // 2], "flip": data, "empty": b"", "text": b"hello"}[damage])
+    told = []
+    assert load_newest_checkpoint(tmp_path, told.append).progress.steps == 2
+    assert len(told) == 1
+    assert str(newest) in told[0]
+
+
+def test_all_damaged(trained, tmp_path):
+    save_checkpoint(tmp_path, trained, progress(2)).write_bytes(b"")
+    with pytest.raises(UserError, match=r"no checkpoint in .* can be read"):
+        load_newest_checkpoint(tmp_path, lambda _: None)
+
+
+def test_newer_format_is_refused(trained, tmp_path):
+    path = save_checkpoint(tmp_path, trained, progress(2))
+    with np.load(path) as file:
+        arrays = dict(file)
+    state = json.loads(arrays["state.json"].tobytes()) | {"format": 99}
+    np.savez(path, **arrays | {"state.json": np.frombuffer(json.dumps(state).encode(), np.uint8)})
+    with pytest.raises(UserError, match="newer version"):
+        load_newest_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("fewer", [True, False])
+def test_another_network_is_refused(trained, tmp_path, fewer):
+    save_checkpoint(tmp_path, trained, progress(2))
+    other = build(1, units=6)
+    if fewer:
+        inputs = keras.Input((5,))
+        other = keras.Model(inputs, keras.layers.Dense(3)(inputs))
+        compile_model(other, SGDWithL2(0.1))
+    before = [variable.numpy() for variable in other.variables]
+    with pytest.raises(UserError, match="another network"):
+        restore(other, load_newest_checkpoint(tmp_path))
+    assert all(np.array_equal(a, b) for a, b in zip(before, other.variables, strict=True))
+
+
+def test_identity_names_all_that_differs(trained, tmp_path):
+    save_checkpoint(tmp_path / "run/checkpoint", trained, progress(2))
+    checkpoint = load_newest_checkpoint(tmp_path / "run/checkpoint")
+    check_identity(checkpoint, {"seed": 1})
+    with pytest.raises(UserError, match=r"run holds another run:\n  seed: 1 then, 2 now\n  new: None then, 3 now\n"):
+        check_identity(checkpoint, {"seed": 2, "new": 3})

@@ -1,0 +1,146 @@
+"""The commands as processes of their own, as users run them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+FIT = ("fit", "--preset=tiny", "--batch_size=8", "--learning_rate=0.001", "--lr_drop_epochs=")
+
+
+def run(command: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", f"keras_alexnet.{command}", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+def assert_told(result: subprocess.CompletedProcess, *parts: str) -> None:
+    """One message on stderr, no traceback, status 1."""
+    assert result.returncode == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stderr.startswith("python -m keras_alexnet.")
+    for part in parts:
+        assert part in result.stderr
+
+
+@pytest.fixture(scope="module")
+def trained(data_dir, tmp_path_factory):
+    """The output folder of a run of two epochs, and what the command printed."""
+    folder = tmp_path_factory.mktemp("trained")
+    result = run(*FIT, "--epochs=2", f"--data_dir={data_dir}", f"--output_dir={folder}")
+    assert result.returncode == 0, result.stderr
+    return folder, result
+
+
+def test_fit_tells_each_epoch_and_nothing_else(trained):
+    _, result = trained
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("24 training and 7 validation images of 3 classes, 874,195 parameters, float32, CPU")
+    assert [line.split("  ")[0] for line in lines[2:4]] == ["epoch 1/2", "epoch 2/2"]
+    assert "model.keras" in lines[4]
+    assert len(lines) == 5
+    assert all(line.startswith("epoch ") for line in result.stderr.splitlines())  # progress, where it takes long
+
+
+def test_flags_txt_names_the_same_run(trained):
+    folder, _ = trained
+    again = run("fit", f"--flagfile={folder}/flags.txt")
+    assert (again.returncode, again.stderr) == (0, "")
+    assert again.stdout.startswith("This run is finished: 2 epochs.")
+
+
+def test_evaluate(trained, data_dir, tmp_path):
+    folder, _ = trained
+    metrics_file = tmp_path / "metrics.json"
+    result = run(
+        "evaluate", f"--model={folder}/model.keras", f"--data_dir={data_dir}", f"--metrics_file={metrics_file}"
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    metrics = json.loads(metrics_file.read_text())
+    assert set(metrics) == {"examples", "top1_error", "top5_error", "loss"}
+    assert metrics["examples"] == 7
+    assert metrics["top1_error"] in [wrong / 7 for wrong in range(8)]
+    assert result.stdout.splitlines()[0] == f"top-1 error {100 * metrics['top1_error']:.3f} %"
+    assert result.stdout.splitlines()[3] == "images      7"
+
+    by_map = run("evaluate", f"--model={folder}/model.keras", f"--map_file={data_dir}/train_map.txt", "--batch_size=5")
+    assert "images      24" in by_map.stdout
+
+
+def test_evaluate_tells_mistakes(trained, data_dir, tmp_path):
+    model = f"--model={trained[0]}/model.keras"
+    (tmp_path / "not.keras").write_text("no zip")
+    assert_told(run("evaluate", f"--model={tmp_path}/not.keras", f"--data_dir={data_dir}"), "not.keras", "Expected")
+    assert_told(run("evaluate", model, f"--data_dir={tmp_path}"), "classmappings.txt", "keras_alexnet.prepare")
+    assert_told(run("evaluate", model, "--batch_size=0"), "batch_size is 0; expected at least 1")
+    assert_told(run("evaluate", model, "stray"), "unexpected argument 'stray'")
+    (tmp_path / "classmappings.txt").write_text("a\t0\nb\t1\n")
+    (tmp_path / "val_map.txt").write_text("a.jpg\t0\n")
+    assert_told(run("evaluate", model, f"--data_dir={tmp_path}"), "has 3 classes, but", "has 2")
+
+
+def test_fit_tells_mistakes(data_dir, tmp_path):
+    assert_told(run("fit", f"--data_dir={tmp_path}"), "cannot read", "keras_alexnet.prepare")
+    assert_told(run("fit", "--epochs=0"), "epochs is 0; expected at least 1.")
+    assert_told(run("fit", "--epoch=1"), "epoch", "--help")
+    assert_told(run(*FIT, f"--data_dir={data_dir}", "--output_dir=/proc/no"), "cannot write /proc/no")
+
+
+@pytest.mark.parametrize("command", ["prepare", "fit", "evaluate"])
+def test_help_loads_no_framework(command):
+    program = (
+        "import runpy, sys, atexit\n"
+        f"sys.argv = ['{command}', '--help']\n"
+        "frameworks = {'keras', 'tensorflow', 'jax', 'torch', 'numpy'}\n"
+        "atexit.register(lambda: print('LOADED', sorted(frameworks & set(sys.modules))))\n"
+        f"runpy.run_module('keras_alexnet.{command}', run_name='__main__', alter_sys=True)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.endswith("LOADED []\n")
+    assert "--data_dir" in result.stdout or "--imagenet_dir" in result.stdout
+
+
+def test_a_killed_run_goes_on_after_its_last_epoch(trained, data_dir, tmp_path):
+    command = [*FIT, f"--data_dir={data_dir}", f"--output_dir={tmp_path}", "--epochs=500"]
+    process = subprocess.Popen([sys.executable, "-m", f"keras_alexnet.{command[0]}", *command[1:]])
+    while not (tmp_path / "history.csv").exists():
+        time.sleep(0.05)
+        assert process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finished = len((tmp_path / "history.csv").read_text().splitlines()) - 1
+    result = run(*command[:-1], f"--epochs={finished + 2}")
+    assert result.returncode == 0, result.stderr
+    assert "going on after epoch" in result.stdout
+    # The rows of the two runs' common epochs are the same: nothing was lost, nothing done twice.
+    rows = [
+        [row.split(",")[:9] for row in (folder / "history.csv").read_text().splitlines()]
+        for folder in (tmp_path, trained[0])
+    ]
+    assert len(rows[0]) == finished + 3
+    assert rows[0][:3] == rows[1][:3]
+    assert not list(tmp_path.rglob(".partial-*"))
+
+
+def test_ctrl_c_says_so(data_dir, tmp_path):
+    command = [*FIT, f"--data_dir={data_dir}", f"--output_dir={tmp_path}", "--epochs=500"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"keras_alexnet.{command[0]}", *command[1:]], stderr=subprocess.PIPE, text=True
+    )
+    while not (tmp_path / "history.csv").exists():
+        time.sleep(0.05)
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate()
+    assert process.returncode == 130
+    assert "interrupted" in stderr
+    assert "Traceback" not in stderr

@@ -1,0 +1,247 @@
+"""Whole runs, in this process, of the tiny network on a few real JPEGs."""
+
+import csv
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+
+from keras_alexnet.data.pipeline import evaluation_dataset
+from keras_alexnet.errors import UserError
+from keras_alexnet.training import loop
+from keras_alexnet.training.config import TrainConfig
+from keras_alexnet.training.evaluation import evaluate_model, load_model
+
+EPOCHS = 2
+
+
+@pytest.fixture(scope="module")
+def base(data_dir, tmp_path_factory) -> TrainConfig:
+    return TrainConfig(
+        data_dir=str(data_dir),
+        output_dir=str(tmp_path_factory.mktemp("base") / "run"),
+        preset="tiny",
+        epochs=EPOCHS,
+        batch_size=8,
+        learning_rate=0.001,
+        lr_drop_epochs=(),
+        seed=3,
+    )
+
+
+@pytest.fixture(scope="module")
+def base_run(base):
+    """History and final weights of the settings that the other runs vary."""
+    history = loop.train(base)
+    return history, final_weights(base)
+
+
+def final_weights(config: TrainConfig) -> list[np.ndarray]:
+    return load_model(f"{config.output_dir}/model.keras").get_weights()
+
+
+def same(a: list[np.ndarray], b: list[np.ndarray]) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_what_a_run_leaves_behind(base, base_run, tmp_path):
+    history, _ = base_run
+    folder = tmp_path.parent.joinpath(base.output_dir)
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint", "flags.txt", "history.csv", "model.keras"]
+    assert [path.name for path in sorted((folder / "checkpoint").iterdir())] == [
+        "step-000000003.npz",
+        "step-000000006.npz",
+    ]
+    assert (folder / "flags.txt").read_text() == base.flagfile()
+    with open(folder / "history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == [
+        "epoch",
+        "steps",
+        "learning_rate",
+        "top1_error",
+        "top5_error",
+        "loss",
+        "val_top1_error",
+        "val_top5_error",
+        "val_loss",
+        "images_per_second",
+        "seconds",
+    ]
+    assert [{name: float(value) for name, value in row.items()} for row in rows] == history
+    assert [(row["epoch"], row["steps"]) for row in history] == [(1, 3), (2, 6)]
+    assert all(0 < row["loss"] < 10 and row["top5_error"] == 0 for row in history)  # three classes: top-3 is all
+
+
+def test_validation_errors_are_those_of_the_saved_model(base, base_run):
+    history, _ = base_run
+    model = load_model(f"{base.output_dir}/model.keras")
+    data = loop.read_training_data(base.data_dir)
+    for batch_size in (1, 3, 256):
+        results = evaluate_model(model, data.validation, batch_size)
+        assert results["examples"] == 7
+        assert results["top1_error"] == pytest.approx(history[-1]["val_top1_error"], abs=1e-6)
+        assert results["loss"] == pytest.approx(history[-1]["val_loss"], rel=1e-4)
+
+
+def test_evaluation_counts_each_image_once(base, base_run):
+    """Against the logits themselves."""
+    model = load_model(f"{base.output_dir}/model.keras")
+    validation = loop.read_training_data(base.data_dir).validation
+    pixels = [image for image, _ in evaluation_dataset(validation, 1)]
+    logits = np.concatenate([model.predict_on_batch(image) for image in pixels]).astype(np.float64)
+    labels = np.asarray(validation.labels)
+    log_probabilities = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    results = evaluate_model(model, validation, 4)
+    assert results["top1_error"] == np.mean(logits.argmax(-1) != labels)
+    assert results["loss"] == pytest.approx(-log_probabilities[np.arange(7), labels].mean(), rel=1e-5)
+
+
+def test_top5_error_is_of_five(data_dir):
+    """Seven classes and a network whose logits rise with the class: labels 2 to 6 are among the best five."""
+    validation = dataclasses.replace(
+        loop.read_training_data(data_dir).validation, labels=[0, 1, 2, 3, 4, 5, 6], source="seven"
+    )
+    model = loop.build_alexnet(7, preset="tiny")
+    for weight in model.weights:
+        weight.assign(np.zeros(weight.shape))
+    model.get_layer("fc8").bias.assign(np.arange(7.0))
+    results = evaluate_model(model, validation, 2)
+    assert results["top1_error"] == 6 / 7
+    assert results["top5_error"] == 2 / 7
+
+
+def test_the_same_settings_give_the_same_weights(base, base_run, tmp_path):
+    again = dataclasses.replace(base, output_dir=str(tmp_path))
+    loop.train(again)
+    assert same(final_weights(again), base_run[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("learning_rate", 0.002),
+        ("lr_drop_epochs", (1,)),
+        ("momentum", 0.5),
+        ("weight_decay", 0.1),
+        ("dropout", 0.0),
+        ("precision", "mixed_bfloat16"),
+        ("seed", 4),
+        ("batch_size", 6),
+    ],
+)
+def test_each_setting_changes_the_weights(base, base_run, tmp_path, name, value):
+    varied = dataclasses.replace(base, output_dir=str(tmp_path), **{name: value})
+    history = loop.train(varied)
+    assert not same(final_weights(varied), base_run[1])
+    assert [row["steps"] for row in history] == ([4, 8] if name == "batch_size" else [3, 6])
+    if name == "learning_rate":
+        assert [row["learning_rate"] for row in history] == [0.002, 0.002]
+    if name == "lr_drop_epochs":
+        assert [row["learning_rate"] for row in history] == pytest.approx([0.001, 0.0001])
+        assert history[0]["loss"] == base_run[0][0]["loss"]
+        half = dataclasses.replace(varied, output_dir=str(tmp_path / "half"), lr_drop_factor=0.5)
+        assert [row["learning_rate"] for row in loop.train(half)] == [0.001, 0.0005]
+        assert not same(final_weights(half), final_weights(varied))
+    model = load_model(f"{varied.output_dir}/model.keras")
+    assert {layer.compute_dtype for layer in model.layers if hasattr(layer, "compute_dtype")} == {"float32"}
+
+
+def test_steps_per_epoch_changes_the_reports_alone(base, base_run, tmp_path):
+    finer = dataclasses.replace(base, output_dir=str(tmp_path), steps_per_epoch=2, epochs=3)
+    history = loop.train(finer)
+    assert [row["steps"] for row in history] == [2, 4, 6]
+    assert same(final_weights(finer), base_run[1])
+
+
+def test_more_epochs_go_on_as_if_never_stopped(base, base_run, tmp_path, capsys):
+    first = dataclasses.replace(base, output_dir=str(tmp_path), epochs=1)
+    loop.train(first)
+    model = (tmp_path / "model.keras").read_bytes()
+    capsys.readouterr()
+    assert len(loop.train(first)) == 1
+    assert "finished: 1 epochs" in capsys.readouterr().out
+    assert (tmp_path / "model.keras").read_bytes() == model
+
+    history = loop.train(dataclasses.replace(first, epochs=EPOCHS))
+    assert "going on after epoch 1" in capsys.readouterr().out
+    assert same(final_weights(first), base_run[1])
+    for ours, whole in zip(history, base_run[0], strict=True):
+        assert {k: v for k, v in ours.items() if k not in ("images_per_second", "seconds")} == {
+            k: v for k, v in whole.items() if k not in ("images_per_second", "seconds")
+        }
+    assert len((tmp_path / "history.csv").read_text().splitlines()) == 1 + EPOCHS
+
+
+def test_other_settings_or_data_are_refused_until_restart(base, own_data_dir, tmp_path):
+    run = dataclasses.replace(base, data_dir=str(own_data_dir), output_dir=str(tmp_path / "run"), epochs=1)
+    loop.train(run)
+    flags = (tmp_path / "run/flags.txt").read_text()
+    with pytest.raises(UserError, match=r"another run:\n  momentum: 0\.9 then, 0\.5 now\n.*--restart"):
+        loop.train(dataclasses.replace(run, momentum=0.5))
+    train_map = own_data_dir / "train_map.txt"
+    train_map.write_text("".join(sorted(train_map.read_text().splitlines(keepends=True), reverse=True)))
+    with pytest.raises(UserError, match=r"training images: 24 .* then, 24 .* now"):
+        loop.train(run)
+    assert (tmp_path / "run/flags.txt").read_text() == flags
+    history = loop.train(dataclasses.replace(run, momentum=0.5), restart=True)
+    assert [row["epoch"] for row in history] == [1]
+
+
+def test_a_model_without_its_checkpoint_is_not_overwritten(base, tmp_path):
+    (tmp_path / "model.keras").write_text("precious")
+    with pytest.raises(UserError, match="no checkpoint to go on from"):
+        loop.train(dataclasses.replace(base, output_dir=str(tmp_path)))
+    assert (tmp_path / "model.keras").read_text() == "precious"
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(base, tmp_path):
+    with pytest.raises(UserError, match=r"the loss is (nan|inf), since a step between 1 and 3 .*--learning_rate"):
+        loop.train(dataclasses.replace(base, output_dir=str(tmp_path), learning_rate=1e6))
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["flags.txt"]
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("content", [None, b"no image"])
+def test_an_unreadable_image_is_named(base, own_data_dir, tmp_path, split, content):
+    spoiled = own_data_dir / split / "5.JPEG"
+    spoiled.unlink() if content is None else spoiled.write_bytes(content)
+    reason = "the file is missing" if content is None else "it is not an image"
+    config = dataclasses.replace(base, data_dir=str(own_data_dir), output_dir=str(tmp_path / "run"))
+    with pytest.raises(UserError, match=rf"{split}/5\.JPEG \(line 6 of .*{split}_map\.txt\): .*{reason}"):
+        loop.train(config)
+    if split == "val":
+        validation = loop.read_training_data(own_data_dir).validation
+        with pytest.raises(UserError, match=rf"5\.JPEG .*{reason}"):
+            evaluate_model(loop.build_alexnet(3, preset="tiny"), validation, 2)
+
+
+def test_fewer_images_than_a_batch(base, tmp_path):
+    with pytest.raises(UserError, match="batch_size is 25, but there are only 24 training images"):
+        loop.train(dataclasses.replace(base, output_dir=str(tmp_path), batch_size=25))
+
+
+def test_maps_that_do_not_fit_the_classes(own_data_dir):
+    (own_data_dir / "classmappings.txt").write_text("a\t0\n")
+    with pytest.raises(UserError, match=r"train_map\.txt.*\n  line 2: label 1 is outside the 1 classes"):
+        loop.read_training_data(own_data_dir)
+
+
+def test_labels_beyond_the_models_classes(data_dir):
+    with pytest.raises(UserError, match=r"labels up to 2, but the model has 2 classes"):
+        evaluate_model(loop.build_alexnet(2, preset="tiny"), loop.read_training_data(data_dir).validation)
+
+
+def test_output_folder_that_cannot_be_made(base, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot write .*file/run/flags"):
+        loop.train(dataclasses.replace(base, output_dir=str(tmp_path / "file/run")))
+
+
+def test_saved_model_is_stock_and_has_no_optimizer(base, base_run):
+    model = keras.models.load_model(f"{base.output_dir}/model.keras")
+    assert not model.compiled
+    assert model.get_config()["name"] == "alexnet"
+    # A single tensor, as users call it, with no complaint about its structure.
+    assert model(np.zeros((1, 227, 227, 3), np.uint8)).shape == (1, 3)
