@@ -254,6 +254,9 @@ def spoil(path: str, how: str) -> None:
     data = Path(path).read_bytes()
     if how == "vanished":
         os.remove(path)
+    elif how == "a folder":
+        os.remove(path)
+        os.mkdir(path)
     elif how == "empty":
         Path(path).write_bytes(b"")
     elif how == "text":
@@ -267,6 +270,7 @@ def spoil(path: str, how: str) -> None:
 
 REASONS = {
     "vanished": "the file is missing",
+    "a folder": "Is a directory",
     "empty": "the file is empty",
     "text": "it is not an image",
     "truncated": "image file is truncated",
@@ -291,6 +295,8 @@ def test_unreadable_image_is_named(tmp_path, how):
         assert "take the line out of the map" in message
         for noise in ("{{", "[Op:", "BytesIO", "\n"):
             assert noise not in message
+        if how == "a folder":
+            os.rmdir(path)
         Path(path).write_bytes(whole)
     assert find_unreadable(image_map, range(5)) is None
 
@@ -305,7 +311,7 @@ def test_first_unreadable_of_the_rows_asked_for_is_named(tmp_path):
     assert find_unreadable(image_map, [0, 2, 5]) is None
 
 
-@pytest.mark.parametrize("how", ["vanished", "empty", "text", "truncated"])
+@pytest.mark.parametrize("how", ["vanished", "a folder", "empty", "text", "truncated"])
 def test_unreadable_image_stops_the_datasets(tmp_path, how):
     image_map = write_numbered(tmp_path, 6)
     spoil(image_map.paths[3], how)

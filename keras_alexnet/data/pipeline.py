@@ -6,7 +6,6 @@ goes on at any step at no cost, any number of workers sees the same global batch
 """
 
 import os
-import re
 from collections.abc import Iterable
 
 import numpy as np
@@ -130,9 +129,11 @@ def _why_unreadable(path: str) -> str | None:
         return "the file is missing"
     except UnidentifiedImageError:
         return "the file is empty" if not data else "it is not an image, or of an unknown kind"
-    # Pillow raises errors of every kind on damaged files, and outside a graph they are not wrapped into TensorFlow's.
+    except tf.errors.OpError:
+        return "TensorFlow cannot decode it"
+    # Pillow raises errors of every kind on damaged files.
     except Exception as error:
-        return _first_line(error)
+        return getattr(error, "strerror", None) or str(error) or type(error).__name__
     return None
 
 
@@ -149,11 +150,3 @@ def _load_in_parallel(rows: tf.data.Dataset, load) -> tf.data.Dataset:
     # Rows are dealt out to workers above, before they are decoded; TensorFlow's own sharding would do it again.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return rows.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).with_options(options)
-
-
-def _first_line(error: Exception) -> str:
-    """What an error says, without the names of the op and the function that TensorFlow puts around it."""
-    text = getattr(error, "strerror", None) or getattr(error, "message", None) or str(error)
-    text = re.sub(r"^\{\{.*?\}\} | \[Op:.*", "", text.strip(), flags=re.DOTALL)
-    lines = text.splitlines()
-    return lines[0].strip().rstrip(".") if lines else type(error).__name__

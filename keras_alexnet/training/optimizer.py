@@ -5,7 +5,7 @@ from keras import ops
 
 
 class SGDWithL2(keras.optimizers.SGD):
-    """v ← momentum·v − rate·(g + l2·w); w ← w + v, for every parameter, biases too.
+    """v ← momentum·v - rate·(g + l2·w); w ← w + v, for every parameter, biases too.
 
     CNTK adds the decay to the gradient (Source/CNTKv2LibraryDll/Learner.cpp, `L2RegularizationWeight`). Keras's own
     `weight_decay` is another method: it scales the weights apart from the momentum. The loss that is reported stays
@@ -20,7 +20,23 @@ class SGDWithL2(keras.optimizers.SGD):
     def update_step(self, gradient, variable, learning_rate):
         if self.l2:
             gradient = ops.add(gradient, ops.multiply(ops.cast(self.l2, variable.dtype), variable))
-        super().update_step(gradient, variable, learning_rate)
+        if self.momentum and keras.backend.backend() == "tensorflow":
+            self._fused_update(gradient, variable, learning_rate)
+        else:
+            super().update_step(gradient, variable, learning_rate)
+
+    def _fused_update(self, gradient, variable, learning_rate) -> None:
+        """What Keras does, in TensorFlow's one kernel instead of several passes over the weights."""
+        import tensorflow as tf
+
+        velocity = self.momentums[self._get_variable_index(variable)]
+        tf.raw_ops.ResourceApplyKerasMomentum(
+            var=variable.handle,
+            accum=velocity.value.handle,
+            lr=tf.cast(learning_rate, gradient.dtype),
+            grad=gradient,
+            momentum=tf.constant(self.momentum, gradient.dtype),
+        )
 
     def get_config(self) -> dict:
         return super().get_config() | {"l2": self.l2}
