@@ -23,5 +23,6 @@ if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
 fi
 extras=$(IFS=,; echo "$*")
 echo "Installing keras_alexnet${extras:+[$extras]} and what it needs"
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+# Warnings of the build backend are for those who maintain it.
+PYTHONWARNINGS=ignore .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
   --editable ".${extras:+[$extras]}"
