@@ -1,6 +1,7 @@
 """What the commands share: parsing flags, help, telling mistakes, and a quiet start of the frameworks."""
 
 import contextlib
+import logging
 import os
 import sys
 import tempfile
@@ -25,6 +26,9 @@ def run(
 
     Exit status: 0 success; 1 a mistake of the user's, told on stderr in one message; 130 Ctrl-C.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that has not every character, or a file name that is not UTF-8, must not stop the work.
+        stream.reconfigure(errors="backslashreplace")
     spec = sys.modules["__main__"].__spec__
     command = f"python -m {spec.name}" if spec else sys.argv[0]
     try:
@@ -39,6 +43,10 @@ def run(
     except KeyboardInterrupt:
         print(f"\n{command}: interrupted", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:
+        # The reader of the output has gone, such as `head`. Python would complain once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1)
 
 
 def parse(define_flags: Callable[[flags.FlagValues], None], arguments: list[str]) -> tuple[flags.FlagValues, list[str]]:
@@ -67,6 +75,7 @@ def quiet_framework_start() -> Iterator[None]:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     sys.stderr.flush()
     saved = os.dup(2)
     with tempfile.TemporaryFile() as captured:

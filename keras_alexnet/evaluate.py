@@ -41,7 +41,9 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
     image_map = read_map(values.map_file or os.path.join(values.data_dir, VAL_MAP), num_classes)
 
     with cli.quiet_framework_start():
+        from keras_alexnet.training.distribution import choose_devices
         from keras_alexnet.training.evaluation import evaluate_model, load_model
+    choose_devices("none")
     model = load_model(values.model)
     if num_classes not in (None, model.output_shape[-1]):
         raise UserError(

@@ -11,9 +11,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_alexnet.presets import PRESETS
+from keras_alexnet.presets import IMAGE_SIZE, PRESETS
 
-IMAGE_SIZE = 227
 PIXEL_MEAN = 114.0
 LRN_SIZE, LRN_K, LRN_ALPHA = 5, 1.0, 1e-4
 

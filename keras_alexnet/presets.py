@@ -1,6 +1,8 @@
-"""The named networks. No framework is imported."""
+"""The named networks, and the size of the images that they see. No framework is imported."""
 
 from dataclasses import dataclass
+
+IMAGE_SIZE = 227
 
 
 @dataclass(frozen=True)

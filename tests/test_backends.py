@@ -59,7 +59,9 @@ def test_model_file_loads_with_stock_keras_alone(backend, tmp_path):
     result = run("-c", ELSEWHERE, cwd=tmp_path, env={**os.environ, "KERAS_BACKEND": backend})
     assert result.returncode == 0, result.stderr
     loaded = np.load(tmp_path / "logits.npy")
-    assert np.abs(loaded - logits).max() < 1e-5 * np.abs(logits).max()
+    # PyTorch's convolutions usually are within 2e-6 too; one run in some dozens, on a busy machine, was 1.3e-4 off.
+    tolerance = 3e-4 if backend == "torch" else 1e-5
+    assert np.abs(loaded - logits).max() < tolerance * np.abs(logits).max()
 
 
 @pytest.mark.parametrize("backend", BACKENDS[1:])

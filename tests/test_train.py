@@ -233,6 +233,30 @@ def test_labels_beyond_the_models_classes(data_dir):
         evaluate_model(loop.build_alexnet(2, preset="tiny"), loop.read_training_data(data_dir).validation)
 
 
+def test_models_of_another_kind_are_refused(data_dir):
+    inputs = keras.Input((5,))
+    model = keras.Model(inputs, keras.layers.Dense(3)(inputs))
+    with pytest.raises(UserError, match=r"shape \(None, 5\) and gives \(None, 3\); expected square RGB"):
+        evaluate_model(model, loop.read_training_data(data_dir).validation)
+
+
+def test_evaluation_leaves_the_models_compilation_alone(data_dir):
+    model = loop.build_alexnet(3, preset="tiny")
+    optimizer = keras.optimizers.Adam()
+    model.compile(optimizer, "mse")
+    evaluate_model(model, loop.read_training_data(data_dir).validation)
+    assert model.optimizer is optimizer
+
+
+def test_restart_with_a_mistake_in_it_throws_nothing_away(base, tmp_path):
+    run = dataclasses.replace(base, output_dir=str(tmp_path), epochs=1)
+    loop.train(run)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="only 24 training images"):
+        loop.train(dataclasses.replace(run, batch_size=100), restart=True)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 def test_output_folder_that_cannot_be_made(base, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write .*file/run/flags"):

@@ -16,8 +16,7 @@ from keras_alexnet.data.decode import decode_with_pillow
 from keras_alexnet.data.maps import ImageMap
 from keras_alexnet.data.transforms import evaluation_image, training_image
 from keras_alexnet.errors import UserError
-
-IMAGE_SIZE = 227
+from keras_alexnet.presets import IMAGE_SIZE
 
 
 def permutation(num_images: int, seed: int, pass_index: int) -> np.ndarray:

@@ -4,8 +4,9 @@ import keras
 import tensorflow as tf
 
 from keras_alexnet.data.maps import ImageMap
-from keras_alexnet.data.pipeline import IMAGE_SIZE, evaluation_dataset, find_unreadable
+from keras_alexnet.data.pipeline import evaluation_dataset, find_unreadable
 from keras_alexnet.errors import UserError
+from keras_alexnet.presets import IMAGE_SIZE
 from keras_alexnet.progress import StatusLine
 
 
@@ -89,26 +90,39 @@ def evaluate_model(model: keras.Model, image_map: ImageMap, batch_size: int = 25
         `examples` (their number), `top1_error` and `top5_error` (fractions) and `loss` (mean cross-entropy).
 
     Raises:
-        UserError: labels that the model does not have, or an image that cannot be read.
+        UserError: a model of other inputs or outputs, labels that it does not have, or an image that cannot be read.
     """
-    num_classes, image_size = model.output_shape[-1], model.input_shape[1]
+    image_size, num_classes = _sizes(model)
     if max(image_map.labels) >= num_classes:
         raise UserError(
             f"{image_map.source} has labels up to {max(image_map.labels)}, but the model has {num_classes} classes "
             f"(labels 0 to {num_classes - 1}). Evaluate it on the data that it was trained for."
         )
-    compile_model(model)
+    # The same layers: the caller's model stays compiled as it is.
+    scored = keras.Model(model.input, model.output)
+    compile_model(scored)
     batch_size = min(batch_size, len(image_map))
     watch = _EvaluationProgress(len(image_map), batch_size)
     dataset = padded_evaluation_dataset(image_map, batch_size, image_size)
     try:
-        results = model.evaluate(dataset, verbose=0, return_dict=True, callbacks=[watch])
+        results = scored.evaluate(dataset, verbose=0, return_dict=True, callbacks=[watch])
     except tf.errors.OpError:
         unreadable = find_unreadable(image_map, range(watch.batch * batch_size, len(image_map)))
         if unreadable is None:
             raise
         raise unreadable from None
     return {"examples": len(image_map)} | error_rates(results, len(image_map))
+
+
+def _sizes(model: keras.Model) -> tuple[int, int]:
+    """Image size and number of classes; raises `UserError` for a model that does not classify square RGB images."""
+    match model.input_shape, model.output_shape:
+        case (_, int(height), int(width), 3), (_, int(num_classes)) if height == width:
+            return height, num_classes
+    raise UserError(
+        f"the model takes inputs of shape {model.input_shape} and gives {model.output_shape}; expected square RGB "
+        "images (batch, size, size, 3) and logits (batch, classes). Give a model of keras_alexnet."
+    )
 
 
 class _EvaluationProgress(keras.callbacks.Callback):

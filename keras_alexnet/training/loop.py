@@ -73,9 +73,7 @@ def train(config: TrainConfig, *, restart: bool = False) -> list[dict]:
         "classes": len(data.classes),
     }
     output_dir, checkpoint_dir = Path(config.output_dir), Path(config.output_dir) / "checkpoint"
-    if restart:
-        remove_checkpoints(checkpoint_dir)
-    checkpoint = load_newest_checkpoint(checkpoint_dir)
+    checkpoint = None if restart else load_newest_checkpoint(checkpoint_dir)
     if checkpoint:
         check_identity(checkpoint, identity)
     first_epoch = checkpoint.progress.epochs if checkpoint else 0
@@ -90,9 +88,11 @@ def train(config: TrainConfig, *, restart: bool = False) -> list[dict]:
         print(f"This run is finished: {first_epoch} epochs. Give more --epochs to go on, or --restart to begin anew.")
         return history
 
-    write_text(output_dir / "flags.txt", config.flagfile())
     devices = choose_devices(config.strategy)
     check_batch_size(config.batch_size, devices.num_replicas)
+    write_text(output_dir / "flags.txt", config.flagfile())
+    if restart:
+        remove_checkpoints(checkpoint_dir)
     keras.utils.set_random_seed(config.seed)
     with devices.scope:
         model = build_alexnet(len(data.classes), preset=config.preset, dropout=config.dropout)
