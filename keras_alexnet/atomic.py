@@ -16,9 +16,10 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     leaves behind is hidden (`.partial-…`), and the next write to the same name replaces it.
 
     Raises:
-        UserError: the folder cannot be made or written, or the disk is full.
+        UserError: `path` is something else than a file, its folder cannot be made or written, or the disk is full.
     """
     path = Path(path)
+    check_target(path)
     # The suffix stays last: keras.Model.save looks at it.
     partial = path.with_name(f".partial-{path.name}")
     try:
@@ -37,6 +38,13 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     except BaseException:
         _remove(partial)
         raise
+
+
+def check_target(path: str | os.PathLike) -> None:
+    """Raises `UserError` where `path` is a folder, a device or the like, which a new file must not replace."""
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise UserError(f"cannot write {path}: it is no regular file. Give the name of a file.")
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

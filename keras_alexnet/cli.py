@@ -1,6 +1,7 @@
 """What the commands share: parsing flags, help, telling mistakes, and a quiet start of the frameworks."""
 
 import contextlib
+import importlib.util
 import logging
 import os
 import sys
@@ -10,6 +11,9 @@ from collections.abc import Callable, Iterator
 from absl import flags
 
 from keras_alexnet.errors import UserError
+from keras_alexnet.progress import clear_status_line
+
+_BACKENDS = ("tensorflow", "jax", "torch")
 
 
 def run(
@@ -26,7 +30,7 @@ def run(
 
     Exit status: 0 success; 1 a mistake of the user's, told on stderr in one message; 130 Ctrl-C.
     """
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):
         # A terminal that has not every character, or a file name that is not UTF-8, must not stop the work.
         stream.reconfigure(errors="backslashreplace")
     spec = sys.modules["__main__"].__spec__
@@ -38,10 +42,12 @@ def run(
         values, arguments = parse(define_flags, sys.argv[1:])
         main(values, arguments)
     except UserError as error:
+        clear_status_line()
         print(f"{command}: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print(f"\n{command}: interrupted", file=sys.stderr)
+        clear_status_line()
+        print(f"{command}: interrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         # The reader of the output has gone, such as `head`. Python would complain once more when it flushes at its end.
@@ -57,6 +63,8 @@ def parse(define_flags: Callable[[flags.FlagValues], None], arguments: list[str]
         positional = values(["command", *arguments])[1:]
     except flags.Error as error:
         raise UserError(f"{error}\nRun it with --help to see every flag.") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"the flagfile is no text: {error}. Give a file of --name=value lines.") from None
     return values, positional
 
 
@@ -72,7 +80,15 @@ def quiet_framework_start() -> Iterator[None]:
 
     TensorFlow writes to file descriptor 2 before any of its log settings count. What it wrote is shown after all if the
     import fails.
+
+    Raises:
+        UserError: KERAS_BACKEND names a backend that is unknown or not installed.
     """
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    if backend not in _BACKENDS:
+        raise UserError(f"KERAS_BACKEND is {backend!r}; expected one of {', '.join(_BACKENDS)}.")
+    if not importlib.util.find_spec(backend):
+        raise UserError(f"KERAS_BACKEND is {backend}, which is not installed: pip install -e '.[{backend}]'")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)

@@ -9,7 +9,7 @@ import os
 from absl import flags
 
 from keras_alexnet import cli
-from keras_alexnet.atomic import write_text
+from keras_alexnet.atomic import check_target, write_text
 from keras_alexnet.data.maps import CLASS_MAPPINGS, VAL_MAP, read_class_mappings, read_map
 from keras_alexnet.errors import UserError
 
@@ -35,19 +35,20 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
     cli.reject_positional(arguments)
     if values.batch_size < 1:
         raise UserError(f"batch_size is {values.batch_size}; expected at least 1.")
+    if values.metrics_file:
+        check_target(values.metrics_file)
     num_classes = None
     if values.map_file is None:
         num_classes = len(read_class_mappings(os.path.join(values.data_dir, CLASS_MAPPINGS)))
     image_map = read_map(values.map_file or os.path.join(values.data_dir, VAL_MAP), num_classes)
 
     with cli.quiet_framework_start():
-        from keras_alexnet.training.distribution import choose_devices
-        from keras_alexnet.training.evaluation import evaluate_model, load_model
-    choose_devices("none")
+        from keras_alexnet.training.evaluation import evaluate_model, load_model, model_sizes
     model = load_model(values.model)
-    if num_classes not in (None, model.output_shape[-1]):
+    _, model_classes = model_sizes(model)
+    if num_classes not in (None, model_classes):
         raise UserError(
-            f"{values.model} has {model.output_shape[-1]} classes, but {values.data_dir} has {num_classes}. "
+            f"{values.model} has {model_classes} classes, but {values.data_dir} has {num_classes}. "
             "Evaluate a model on the classes that it was trained on."
         )
     results = evaluate_model(model, image_map, values.batch_size)

@@ -14,6 +14,7 @@ from keras import layers, ops
 from keras_alexnet.presets import IMAGE_SIZE, PRESETS
 
 PIXEL_MEAN = 114.0
+DATA_FORMAT = "channels_last"  # whatever keras.json says
 LRN_SIZE, LRN_K, LRN_ALPHA = 5, 1.0, 1e-4
 
 # Layers that compute in float32 whatever the precision of the run: pixels less their mean, the normalisations
@@ -72,7 +73,7 @@ def build_alexnet(
     x = _conv(x, "4", filters[3], kernel_size=3, bias=0.1)
     x = _conv(x, "5", filters[4], kernel_size=3, bias=0.1)
     x = _max_pool(x, "pool5", pool_padding)
-    x = layers.Flatten(name="flatten")(x)
+    x = layers.Flatten(data_format=DATA_FORMAT, name="flatten")(x)
 
     for n in "67":
         x = _dense(x, f"fc{n}", dense_units, stddev=0.005, bias=0.1)
@@ -99,6 +100,7 @@ def _conv(x, n: str, filters: int, *, kernel_size: int, bias: float, strides: in
         kernel_size,
         strides=strides,
         padding=padding,
+        data_format=DATA_FORMAT,
         kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
         bias_initializer=keras.initializers.Constant(bias),
         name=f"conv{n}",
@@ -134,5 +136,5 @@ def _max_pool(x, name: str, padding: str):
         # CNTK centres the first window on pixel 0, which is not TensorFlow's "same" on even sizes. Zeros never win
         # against values after a ReLU.
         size = x.shape[1]
-        x = layers.ZeroPadding2D(((1, size % 2), (1, size % 2)), name=f"{name}_pad")(x)
-    return layers.MaxPooling2D(3, strides=2, padding="valid", name=name)(x)
+        x = layers.ZeroPadding2D(((1, size % 2), (1, size % 2)), data_format=DATA_FORMAT, name=f"{name}_pad")(x)
+    return layers.MaxPooling2D(3, strides=2, padding="valid", data_format=DATA_FORMAT, name=name)(x)

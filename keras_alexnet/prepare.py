@@ -77,9 +77,9 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
     if absent:
         shown = ", ".join(absent[:5]) + (", …" if len(absent) > 5 else "")
         print(f"Note: no validation images for {len(absent):,} of the {len(found.classes):,} classes: {shown}")
+    recipe = "fit_imagenet" if len(found.train) > 100_000 else "fit_small"
     print(
-        "Next: python -m keras_alexnet.fit --flagfile=flags/fit_imagenet.flags "
-        f"--data_dir={shlex.quote(values.output_dir)}"
+        f"Next: python -m keras_alexnet.fit --flagfile=flags/{recipe}.flags --data_dir={shlex.quote(values.output_dir)}"
     )
 
 

@@ -14,7 +14,7 @@ class StatusLine:
     """
 
     def __init__(self) -> None:
-        self._live = sys.stderr.isatty()
+        self._live = _on_terminal()
         self._next = time.monotonic() + (1.0 if self._live else _PLAIN_INTERVAL)
         self._shown = False
 
@@ -35,8 +35,19 @@ class StatusLine:
     def clear(self) -> None:
         """Takes the live line away, before other output."""
         if self._shown:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            clear_status_line()
             self._shown = False
+
+
+def clear_status_line() -> None:
+    """Takes away whatever a `StatusLine` may have left on the terminal."""
+    if _on_terminal():
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _on_terminal() -> bool:
+    # A process may have been started with stderr closed.
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 class ScanProgress(StatusLine):

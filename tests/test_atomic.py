@@ -29,6 +29,15 @@ def test_failure_leaves_the_older_file_and_no_part(tmp_path, error):
     assert os.listdir(tmp_path) == ["file.txt"]
 
 
+def test_only_files_are_replaced(tmp_path):
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for target in (tmp_path / "folder", tmp_path / "pipe", "."):
+        with pytest.raises(UserError, match="no regular file"):
+            write_text(target, "text")
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def test_full_disk_is_told(tmp_path):
     final = tmp_path / "file.txt"
     with (

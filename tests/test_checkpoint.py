@@ -1,3 +1,4 @@
+import contextlib
 import json
 
 import keras
@@ -9,7 +10,6 @@ from keras_alexnet.training.checkpoint import (
     Progress,
     check_identity,
     load_newest_checkpoint,
-    remove_checkpoints,
     restore,
     save_checkpoint,
 )
@@ -59,8 +59,18 @@ def test_newest_two_are_kept_and_the_newest_is_read(trained, tmp_path):
         save_checkpoint(tmp_path, trained, progress(steps))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000006.npz", "step-000000010.npz"]
     assert load_newest_checkpoint(tmp_path).progress.steps == 10
-    remove_checkpoints(tmp_path)
-    assert load_newest_checkpoint(tmp_path) is None
+    assert load_newest_checkpoint(tmp_path / "empty") is None
+
+
+def test_a_flipped_bit_in_the_headers_is_damage(trained, tmp_path):
+    path = save_checkpoint(tmp_path, trained, progress(2))
+    data = path.read_bytes()
+    for position in range(26):  # the local header of the first array
+        for bit in range(8):
+            path.write_bytes(data[:position] + bytes([data[position] ^ 1 << bit]) + data[position + 1 :])
+            # Told as damage, unless it is a bit that nothing reads.
+            with contextlib.suppress(UserError):
+                assert load_newest_checkpoint(tmp_path, lambda _: None).progress == progress(2)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "text"])

@@ -9,6 +9,8 @@ import time
 
 import pytest
 
+from keras_alexnet import cli, fit
+
 FIT = ("fit", "--preset=tiny", "--batch_size=8", "--learning_rate=0.001", "--lr_drop_epochs=")
 
 
@@ -75,12 +77,33 @@ def test_evaluate(trained, data_dir, tmp_path):
     assert "images      24" in by_map.stdout
 
 
+def test_restart_of_a_finished_run(trained, data_dir, tmp_path, capsys):
+    arguments = [f"--data_dir={data_dir}", f"--output_dir={tmp_path}", *FIT[1:], "--epochs=1"]
+    for flag, told in (
+        ("--norestart", "Finished."),
+        ("--norestart", "This run is finished"),
+        ("--restart", "Finished."),
+    ):
+        fit.main(cli.parse(fit.define_flags, [*arguments, flag])[0], [])
+        assert told in capsys.readouterr().out
+
+
+def test_streams_may_be_closed(tmp_path):
+    command = f"{sys.executable} -m keras_alexnet.prepare --imagenet_dir={tmp_path}"
+    assert subprocess.run(f"{command} >&-", shell=True, capture_output=True, check=False).returncode == 1
+    result = subprocess.run(f"{command} >&-", shell=True, stderr=subprocess.PIPE, text=True, check=False)
+    assert "Traceback" not in result.stderr
+    assert "does not exist" in result.stderr or "No such file" in result.stderr
+    assert subprocess.run(f"{command} 2>&-", shell=True, stdout=subprocess.PIPE, check=False).returncode == 1
+
+
 def test_evaluate_tells_mistakes(trained, data_dir, tmp_path):
     model = f"--model={trained[0]}/model.keras"
     (tmp_path / "not.keras").write_text("no zip")
     assert_told(run("evaluate", f"--model={tmp_path}/not.keras", f"--data_dir={data_dir}"), "not.keras", "Expected")
     assert_told(run("evaluate", model, f"--data_dir={tmp_path}"), "classmappings.txt", "keras_alexnet.prepare")
     assert_told(run("evaluate", model, "--batch_size=0"), "batch_size is 0; expected at least 1")
+    assert_told(run("evaluate", model, "--metrics_file=/dev/null"), "/dev/null", "no regular file")
     assert_told(run("evaluate", model, "stray"), "unexpected argument 'stray'")
     (tmp_path / "classmappings.txt").write_text("a\t0\nb\t1\n")
     (tmp_path / "val_map.txt").write_text("a.jpg\t0\n")

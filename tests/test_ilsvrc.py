@@ -196,6 +196,13 @@ def test_image_in_two_class_folders_is_told(tree):
     )
 
 
+def test_names_of_images_tell_nothing_in_other_trees(tmp_path):
+    make_files(tmp_path, "cat/1.jpg", "dog/1.jpg", "dog/cat_and_dog.jpg", "dog/dog_1.jpg")
+    problems = []
+    classes, found = ilsvrc.scan_training(str(tmp_path), problems)
+    assert (classes, list(found.labels), problems) == (["cat", "dog"], [0, 1, 1, 1], [])
+
+
 def test_image_without_annotation_is_told(tree):
     make_files(tree.val, "extra.png")
     (problem,) = problems_of(tree)

@@ -53,7 +53,7 @@ def test_command_writes_exactly_these_bytes(tree, tmp_path):
     ]
     assert seconds.endswith(" s")
     assert next_command == (
-        f"Next: python -m keras_alexnet.fit --flagfile=flags/fit_imagenet.flags --data_dir='{output_dir}'"
+        f"Next: python -m keras_alexnet.fit --flagfile=flags/fit_small.flags --data_dir='{output_dir}'"
     )
 
 

@@ -2,13 +2,17 @@
 
 import csv
 import dataclasses
+import re
 
 import keras
 import numpy as np
 import pytest
 
+from keras_alexnet import progress
 from keras_alexnet.data.pipeline import evaluation_dataset
 from keras_alexnet.errors import UserError
+from keras_alexnet.lock import exclusive
+from keras_alexnet.model import build_alexnet
 from keras_alexnet.training import loop
 from keras_alexnet.training.config import TrainConfig
 from keras_alexnet.training.evaluation import evaluate_model, load_model
@@ -103,7 +107,7 @@ def test_top5_error_is_of_five(data_dir):
     validation = dataclasses.replace(
         loop.read_training_data(data_dir).validation, labels=[0, 1, 2, 3, 4, 5, 6], source="seven"
     )
-    model = loop.build_alexnet(7, preset="tiny")
+    model = build_alexnet(7, preset="tiny")
     for weight in model.weights:
         weight.assign(np.zeros(weight.shape))
     model.get_layer("fc8").bias.assign(np.arange(7.0))
@@ -185,8 +189,10 @@ def test_other_settings_or_data_are_refused_until_restart(base, own_data_dir, tm
     with pytest.raises(UserError, match=r"training images: 24 .* then, 24 .* now"):
         loop.train(run)
     assert (tmp_path / "run/flags.txt").read_text() == flags
-    history = loop.train(dataclasses.replace(run, momentum=0.5), restart=True)
-    assert [row["epoch"] for row in history] == [1]
+    with pytest.raises(UserError, match="diverged"):
+        loop.train(dataclasses.replace(run, learning_rate=1e6), restart=True)
+    assert [path.name for path in (tmp_path / "run").rglob("*.*")] == ["flags.txt"]  # nothing of the old run is left
+    assert [row["epoch"] for row in loop.train(dataclasses.replace(run, momentum=0.5))] == [1]
 
 
 def test_a_model_without_its_checkpoint_is_not_overwritten(base, tmp_path):
@@ -202,6 +208,60 @@ def test_a_loss_that_is_not_finite_stops_the_run(base, tmp_path):
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["flags.txt"]
 
 
+def test_damage_of_the_very_last_step_is_found_before_it_is_saved(base, tmp_path):
+    """Its own loss is finite; that of the validation is not."""
+    with pytest.raises(UserError, match="the validation loss is nan after epoch 1: the training diverged"):
+        loop.train(dataclasses.replace(base, output_dir=str(tmp_path), learning_rate=1e30, steps_per_epoch=1, epochs=1))
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["flags.txt"]
+
+
+def test_evaluation_refuses_logits_that_are_not_finite(data_dir):
+    model = build_alexnet(3, preset="tiny")
+    model.get_layer("fc8").bias.assign([0.0, np.nan, 0.0])
+    with pytest.raises(UserError, match="the loss is nan: the model gives logits that are not finite"):
+        evaluate_model(model, loop.read_training_data(data_dir).validation)
+
+
+def test_a_result_that_could_not_be_saved_is_saved_by_the_next_call(base, base_run, tmp_path, monkeypatch):
+    first = dataclasses.replace(base, output_dir=str(tmp_path), epochs=1)
+    loop.train(first)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_model", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(dataclasses.replace(first, epochs=EPOCHS))
+    assert not same(final_weights(first), base_run[1])  # the model of the first stage is still there
+    loop.train(dataclasses.replace(first, epochs=EPOCHS))
+    assert same(final_weights(first), base_run[1])
+
+
+def test_a_folder_is_one_runs_at_a_time(base, tmp_path):
+    with exclusive(tmp_path), pytest.raises(UserError, match="another process is writing to"):
+        loop.train(dataclasses.replace(base, output_dir=str(tmp_path)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_progress_line(base, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_PLAIN_INTERVAL", 0.0)
+    loop.train(dataclasses.replace(base, output_dir=str(tmp_path), epochs=1))
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    for step, line in zip((1, 2), lines, strict=True):
+        assert re.fullmatch(
+            rf"epoch 1/1  step {step}/3  loss 1\.\d{{3}}  top-1 error \d+\.\d %  top-5 error 0\.0 %  [\d,]+ img/s  "
+            r"\d+:\d\d left in this epoch",
+            line,
+        ), line
+    validation = loop.read_training_data(base.data_dir).validation
+    evaluate_model(build_alexnet(3, preset="tiny"), validation, 3)
+    assert capsys.readouterr().err.splitlines() == ["evaluated 3 of 7 images", "evaluated 6 of 7 images"]
+
+
+def test_mid_epoch_divergence_is_told_with_its_steps(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "_PLAIN_INTERVAL", 0.0)
+    with pytest.raises(UserError, match=r"since a step between (\d+) and \1 \(epoch 1\)"):
+        loop.train(dataclasses.replace(base, output_dir=str(tmp_path), learning_rate=1e6, steps_per_epoch=50))
+
+
 @pytest.mark.parametrize("split", ["train", "val"])
 @pytest.mark.parametrize("content", [None, b"no image"])
 def test_an_unreadable_image_is_named(base, own_data_dir, tmp_path, split, content):
@@ -214,7 +274,7 @@ def test_an_unreadable_image_is_named(base, own_data_dir, tmp_path, split, conte
     if split == "val":
         validation = loop.read_training_data(own_data_dir).validation
         with pytest.raises(UserError, match=rf"5\.JPEG .*{reason}"):
-            evaluate_model(loop.build_alexnet(3, preset="tiny"), validation, 2)
+            evaluate_model(build_alexnet(3, preset="tiny"), validation, 2)
 
 
 def test_fewer_images_than_a_batch(base, tmp_path):
@@ -230,7 +290,7 @@ def test_maps_that_do_not_fit_the_classes(own_data_dir):
 
 def test_labels_beyond_the_models_classes(data_dir):
     with pytest.raises(UserError, match=r"labels up to 2, but the model has 2 classes"):
-        evaluate_model(loop.build_alexnet(2, preset="tiny"), loop.read_training_data(data_dir).validation)
+        evaluate_model(build_alexnet(2, preset="tiny"), loop.read_training_data(data_dir).validation)
 
 
 def test_models_of_another_kind_are_refused(data_dir):
@@ -241,25 +301,26 @@ def test_models_of_another_kind_are_refused(data_dir):
 
 
 def test_evaluation_leaves_the_models_compilation_alone(data_dir):
-    model = loop.build_alexnet(3, preset="tiny")
+    model = build_alexnet(3, preset="tiny")
     optimizer = keras.optimizers.Adam()
     model.compile(optimizer, "mse")
     evaluate_model(model, loop.read_training_data(data_dir).validation)
     assert model.optimizer is optimizer
 
 
-def test_restart_with_a_mistake_in_it_throws_nothing_away(base, tmp_path):
+@pytest.mark.parametrize("steps_per_epoch", [None, 1])
+def test_restart_with_a_mistake_in_it_throws_nothing_away(base, tmp_path, steps_per_epoch):
     run = dataclasses.replace(base, output_dir=str(tmp_path), epochs=1)
     loop.train(run)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(UserError, match="only 24 training images"):
-        loop.train(dataclasses.replace(run, batch_size=100), restart=True)
+        loop.train(dataclasses.replace(run, batch_size=100, steps_per_epoch=steps_per_epoch), restart=True)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_output_folder_that_cannot_be_made(base, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot write .*file/run/flags"):
+    with pytest.raises(UserError, match=r"cannot write .*file/run: Not a dir"):
         loop.train(dataclasses.replace(base, output_dir=str(tmp_path / "file/run")))
 
 

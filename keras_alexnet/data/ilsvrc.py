@@ -5,6 +5,7 @@ file, except where it is a link. Links are followed and written as they are.
 """
 
 import os
+import re
 from array import array
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -83,8 +84,8 @@ def scan_training(
     folders = sorted(_class_folders(train_dir, problems))
     problems.extend(_breaking_lines(folders, len(os.path.join(train_dir, ""))))
     classes = [os.path.basename(folder) for folder in folders]
-    # Numbers do not tell a class: 3_12.png in folder 7 may well be a 7.
-    telling = {class_id for class_id in classes if not class_id.isdecimal()}
+    # Of ILSVRC's files alone the name tells the class: 3_12.png may well be a 7, and cat_and_dog.jpg a dog.
+    telling = {class_id for class_id in classes if re.fullmatch(r"n\d{8}", class_id)}
     paths: list[str] = []
     labels = array("i")
     for label, (class_id, folder) in enumerate(zip(classes, folders, strict=True)):

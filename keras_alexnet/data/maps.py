@@ -122,7 +122,7 @@ def write_data_dir(
 ) -> list[str]:
     """Writes both maps, the class list and, if names are given, `classnames.txt`; returns the paths of the files.
 
-    They appear together: if one cannot be written, none takes its name and older files stay as they were. An older
+    All are on the disk before the first takes its name, so a full disk leaves older files as they were. An older
     `classnames.txt` is removed if no names are given, since it may belong to other classes.
 
     Raises:

@@ -112,7 +112,7 @@ def find_unreadable(image_map: ImageMap, rows: Iterable[int]) -> UserError | Non
         if reason:
             return UserError(
                 f"cannot read the image {path} (line {row + 1} of {image_map.source}): {reason}. Put a whole image "
-                "there, or take the line out of the map and start a new run."
+                "there; or take the line out of the map, and give --restart to a training that had begun with it."
             )
     return None
 

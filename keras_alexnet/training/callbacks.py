@@ -16,6 +16,10 @@ from keras_alexnet.training.config import TrainConfig
 from keras_alexnet.training.evaluation import error_rates
 from keras_alexnet.training.schedule import rate_in_epoch
 
+_DIVERGED = (
+    "the training diverged. Begin anew with a lower --learning_rate, and with --restart or another --output_dir."
+)
+
 
 class StepWatch(keras.callbacks.Callback):
     """Shows a line of progress, and stops on a loss that is not finite.
@@ -41,6 +45,7 @@ class StepWatch(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs=None) -> None:
         self._epoch = epoch
+        self.batch = 0
         self._begin = time.monotonic()
         self._checked = 0
         self.training_seconds = 0.0
@@ -66,6 +71,7 @@ class StepWatch(keras.callbacks.Callback):
         # The metrics are still those of the training.
         self._check_loss(self.model.get_metrics_result(), self._steps_per_epoch)
         self.training_seconds = time.monotonic() - self._begin
+        self.batch = 0
         self.validating = True
 
     def on_test_batch_begin(self, batch: int, logs=None) -> None:
@@ -84,12 +90,10 @@ class StepWatch(keras.callbacks.Callback):
         """Raises `UserError` where the mean loss over the first `batches` of the epoch is not finite."""
         loss = float(results["cross_entropy"])
         if not math.isfinite(loss):
-            self._line.clear()
             before = self._epoch * self._steps_per_epoch
             raise UserError(
                 f"the loss is {loss}, since a step between {before + self._checked + 1:,} and {before + batches:,} "
-                f"(epoch {self._epoch + 1}): the training diverged. Use a lower --learning_rate; the last checkpoint, "
-                "if there is one, is from before."
+                f"(epoch {self._epoch + 1}): {_DIVERGED}"
             )
         self._checked = batches
 
@@ -119,6 +123,9 @@ class EpochRecord(keras.callbacks.Callback):
         num_images = self._steps_per_epoch * config.batch_size
         training = error_rates(logs, num_images)
         validation = error_rates(logs, self._num_validation_images, "val_")
+        if not math.isfinite(validation["loss"]):
+            # The loss of a step is that before its update, so the last step's damage shows only here.
+            raise UserError(f"the validation loss is {validation['loss']} after epoch {epoch + 1}: {_DIVERGED}")
         row = {
             "epoch": epoch + 1,
             "steps": (epoch + 1) * self._steps_per_epoch,

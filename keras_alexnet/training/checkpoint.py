@@ -6,7 +6,6 @@ with a JSON text that says where the run stood. The zip format's CRCs tell a dam
 
 import json
 import re
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +54,7 @@ def save_checkpoint(folder: Path, model: keras.Model, progress: Progress) -> Pat
     with atomic_path(path) as partial:
         np.savez(partial, **{_STATE: np.frombuffer(state, np.uint8)}, **arrays)
     for old in _paths(folder)[:-_KEPT]:
-        old.unlink()
+        old.unlink(missing_ok=True)
     return path
 
 
@@ -72,12 +71,14 @@ def load_newest_checkpoint(folder: Path, warn=print) -> Checkpoint | None:
             with open(path, "rb") as raw, np.load(raw) as file:
                 arrays = {name: file[name] for name in file.files}
             state = json.loads(arrays.pop(_STATE).tobytes())
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+            version = state.pop("format")
+            progress = Progress(**state) if version <= _FORMAT else None
+        except Exception as error:  # Damage shows as errors of many kinds.
             warn(f"The checkpoint {path} is damaged ({error}); looking for the one before.")
             continue
-        if state.pop("format") > _FORMAT:
+        if progress is None:
             raise UserError(f"{path} was written by a newer version of keras_alexnet; update it to go on.")
-        return Checkpoint(path, Progress(**state), arrays)
+        return Checkpoint(path, progress, arrays)
     if paths:
         raise UserError(f"no checkpoint in {folder} can be read. Use --restart to begin anew.")
     return None
@@ -110,12 +111,6 @@ def check_identity(checkpoint: Checkpoint, identity: dict) -> None:
             f"{checkpoint.path.parent.parent} holds another run:\n" + "\n".join(changed) + "\n"
             "Give the same settings to go on, another --output_dir for a new run, or --restart to throw that one away."
         )
-
-
-def remove_checkpoints(folder: Path) -> None:
-    """Throws a run away."""
-    for path in _paths(folder):
-        path.unlink()
 
 
 def _paths(folder: Path) -> list[Path]:

@@ -1,5 +1,6 @@
 """What a training run is made of: each setting, its default and its bounds, in one place. No framework is imported."""
 
+import os
 from dataclasses import asdict, dataclass
 
 from keras_alexnet.errors import UserError
@@ -63,6 +64,8 @@ class TrainConfig:
     def flagfile(self) -> str:
         """The settings as the lines of a flagfile for `python -m keras_alexnet.fit`."""
         values = {name: value for name, value in asdict(self).items() if value is not None}
+        # Absolute, so that the file means the same run in any working directory.
+        values |= {name: os.path.abspath(values[name]) for name in ("data_dir", "output_dir")}
         values["lr_drop_epochs"] = ",".join(str(epoch) for epoch in self.lr_drop_epochs)
         return "".join(f"--{name}={value}\n" for name, value in values.items())
 

@@ -41,8 +41,7 @@ def choose_devices(strategy: str) -> Devices:
                 f"strategy mirrored is TensorFlow's, but the Keras backend is {backend}: it trains on one device. "
                 "Use --strategy=auto, or KERAS_BACKEND=tensorflow."
             )
-        # tf.data alone needs no GPU, and TensorFlow would take all of its memory.
-        tf.config.set_visible_devices([], "GPU")
+        leave_gpus_to_the_backend()
         return Devices(contextlib.nullcontext(), 1, f"one device, {backend}")
 
     gpus = tf.config.list_logical_devices("GPU")
@@ -62,3 +61,11 @@ def check_batch_size(batch_size: int, num_replicas: int) -> None:
             f"batch_size {batch_size} does not divide by the {num_replicas} devices; the nearest that do are "
             f"{' and '.join(choices)}."
         )
+
+
+def leave_gpus_to_the_backend() -> None:
+    """Hides the GPUs from TensorFlow where it only reads images: it would take all of their memory."""
+    if keras.backend.backend() != "tensorflow":
+        # It cannot be changed once TensorFlow has computed something: then it has been done, or it is too late.
+        with contextlib.suppress(RuntimeError):
+            tf.config.set_visible_devices([], "GPU")

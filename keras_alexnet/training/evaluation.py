@@ -1,5 +1,9 @@
 """The error rates of a model."""
 
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+
 import keras
 import tensorflow as tf
 
@@ -8,6 +12,10 @@ from keras_alexnet.data.pipeline import evaluation_dataset, find_unreadable
 from keras_alexnet.errors import UserError
 from keras_alexnet.presets import IMAGE_SIZE
 from keras_alexnet.progress import StatusLine
+from keras_alexnet.training.distribution import leave_gpus_to_the_backend
+
+# Batches in which an image that cannot be read is looked for: the one that is computed, and those that wait.
+READ_AHEAD = 6
 
 
 def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer | None = None) -> None:
@@ -92,7 +100,8 @@ def evaluate_model(model: keras.Model, image_map: ImageMap, batch_size: int = 25
     Raises:
         UserError: a model of other inputs or outputs, labels that it does not have, or an image that cannot be read.
     """
-    image_size, num_classes = _sizes(model)
+    image_size, num_classes = model_sizes(model)
+    leave_gpus_to_the_backend()
     if max(image_map.labels) >= num_classes:
         raise UserError(
             f"{image_map.source} has labels up to {max(image_map.labels)}, but the model has {num_classes} classes "
@@ -104,23 +113,44 @@ def evaluate_model(model: keras.Model, image_map: ImageMap, batch_size: int = 25
     batch_size = min(batch_size, len(image_map))
     watch = _EvaluationProgress(len(image_map), batch_size)
     dataset = padded_evaluation_dataset(image_map, batch_size, image_size)
-    try:
+    with explained_errors(lambda: find_unreadable(image_map, rows_ahead(watch.batch, batch_size, len(image_map)))):
         results = scored.evaluate(dataset, verbose=0, return_dict=True, callbacks=[watch])
+    rates = error_rates(results, len(image_map))
+    if not math.isfinite(rates["loss"]):
+        raise UserError(
+            f"the loss is {rates['loss']}: the model gives logits that are not finite, so its errors mean nothing. "
+            "Its training diverged, or its file is damaged; evaluate another model."
+        )
+    return {"examples": len(image_map)} | rates
+
+
+@contextlib.contextmanager
+def explained_errors(find: Callable[[], UserError | None]) -> Iterator[None]:
+    """Turns TensorFlow's errors into the user's mistake behind them: `find` looks for an image that cannot be read."""
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        raise UserError(f"out of memory. Use a lower --batch_size. ({str(error).splitlines()[0]})") from None
     except tf.errors.OpError:
-        unreadable = find_unreadable(image_map, range(watch.batch * batch_size, len(image_map)))
+        unreadable = find()
         if unreadable is None:
             raise
         raise unreadable from None
-    return {"examples": len(image_map)} | error_rates(results, len(image_map))
 
 
-def _sizes(model: keras.Model) -> tuple[int, int]:
+def rows_ahead(batch: int, batch_size: int, num_images: int) -> range:
+    """The rows that evaluation may be reading while it computes `batch`: the input is a few batches ahead."""
+    return range(batch * batch_size, min((batch + READ_AHEAD) * batch_size, num_images))
+
+
+def model_sizes(model: keras.Model) -> tuple[int, int]:
     """Image size and number of classes; raises `UserError` for a model that does not classify square RGB images."""
-    match model.input_shape, model.output_shape:
+    input_shape, output_shape = getattr(model, "input_shape", None), getattr(model, "output_shape", None)
+    match input_shape, output_shape:
         case (_, int(height), int(width), 3), (_, int(num_classes)) if height == width:
             return height, num_classes
     raise UserError(
-        f"the model takes inputs of shape {model.input_shape} and gives {model.output_shape}; expected square RGB "
+        f"the model takes inputs of shape {input_shape} and gives {output_shape}; expected square RGB "
         "images (batch, size, size, 3) and logits (batch, classes). Give a model of keras_alexnet."
     )
 

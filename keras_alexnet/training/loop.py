@@ -6,23 +6,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import keras
-import tensorflow as tf
 
 from keras_alexnet.atomic import atomic_path, write_text
 from keras_alexnet.data.maps import CLASS_MAPPINGS, TRAIN_MAP, VAL_MAP, ImageMap, read_class_mappings, read_map
-from keras_alexnet.data.pipeline import (
-    batch_rows,
-    find_unreadable,
-    steps_per_pass,
-    training_dataset,
-)
+from keras_alexnet.data.pipeline import batch_rows, find_unreadable, steps_per_pass, training_dataset
 from keras_alexnet.errors import UserError
+from keras_alexnet.lock import exclusive
 from keras_alexnet.model import build_alexnet, set_precision
 from keras_alexnet.training.callbacks import EpochRecord, StepWatch, write_history
-from keras_alexnet.training.checkpoint import check_identity, load_newest_checkpoint, remove_checkpoints, restore
+from keras_alexnet.training.checkpoint import Checkpoint, check_identity, load_newest_checkpoint, restore
 from keras_alexnet.training.config import TrainConfig
-from keras_alexnet.training.distribution import check_batch_size, choose_devices
-from keras_alexnet.training.evaluation import compile_model, padded_evaluation_dataset
+from keras_alexnet.training.distribution import Devices, check_batch_size, choose_devices
+from keras_alexnet.training.evaluation import (
+    READ_AHEAD,
+    compile_model,
+    explained_errors,
+    padded_evaluation_dataset,
+    rows_ahead,
+)
 from keras_alexnet.training.optimizer import SGDWithL2
 from keras_alexnet.training.schedule import step_schedule
 
@@ -66,54 +67,11 @@ def train(config: TrainConfig, *, restart: bool = False) -> list[dict]:
         UserError: anything in the data, the settings or the folder that the user can mend, or a loss not finite.
     """
     data = read_training_data(config.data_dir)
-    steps_per_epoch = config.steps_per_epoch or steps_per_pass(len(data.train), config.batch_size)
-    identity = config.identity() | {
-        "backend": keras.backend.backend(),
-        "training images": f"{len(data.train):,} (SHA-256 of the map {data.train.fingerprint[:16]}…)",
-        "classes": len(data.classes),
-    }
-    output_dir, checkpoint_dir = Path(config.output_dir), Path(config.output_dir) / "checkpoint"
-    checkpoint = None if restart else load_newest_checkpoint(checkpoint_dir)
-    if checkpoint:
-        check_identity(checkpoint, identity)
-    first_epoch = checkpoint.progress.epochs if checkpoint else 0
-    history = checkpoint.progress.history if checkpoint else []
-    has_model = (output_dir / MODEL_FILE).exists()
-    if has_model and not checkpoint and not restart:
-        raise UserError(
-            f"{output_dir} holds a {MODEL_FILE} but no checkpoint to go on from. Choose another --output_dir, or give "
-            "--restart to replace the model."
-        )
-    if has_model and first_epoch >= config.epochs:
-        print(f"This run is finished: {first_epoch} epochs. Give more --epochs to go on, or --restart to begin anew.")
-        return history
-
+    pass_steps = steps_per_pass(len(data.train), config.batch_size)
     devices = choose_devices(config.strategy)
     check_batch_size(config.batch_size, devices.num_replicas)
-    write_text(output_dir / "flags.txt", config.flagfile())
-    if restart:
-        remove_checkpoints(checkpoint_dir)
-    keras.utils.set_random_seed(config.seed)
-    with devices.scope:
-        model = build_alexnet(len(data.classes), preset=config.preset, dropout=config.dropout)
-        set_precision(model, config.precision)
-        compile_model(model, _optimizer(config, steps_per_epoch))
-        if checkpoint:
-            restore(model, checkpoint)
-    print(
-        f"{len(data.train):,} training and {len(data.validation):,} validation images of {len(data.classes):,} "
-        f"classes, {model.count_params():,} parameters, {config.precision}, {devices.description}\n"
-        f"{config.epochs} epochs of {steps_per_epoch:,} steps of {config.batch_size} images"
-        + (f"; going on after epoch {first_epoch}" if first_epoch else ""),
-        flush=True,
-    )
-    if checkpoint:
-        write_history(output_dir / "history.csv", history)
-    if first_epoch < config.epochs:
-        history = _fit(model, config, data, steps_per_epoch, first_epoch, identity, history)
-    save_model(model, output_dir / MODEL_FILE)
-    print(f"Finished. The model is {output_dir / MODEL_FILE}", flush=True)
-    return history
+    with exclusive(config.output_dir):
+        return _train_in_folder(config, data, config.steps_per_epoch or pass_steps, devices, restart)
 
 
 def save_model(model: keras.Model, path: str | os.PathLike) -> None:
@@ -122,6 +80,82 @@ def save_model(model: keras.Model, path: str | os.PathLike) -> None:
     # A model of the same layers that was never compiled: Keras saves the optimizer of one that was.
     with atomic_path(path) as partial:
         keras.Model(model.input, model.output, name=model.name).save(partial)
+
+
+def _train_in_folder(
+    config: TrainConfig, data: TrainingData, steps_per_epoch: int, devices: Devices, restart: bool
+) -> list[dict]:
+    folder = Path(config.output_dir)
+    model_path = folder / MODEL_FILE
+    identity = config.identity() | {
+        "backend": keras.backend.backend(),
+        "training images": _identity_of(data.train),
+        "validation images": _identity_of(data.validation),
+        "classes": len(data.classes),
+    }
+    if restart:
+        _throw_away(folder)
+    checkpoint = load_newest_checkpoint(folder / "checkpoint")
+    if checkpoint:
+        check_identity(checkpoint, identity)
+    elif model_path.exists():
+        raise UserError(
+            f"{folder} holds a {MODEL_FILE} but no checkpoint to go on from. Choose another --output_dir, or give "
+            "--restart to replace the model."
+        )
+    first_epoch = checkpoint.progress.epochs if checkpoint else 0
+    history = checkpoint.progress.history if checkpoint else []
+    if first_epoch >= config.epochs and _is_model_of(model_path, checkpoint):
+        print(f"This run is finished: {first_epoch} epochs. Give more --epochs to go on, or --restart to begin anew.")
+        return history
+
+    write_text(folder / "flags.txt", config.flagfile())
+    keras.utils.set_random_seed(config.seed)
+    with devices.scope:
+        model = build_alexnet(len(data.classes), preset=config.preset, dropout=config.dropout)
+        set_precision(model, config.precision)
+        compile_model(model, _optimizer(config, steps_per_epoch))
+        if checkpoint:
+            restore(model, checkpoint)
+            write_history(folder / "history.csv", history)
+    print(
+        f"{len(data.train):,} training and {len(data.validation):,} validation images of {len(data.classes):,} "
+        f"classes, {model.count_params():,} parameters, {config.precision}, {devices.description}\n"
+        f"{config.epochs} epochs of {steps_per_epoch:,} steps of {config.batch_size} images"
+        + (f"; going on after epoch {first_epoch}" if first_epoch else ""),
+        flush=True,
+    )
+    if first_epoch < config.epochs:
+        history = _fit(model, config, data, steps_per_epoch, first_epoch, identity, history)
+    save_model(model, model_path)
+    print(f"Finished. The model is {model_path}", flush=True)
+    return history
+
+
+def _identity_of(image_map: ImageMap) -> str:
+    return f"{len(image_map):,} (SHA-256 of the map {image_map.fingerprint[:16]}…)"
+
+
+def _is_model_of(model_path: Path, checkpoint: Checkpoint) -> bool:
+    """Whether the model was saved after the checkpoint; one of an earlier stage of the run is not its result."""
+    return model_path.exists() and model_path.stat().st_mtime_ns >= checkpoint.path.stat().st_mtime_ns
+
+
+def _throw_away(folder: Path) -> None:
+    """Removes what a run leaves behind, and nothing else."""
+    for pattern in (
+        MODEL_FILE,
+        "history.csv",
+        "flags.txt",
+        "checkpoint/step-*.npz",
+        ".partial-*",
+        "checkpoint/.partial-*",
+    ):
+        for path in folder.glob(pattern):
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise UserError(f"cannot remove {path}: {error.strerror}. Choose another --output_dir.") from None
 
 
 def _optimizer(config: TrainConfig, steps_per_epoch: int) -> SGDWithL2:
@@ -142,7 +176,18 @@ def _fit(
     batch_size = config.batch_size
     watch = StepWatch(config.epochs, steps_per_epoch, batch_size, first_epoch)
     record = EpochRecord(config, steps_per_epoch, len(data.validation), identity, history, watch)
-    try:
+
+    def find() -> UserError | None:
+        if watch.validating:
+            return find_unreadable(data.validation, rows_ahead(watch.batch, batch_size, len(data.validation)))
+        # Behind the last batches of an epoch, validation may have begun to read.
+        steps = range(watch.step, watch.step + READ_AHEAD)
+        rows = (batch_rows(len(data.train), batch_size, config.seed, step) for step in steps)
+        return find_unreadable(data.train, itertools.chain.from_iterable(rows)) or find_unreadable(
+            data.validation, rows_ahead(0, batch_size, len(data.validation))
+        )
+
+    with explained_errors(find):
         model.fit(
             training_dataset(data.train, batch_size, seed=config.seed, first_step=first_step),
             validation_data=padded_evaluation_dataset(data.validation, batch_size),
@@ -153,15 +198,4 @@ def _fit(
             verbose=0,
             callbacks=[watch, record],
         )
-    except tf.errors.OpError:
-        if watch.validating:
-            unreadable = find_unreadable(data.validation, range(watch.batch * batch_size, len(data.validation)))
-        else:
-            # The input is read a few batches ahead of the step.
-            steps = range(watch.step, watch.step + 4)
-            rows = (batch_rows(len(data.train), batch_size, config.seed, step) for step in steps)
-            unreadable = find_unreadable(data.train, itertools.chain.from_iterable(rows))
-        if unreadable is None:
-            raise
-        raise unreadable from None
     return record.history
