@@ -61,10 +61,12 @@ class StepWatch(keras.callbacks.Callback):
             seconds = time.monotonic() - self._begin
             num_images = batch * self._batch_size
             left = seconds / batch * (self._steps_per_epoch - batch)
+            rates = error_rates(results, num_images)
+            # Short, as terminals are 80 columns wide.
             self._line.show(
-                f"epoch {self._epoch + 1}/{self._epochs}  step {batch:,}/{self._steps_per_epoch:,}  "
-                f"{_rates_text(error_rates(results, num_images))}  {num_images / seconds:,.0f} img/s  "
-                f"{_duration(left)} left in this epoch"
+                f"epoch {self._epoch + 1}/{self._epochs}  {batch:,}/{self._steps_per_epoch:,}  loss {rates['loss']:.3f}  "
+                f"top-1/5 error {100 * rates['top1_error']:.1f}/{100 * rates['top5_error']:.1f} %  "
+                f"{num_images / seconds:,.0f} img/s  {_duration(left)} left"
             )
 
     def on_test_begin(self, logs=None) -> None:
