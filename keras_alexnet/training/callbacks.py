@@ -62,10 +62,11 @@ class StepWatch(keras.callbacks.Callback):
             num_images = batch * self._batch_size
             left = seconds / batch * (self._steps_per_epoch - batch)
             rates = error_rates(results, num_images)
+            errors = "/".join(f"{100 * rates[name]:.1f}" for name in ("top1_error", "top5_error"))
             # Short, as terminals are 80 columns wide.
             self._line.show(
-                f"epoch {self._epoch + 1}/{self._epochs}  {batch:,}/{self._steps_per_epoch:,}  loss {rates['loss']:.3f}  "
-                f"top-1/5 error {100 * rates['top1_error']:.1f}/{100 * rates['top5_error']:.1f} %  "
+                f"epoch {self._epoch + 1}/{self._epochs}  {batch:,}/{self._steps_per_epoch:,}  "
+                f"loss {rates['loss']:.3f}  top-1/5 error {errors} %  "
                 f"{num_images / seconds:,.0f} img/s  {_duration(left)} left"
             )
 
