@@ -30,7 +30,7 @@ def exclusive(folder: str | os.PathLike) -> Iterator[None]:
     except BlockingIOError:
         os.close(descriptor)
         raise UserError(
-            f"another process is writing to {folder}. Wait for it to end, or choose another --output_dir."
+            f"another process is writing to {folder}. Wait for it to end, or choose another folder."
         ) from None
     except OSError:
         pass  # A file system without locks.

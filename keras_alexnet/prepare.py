@@ -8,6 +8,22 @@
 The training folder holds one folder of images per class; a label is the position of a class in the sorted names of
 these folders. The validation folder holds images; the class of each stands in an XML annotation, as in ILSVRC2012.
 
+Images of your own need no annotations. If the validation folder holds a folder per class as well:
+
+  python -m keras_alexnet.prepare --train_dir=/data/train --val_dir=/data/val --val_annotations_dir="" --output_dir=data
+
+If there is one folder of images per class and nothing else, a tenth of each class becomes the validation images:
+
+  python -m keras_alexnet.prepare --train_dir=/data/flowers --val_fraction=0.1 --output_dir=data
+
+With --relative_paths and an --output_dir beside or above the images, all of it can be moved or mounted elsewhere.
+
+--check_images decodes every image and names those that cannot be used. Copies whose shorter side has 256 pixels are
+read several times as fast; writing them goes on where it was interrupted, and checks the images as well:
+
+  python -m keras_alexnet.prepare --imagenet_dir=/data/ILSVRC --output_dir=data \\
+      --resize_shorter_side=256 --resized_dir=/data/ILSVRC_256 --skip_bad_images
+
 Writes to --output_dir, once everything has been found in order:
 
   train_map.txt      <absolute path> TAB <label>, an image a line, by class
@@ -15,18 +31,22 @@ Writes to --output_dir, once everything has been found in order:
   classmappings.txt  <class id> TAB <label>, in label order
   classnames.txt     <class id> TAB <label> TAB <names>, if LOC_synset_mapping.txt lies in --imagenet_dir or in one of
                      the three folders above the training folder; else an older one is removed
+  bad_images.tsv     <absolute path> TAB <unusable or odd> TAB <problems>, if the images are checked
 """
 
+import contextlib
 import os
 import shlex
 import time
+from dataclasses import replace
 
 from absl import flags
 
-from keras_alexnet import cli
+from keras_alexnet import cli, workers
 from keras_alexnet.data import ilsvrc, maps
 from keras_alexnet.errors import UserError
-from keras_alexnet.progress import ScanProgress
+from keras_alexnet.lock import exclusive
+from keras_alexnet.progress import ScanProgress, WorkProgress
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -52,10 +72,65 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_string(
         "val_annotations_dir",
         None,
-        "An XML file per validation image. Without it: Annotations/CLS-LOC/val of --imagenet_dir.",
+        "An XML file per validation image. Without it: Annotations/CLS-LOC/val of --imagenet_dir. Given, but empty "
+        '(--val_annotations_dir=""): the validation folder has a folder of images per class.',
+        flag_values=flag_values,
+    )
+    flags.DEFINE_float(
+        "val_fraction",
+        None,
+        "Instead of a validation folder: take this part of the images of each class of --train_dir; above 0, below 1. "
+        "One image or more of each class goes to either side, if it has two.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "split_seed",
+        0,
+        "Another number has --val_fraction take other images; the same takes the same on every machine.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_bool(
+        "relative_paths",
+        False,
+        "Write paths relative to --output_dir, so that it can be moved together with the images.",
         flag_values=flag_values,
     )
     flags.DEFINE_string("output_dir", "data", "The folder to write to; it is made if need be.", flag_values=flag_values)
+    flags.DEFINE_bool(
+        "check_images",
+        False,
+        "Decode every image. bad_images.tsv lists the odd ones and those that cannot be used; if there are any of "
+        "these, no maps are written.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_bool(
+        "skip_bad_images",
+        False,
+        "Check the images, and leave those that cannot be used out of the maps.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "resize_shorter_side",
+        None,
+        "Check the images, write a JPEG copy of each whose shorter side has this many pixels to --resized_dir, and "
+        "have the maps name the copies. 256 suits AlexNet.",
+        lower_bound=32,
+        upper_bound=4096,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string(
+        "resized_dir",
+        None,
+        "The folder for the copies, apart from the images. Copies that an earlier run has finished stay as they are.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "num_workers",
+        None,
+        "How many processes check and resize images. Without it: one a CPU.",
+        lower_bound=1,
+        flag_values=flag_values,
+    )
 
 
 def main(values: flags.FlagValues, arguments: list[str]) -> None:
@@ -63,11 +138,28 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
     cli.reject_positional(arguments)
     started = time.perf_counter()
     train_dir, val_dir, annotations_dir = _folders(values)
+    resized_dir = _resized_dir(values, [train_dir, val_dir])
+    reads_images = bool(values.check_images or values.skip_bad_images or resized_dir)
     with ScanProgress() as progress:
-        found = ilsvrc.scan(train_dir, val_dir, annotations_dir, _synset_mapping(values, train_dir), progress)
-    train_map, val_map, *class_lists = maps.write_data_dir(
-        values.output_dir, found.train, found.val, found.classes, found.class_names
-    )
+        found = ilsvrc.scan(
+            train_dir,
+            val_dir,
+            annotations_dir,
+            _synset_mapping(values, train_dir),
+            progress,
+            val_fraction=values.val_fraction,
+            split_seed=values.split_seed,
+            pass_links=reads_images,
+        )
+    with contextlib.ExitStack() as held:
+        # Both may be the same folder, and one that is held cannot be held once more.
+        for folder in sorted({os.path.realpath(folder) for folder in (values.output_dir, resized_dir) if folder}):
+            held.enter_context(exclusive(folder))
+        if reads_images:
+            found = _read_images(values, found, resized_dir)
+        train_map, val_map, *class_lists = maps.write_data_dir(
+            values.output_dir, found.train, found.val, found.classes, found.class_names, values.relative_paths
+        )
     print(f"{len(found.train):,} training images of {len(found.classes):,} classes: {train_map}")
     print(f"{len(found.val):,} validation images: {val_map}")
     print(f"{len(found.classes):,} classes: {', '.join(class_lists)}")
@@ -83,16 +175,96 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
     )
 
 
-def _folders(values: flags.FlagValues) -> list[str]:
+def _folders(values: flags.FlagValues) -> list[str | None]:
+    """The folders of training images, validation images (None with --val_fraction) and annotations (may be empty)."""
+    if values.val_fraction is not None:
+        return [_folder_to_split(values), None, None]
     parts = {
         "train_dir": "Data/CLS-LOC/train",
         "val_dir": "Data/CLS-LOC/val",
         "val_annotations_dir": "Annotations/CLS-LOC/val",
     }
-    missing = [f"--{name}" for name in parts if not values[name].value]
+    given = {name: values[name].value for name in parts}
+    # Empty annotations mean something, empty image folders do not.
+    missing = [name for name in parts if given[name] is None or (given[name] == "" and name != "val_annotations_dir")]
     if missing and not values.imagenet_dir:
-        raise UserError(f"where are the images? Give --imagenet_dir=FOLDER (ILSVRC2012), or {', '.join(missing)}.")
-    return [values[name].value or os.path.join(values.imagenet_dir, part) for name, part in parts.items()]
+        raise UserError(
+            "where are the images? Give --imagenet_dir=FOLDER (ILSVRC2012), or "
+            f"{', '.join(f'--{name}' for name in missing)}. See --help for images without annotations."
+        )
+    return [os.path.join(values.imagenet_dir, part) if name in missing else given[name] for name, part in parts.items()]
+
+
+def _folder_to_split(values: flags.FlagValues) -> str:
+    if not 0 < values.val_fraction < 1:
+        raise UserError(f"val_fraction is {values.val_fraction}; expected a number above 0 and below 1, such as 0.1.")
+    others = [name for name in ("imagenet_dir", "val_dir", "val_annotations_dir") if values[name].value is not None]
+    if others:
+        raise UserError(
+            "--val_fraction takes the validation images from those of --train_dir, so it does not go with "
+            f"{' and '.join(f'--{name}' for name in others)}: leave out the one or the other."
+        )
+    if not values.train_dir:
+        raise UserError("where are the images? Give --train_dir=FOLDER, which --val_fraction is to split.")
+    return values.train_dir
+
+
+def _resized_dir(values: flags.FlagValues, image_folders: list[str | None]) -> str | None:
+    if bool(values.resized_dir) != bool(values.resize_shorter_side):
+        raise UserError("--resize_shorter_side and --resized_dir go together: give both, or neither.")
+    if not values.resized_dir:
+        return None
+    from keras_alexnet.data import images
+
+    resized_dir = os.path.abspath(values.resized_dir)
+    if any(mark in resized_dir for mark in "\t\n\r"):
+        raise UserError(f"--resized_dir {resized_dir!r} has a TAB or a line break, which a map cannot hold: rename it.")
+    targets = [resized_dir, os.path.join(resized_dir, "train"), os.path.join(resized_dir, "val")]
+    images.reject_overlap(filter(None, image_folders), targets)
+    return resized_dir
+
+
+def _read_images(values: flags.FlagValues, found: ilsvrc.ImageFolders, resized_dir: str | None) -> ilsvrc.ImageFolders:
+    """Checks the images, and writes their copies if there is a folder for them; returns what the maps are to name."""
+    # Here and above, so that --help and a mere scan do without NumPy and Pillow.
+    from keras_alexnet.data import images
+
+    paths = [*found.train.paths, *found.val.paths]
+    num_workers = values.num_workers or workers.cpu_count()
+    with WorkProgress() as progress:
+        if resized_dir:
+            copies = [
+                *_resized(found.train, resized_dir, "train").paths,
+                *_resized(found.val, resized_dir, "val").paths,
+            ]
+            images.reject_overlap(*({os.path.dirname(path) for path in names} for names in (paths, copies)))
+            images.claim_resized_dir(resized_dir, values.resize_shorter_side)
+            findings = images.resize(
+                paths,
+                copies,
+                values.resize_shorter_side,
+                num_workers,
+                lambda done, total: progress(done, total, "images resized"),
+            )
+        else:
+            findings = images.check(paths, num_workers, lambda done, total: progress(done, total, "images checked"))
+    table = os.path.join(values.output_dir, images.BAD_IMAGES)
+    images.write_findings(table, findings)
+    print(f"{images.summary(findings, len(paths))}\nDetails: {table}")
+    if not values.skip_bad_images:
+        images.raise_if_unusable(findings, len(paths), table)
+    found = images.without_unusable(found, findings)
+    if resized_dir:
+        print(f"Copies: {resized_dir}")
+        train, val = _resized(found.train, resized_dir, "train"), _resized(found.val, resized_dir, "val")
+        found = replace(found, train=train, val=val)
+    return found
+
+
+def _resized(image_map: maps.ImageMap, resized_dir: str, part: str) -> maps.ImageMap:
+    from keras_alexnet.data import images
+
+    return images.resized_paths(image_map, os.path.join(resized_dir, part))
 
 
 def _synset_mapping(values: flags.FlagValues, train_dir: str) -> str | None:

@@ -1,10 +1,12 @@
 """Tells on stderr how far long work is."""
 
+import collections
 import shutil
 import sys
 import time
 
 _LIVE_INTERVAL, _PLAIN_INTERVAL = 0.2, 10.0
+_ESTIMATE_FROM = 60.0
 
 
 class StatusLine:
@@ -62,3 +64,30 @@ class ScanProgress(StatusLine):
 
     def __exit__(self, *exception) -> None:
         self.clear()
+
+
+class WorkProgress(ScanProgress):
+    """As `ScanProgress`, for long work: tells how long it may still take, from the pace of the last minute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: collections.deque[tuple[float, int]] = collections.deque([(time.monotonic(), 0)])
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        if not self.due():
+            return
+        now = time.monotonic()
+        # The whole run's pace would mislead: what an earlier run left is passed over at once.
+        while len(self._seen) > 1 and self._seen[1][0] < now - _ESTIMATE_FROM:
+            self._seen.popleft()
+        then, done_then = self._seen[0]
+        self._seen.append((now, done))
+        left = f", {duration((total - done) * (now - then) / (done - done_then))} left" if done > done_then else ""
+        self.show(f"{done:,} of {total:,} {what}{left}")
+
+
+def duration(seconds: float) -> str:
+    """A time as h:mm:ss, or m:ss below one hour."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Sets up .venv and runs the tests; --all adds the slow ones and installs JAX and PyTorch for them.
+# Sets up .venv and runs the tests; --all adds the slow ones and installs JAX, PyTorch and simplejpeg for them.
 # Other arguments go to pytest: scripts/test.sh -k pipeline
 set -euo pipefail
 arguments=("$@")
 set --
 if [[ ${arguments[0]:-} == --all ]]; then
   arguments=("${arguments[@]:1}")
-  source "$(dirname "$0")/environment.sh" test jax torch
+  source "$(dirname "$0")/environment.sh" test bench jax torch
 else
   arguments=(-m "not slow" ${arguments[@]+"${arguments[@]}"})
   source "$(dirname "$0")/environment.sh" test

@@ -49,9 +49,9 @@ def test_training_images_are_sorted_by_class_and_name(tree):
 
 def test_classes_are_sorted_by_code_points(tmp_path):
     # By path alone a-b would come before a, and by most locales é before z.
-    make_files(tmp_path, *(f"{name}/0001.jpg" for name in ("é", "z", "a-b", "a", "Z", "10", "9")))
+    make_files(tmp_path, *(f"{name}/0001.jpg" for name in ("é", "z", "a-b", "a", "Y", "10", "9")))
     classes, rows = training_names(tmp_path)
-    assert classes == ["10", "9", "Z", "a", "a-b", "z", "é"]
+    assert classes == ["10", "9", "Y", "a", "a-b", "z", "é"]
     assert rows == [(f"{name}/0001.jpg", label) for label, name in enumerate(classes)]
 
 
@@ -89,6 +89,109 @@ def test_same_names_in_every_class_are_fine(tmp_path):
 def test_class_ids_that_begin_alike_and_numbers_are_fine(tmp_path):
     make_files(tmp_path, "cat/cat_1.jpg", "cat/cat_black_1.jpg", "cat_black/cat_black_1.jpg", "3/7_1.png", "7/7_2.png")
     assert len(training_names(tmp_path)[1]) == 5
+
+
+def test_class_folders_that_differ_only_in_case_are_told(tree):
+    make_files(tree.train, "Cat/1.jpg", "cAT/1.jpg", "cat/1.jpg", "cats/1.jpg", "CATS/1.jpg")
+    problems = problems_of(tree)
+    assert [problem.partition(" differ only in case")[0] for problem in problems] == [
+        f"class folders {tree.train}/Cat and {tree.train}/cAT",
+        f"class folders {tree.train}/cAT and {tree.train}/cat",
+        f"class folders {tree.train}/CATS and {tree.train}/cats",
+    ]
+
+
+def rows_of(images):
+    return list(zip(images.paths, images.labels, strict=True))
+
+
+@pytest.mark.parametrize("annotations_dir", ["", None])
+def test_validation_labels_come_from_class_folders(tree, tmp_path, annotations_dir):
+    make_files(tmp_path / "val", f"{SHARK}/b.JPEG", f"{SHARK}/a.png", f"{TENCH}/z.jpg", ".git/x.jpg", "loose.jpg")
+    found = ilsvrc.scan(tree.train, tmp_path / "val", annotations_dir)
+    names = [(f"{TENCH}/z.jpg", 0), (f"{SHARK}/a.png", 2), (f"{SHARK}/b.JPEG", 2)]
+    assert rows_of(found.val) == [(f"{tmp_path}/val/{name}", label) for name, label in names]
+    assert found.classes == CLASSES
+    assert len(found.train) == 6
+
+
+def test_problems_of_validation_class_folders_are_told(tree, tmp_path):
+    make_files(tmp_path / "val", f"{TENCH}/{SHARK}_1.JPEG", "tench/1.jpg", "unknown/notes.txt", f"{SHARK}/notes.txt")
+    problems = problems_of(tree, val_dir=tmp_path / "val", annotations_dir="")
+    assert [problem.partition(":")[0] for problem in problems] == [
+        f"validation folder {tmp_path}/val/tench is none of the 3 training classes",
+        f"validation folder {tmp_path}/val/unknown is none of the 3 training classes",
+        f"{tmp_path}/val/{TENCH}/{SHARK}_1.JPEG is named as an image of class {SHARK} but lies in the folder of "
+        f"{TENCH}",
+        f"class folder {tmp_path}/val/{SHARK} has no images",
+    ]
+
+
+def test_validation_folder_without_class_folders_is_told(tree):
+    (problem,) = problems_of(tree, annotations_dir="")
+    assert problem.startswith(f"validation folder {tree.val} has no class folders: expected one folder of images per")
+    assert "--val_dir" in problem
+    (problem,) = problems_of(tree, val_dir=tree.root / "none", annotations_dir="")
+    assert problem.startswith(f"validation folder {tree.root}/none: No such file or directory")
+
+
+def split_names(train_dir, fraction, seed=0):
+    """The names of the training and of the validation images."""
+    found = ilsvrc.scan(train_dir, None, None, val_fraction=fraction, split_seed=seed)
+    for images in (found.train, found.val):
+        assert rows_of(images) == sorted(rows_of(images), key=lambda row: (row[1], row[0]))
+        assert [found.classes[label] for label in images.labels] == [path.split("/")[-2] for path in images.paths]
+    return tuple([os.path.relpath(path, train_dir) for path in images.paths] for images in (found.train, found.val))
+
+
+def test_split_takes_the_same_images_everywhere(tmp_path):
+    make_files(tmp_path, *(f"{name}/{number}.jpg" for name in ("cat", "dög") for number in range(10)))
+    train, val = split_names(tmp_path, 0.2)
+    # Fixed for good: a data set that is prepared again must not mix its validation images into training.
+    assert val == ["cat/1.jpg", "cat/5.jpg", "dög/2.jpg", "dög/3.jpg"]
+    assert sorted(train + val) == sorted(f"{name}/{number}.jpg" for name in ("cat", "dög") for number in range(10))
+    assert split_names(tmp_path, 0.2, seed=1)[1] != val
+    make_files(tmp_path, *(f"ant/{number}.jpg" for number in range(10)))
+    with_ants = split_names(tmp_path, 0.2)[1]
+    assert [name for name in with_ants if not name.startswith("ant/")] == val
+    # Not the same numbers in every class.
+    assert len({name.split("/")[1] for name in with_ants}) > 2
+    (tmp_path / "moved").mkdir()
+    for name in ("ant", "cat", "dög"):
+        os.rename(tmp_path / name, tmp_path / "moved" / name)
+    assert split_names(tmp_path / "moved", 0.2)[1] == with_ants
+
+
+@pytest.mark.parametrize(
+    ("count", "fraction", "expected"),
+    [
+        (1, 0.5, 0),
+        (1, 0.99, 0),
+        (2, 0.01, 1),
+        (2, 0.99, 1),
+        (3, 0.5, 2),
+        (14, 0.1, 1),
+        (15, 0.1, 2),
+        (50, 0.29, 15),  # 14.5, but 50 * 0.29 < 14.5
+        (100, 0.999, 99),
+        (100, 1e-05, 1),
+    ],
+)
+def test_size_of_a_split(tmp_path, count, fraction, expected):
+    make_files(tmp_path, "others/1.jpg", "others/2.jpg", *(f"cat/{number}.jpg" for number in range(count)))
+    train, val = split_names(tmp_path, fraction)
+    assert sum(name.startswith("cat/") for name in val) == expected
+    assert sum(name.startswith("cat/") for name in train) == count - expected
+
+
+def test_split_of_single_images_is_told(tmp_path):
+    make_files(tmp_path, "cat/1.jpg", "dog/1.jpg")
+    with pytest.raises(
+        UserError, match=rf"\(1 problem\):\n  no class of {tmp_path} has more than one image, .*--val_dir"
+    ):
+        split_names(tmp_path, 0.5)
+    with pytest.raises(UserError, match=r"\(1 problem\):\n  training folder .* No such file"):
+        split_names(tmp_path / "none", 0.5)
 
 
 def test_validation_labels_come_from_the_annotations(tree):

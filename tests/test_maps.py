@@ -1,5 +1,11 @@
 import hashlib
 import os
+import pickle
+import random
+import subprocess
+import sys
+from array import array
+from pathlib import Path
 
 import pytest
 
@@ -10,9 +16,9 @@ FILES = ("train_map.txt", "val_map.txt", "classmappings.txt")
 
 
 def test_map_round_trip(tmp_path):
-    rows = [("/data/a.JPEG", 0), ("/data/with space, é.JPEG", 999), ("relative/b.png", 3)]
+    rows = [("/data/a.JPEG", 0), ("/data/with space, é.JPEG", 999), ("/data/../b.png", 3)]
     maps.write_map(tmp_path / "map.txt", iter(rows))
-    text = "/data/a.JPEG\t0\n/data/with space, é.JPEG\t999\nrelative/b.png\t3\n".encode()
+    text = "/data/a.JPEG\t0\n/data/with space, é.JPEG\t999\n/data/../b.png\t3\n".encode()
     assert (tmp_path / "map.txt").read_bytes() == text
     images = maps.read_map(tmp_path / "map.txt", num_classes=1000)
     assert list(zip(images.paths, images.labels, strict=True)) == rows
@@ -62,6 +68,169 @@ def test_bad_map_lines_are_told(tmp_path, line, told):
     assert len(rest) == 1
 
 
+def test_every_way_of_reading_gives_the_same(tmp_path):
+    """Files as `prepare` writes them are read in one go, others line by line, such as those with a blank line."""
+    rng = random.Random(7)
+    names = ["/a", "/b c", "/é", "", "/@", "/a.zip@/b"]
+    marks = ["\t", "", " ", "\t\t", "\r", "\n", "\x00"]
+    labels = ["0", "24", "25", "007", "", "-1", ":", "A", "1.0", "٣", "²", "9" * 9, "0" * 9 + "1", "9" * 30]
+    ends = ["\n", "\r\n", "\r", "\t", ""]
+    outcomes = set()
+    for _ in range(600):
+        # Most lines are good, so that most files have one fault.
+        line = [rng.choices(parts, [30] + [1] * (len(parts) - 1), k=3) for parts in (names, marks, labels, ends)]
+        text = "".join(map("".join, zip(*line, strict=True))) + "\n" * rng.randrange(2)
+        results = []
+        for ending in ("", "\n"):
+            (tmp_path / "map.txt").write_text(text + ending, newline="")
+            try:
+                images = maps.read_map(tmp_path / "map.txt", num_classes=25)
+                results.append((list(images.paths), list(images.labels)))
+            except UserError as error:
+                results.append(str(error))
+        assert results[0] == results[1], text
+        outcomes.add(type(results[0]))
+    assert outcomes == {str, tuple}
+
+
+def test_long_map(tmp_path, monkeypatch):
+    """Longer than the pieces in which it is read, in one go."""
+    rows = [(f"/data/{number:0>200}.JPEG", number % 1000) for number in range(25_000)]
+    maps.write_map(tmp_path / "map.txt", rows)
+    assert (tmp_path / "map.txt").stat().st_size > 5_000_000
+    with monkeypatch.context() as patch:
+        patch.delattr(maps, "_checked_rows")
+        images = maps.read_map(tmp_path / "map.txt", num_classes=1000)
+        (tmp_path / "crlf.txt").write_bytes((tmp_path / "map.txt").read_bytes().replace(b"\n", b"\r\n"))
+        crlf = maps.read_map(tmp_path / "crlf.txt", num_classes=1000)
+    assert list(zip(images.paths, images.labels, strict=True)) == rows
+    assert (crlf.paths, crlf.labels) == (images.paths, images.labels)
+    with pytest.raises(UserError, match=r"line 1000: label 999 is outside the 999 classes .*\n  line 2000: "):
+        maps.read_map(tmp_path / "map.txt", num_classes=999)
+
+
+def test_long_map_takes_little_memory(tmp_path):
+    row = "/data/imagenet/ILSVRC/Data/CLS-LOC/train/n01440764/n01440764_10026.JPEG\t{}\n"
+    (tmp_path / "map.txt").write_text("".join(row.format(number % 1000) for number in range(300_000)))
+    program = """
+import resource, sys
+import numpy
+from keras_alexnet.data import maps
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
+images = maps.read_map(sys.argv[1])
+print(len(images), (peak() - before) // (1024 * 1024 if sys.platform == "darwin" else 1024))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "map.txt"], capture_output=True, text=True, check=True
+    )
+    length, megabytes = map(int, done.stdout.split())
+    assert length == 300_000
+    # The file has 22 MB, and a string per path would take 40.
+    assert megabytes < 55
+
+
+def test_paths_are_a_sequence(tmp_path):
+    rows = [(f"/{name}", label) for label, name in enumerate("abcde")]
+    maps.write_map(tmp_path / "map.txt", rows)
+    images = maps.read_map(tmp_path / "map.txt")
+    paths = [path for path, _ in rows]
+    assert isinstance(images.labels, array)
+    assert list(images.paths) == paths
+    assert images.paths[-1] == "/e"
+    assert images.paths[1:3] == ["/b", "/c"]
+    assert "/d" in images.paths
+    assert images == maps.read_map(tmp_path / "map.txt")
+    assert images.paths == paths
+    assert images.paths != [*paths[:4], "/f"]
+    assert images.paths != paths[:4]
+    assert pickle.loads(pickle.dumps(images)) == images
+    with pytest.raises(IndexError):
+        images.paths[5]
+
+
+@pytest.mark.parametrize("from_file", [True, False])
+def test_encoded_paths_are_what_the_file_system_takes(tmp_path, from_file):
+    paths = ["/a", "/é", os.fsdecode(b"/caf\xe9"), "/d"]
+    images = maps.ImageMap(paths, range(4))
+    if from_file:
+        maps.write_map(tmp_path / "map.txt", zip(paths, range(4), strict=True))
+        images = maps.read_map(tmp_path / "map.txt")
+    assert images.encoded_paths([2, 0, 1, 2]) == [b"/caf\xe9", b"/a", "/é".encode(), b"/caf\xe9"]
+    assert images.encoded_paths(iter(range(2, 4))) == [b"/caf\xe9", b"/d"]
+
+
+def test_relative_paths_begin_at_the_maps_folder(tmp_path, monkeypatch):
+    lines = ["a.png", "train/b.png", "../val/c.png", ".../train/d.png", "/e.png", os.fsdecode(b"caf\xe9.png")]
+    (tmp_path / "é data").mkdir()
+    maps.write_map(tmp_path / "é data/map.txt", [(line, 0) for line in lines])
+    monkeypatch.chdir(tmp_path)
+    images = maps.read_map(Path("é data/map.txt"))
+    # A later change of the working directory makes no difference.
+    monkeypatch.chdir("/")
+    folder = f"{tmp_path}/é data"
+    expected = [f"{folder}/a.png", f"{folder}/train/b.png", f"{tmp_path}/val/c.png", f"{folder}/train/d.png", "/e.png"]
+    expected.append(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.png"))
+    assert list(images.paths) == expected
+    assert images.encoded_paths(range(6)) == [os.fsencode(path) for path in expected]
+
+
+@pytest.mark.parametrize("path", ["/data/train.zip@/n1/a.jpg", "train.ZIP@\\a.jpg"])
+def test_images_in_zip_archives_are_told(tmp_path, path):
+    (tmp_path / "map.txt").write_text(f"/a@b.zip/c.zip@d.jpg\t0\n{path}\t0\n")
+    with pytest.raises(UserError, match=r"\(1 problem\):\n  line 2: .* is in a zip archive, .*: unzip it"):
+        maps.read_map(tmp_path / "map.txt")
+
+
+def test_sequence_ids_of_cntk_are_passed_over(tmp_path):
+    (tmp_path / "map.txt").write_text("17\t/a b\t0\n/c\t1\n\t/d\t2\n")
+    images = maps.read_map(tmp_path / "map.txt")
+    assert (list(images.paths), list(images.labels)) == (["/a b", "/c", "/d"], [0, 1, 2])
+    (tmp_path / "map.txt").write_text("17\t\t0\n")
+    with pytest.raises(UserError, match="line 1: no TAB between path and label"):
+        maps.read_map(tmp_path / "map.txt")
+
+
+def numbered_map(folder, count):
+    """A map of `count` images, none of which is there yet."""
+    maps.write_map(folder / "map.txt", [(f"{number}.png", 0) for number in range(count)])
+    return maps.read_map(folder / "map.txt")
+
+
+@pytest.mark.parametrize("count", [1, 99, 100, 101, 1234])
+def test_missing_images_are_told(tmp_path, count):
+    with pytest.raises(UserError) as raised:
+        maps.raise_if_missing(numbered_map(tmp_path, count))
+    first, *shown, last = str(raised.value).splitlines()
+    assert first == f"{count:,} of the {count:,} images of {tmp_path}/map.txt are missing:"
+    assert shown == ([f"  {tmp_path}/{n}.png" for n in range(3)] + ["  …"] if count > 3 else [f"  {tmp_path}/0.png"])
+    assert last.startswith("Is their disk mounted? If they have been moved, run python -m keras_alexnet.prepare again")
+
+
+def test_missing_images_are_counted(tmp_path):
+    images = numbered_map(tmp_path, 1000)
+    for number in (1, 501):
+        (tmp_path / f"{number}.png").touch()
+    with pytest.raises(UserError, match=r"^998 of the 1,000 images .*\n.*/0\.png\n.*/2\.png\n.*/3\.png\n  …\n"):
+        maps.raise_if_missing(images)
+
+
+@pytest.mark.parametrize("present", [0, 990])
+def test_some_images_where_expected_are_enough(tmp_path, present):
+    images = numbered_map(tmp_path, 1000)
+    (tmp_path / f"{present}.png").touch()
+    maps.raise_if_missing(images)
+    maps.raise_if_missing(maps.ImageMap(list(images.paths), images.labels))
+
+
+def test_images_that_cannot_be_reached_are_not_called_missing(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    maps.raise_if_missing(maps.ImageMap([str(tmp_path / "loop")], [0]))
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"1 of the 1 images"):
+        maps.raise_if_missing(maps.ImageMap([str(tmp_path / "file/a.png")], [0]))
+
+
 def test_label_too_large_for_any_model_is_told(tmp_path):
     (tmp_path / "map.txt").write_text(f"/a\t{2**31}\n")
     with pytest.raises(UserError, match="label 2147483648 is outside"):
@@ -104,6 +273,38 @@ def test_class_mappings_round_trip(tmp_path):
 def test_class_mappings_with_other_line_ends_are_read(tmp_path, text):
     (tmp_path / "classes.txt").write_bytes(text)
     assert maps.read_class_mappings(tmp_path / "classes.txt") == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["b\t1", "c\t2", "a\t0"],
+        ["0\ta", "1\tb", "2\tc"],
+        ["2\tc", "0\ta", "1\tb"],
+    ],
+    ids=["shuffled", "CNTK", "CNTK shuffled"],
+)
+def test_class_mappings_in_other_orders_are_read(tmp_path, lines):
+    (tmp_path / "classes.txt").write_text("\n".join(lines))
+    assert maps.read_class_mappings(tmp_path / "classes.txt") == ["a", "b", "c"]
+
+
+def test_numbers_as_class_ids(tmp_path):
+    path = tmp_path / "classes.txt"
+    path.write_text("1\t0\n2\t1\n0\t2\n")
+    assert maps.read_class_mappings(path) == ["1", "2", "0"]
+    path.write_text("0\t10\n1\t7\n2\t-1\n")
+    assert maps.read_class_mappings(path) == ["10", "7", "-1"]
+    # Not the labels 0, 1, 2 of the classes 0, 2, 2.
+    path.write_text("0\t0\n1\t2\n2\t2\n")
+    with pytest.raises(UserError, match=r"label from 0 to 2 once; .*\(1 problem\):\n  line 2: '1\\t2'"):
+        maps.read_class_mappings(path)
+
+
+def test_bad_lines_of_cntk_class_mappings_are_told(tmp_path):
+    (tmp_path / "classes.txt").write_text("1\tb\n0\ta\n3\td\n3\tc\n9\te\n")
+    with pytest.raises(UserError, match=r"label from 0 to 4 once; .*\(2 problems\):\n  line 3: .*\n  line 5: "):
+        maps.read_class_mappings(tmp_path / "classes.txt")
 
 
 @pytest.mark.parametrize("line", ["b", "b 1", "b\tone", "b\t2", "b\t-1", "b\t01", "\t1", ""])
@@ -165,3 +366,17 @@ def test_a_failing_write_changes_no_file(tmp_path, images, monkeypatch, failing)
     with pytest.raises(UserError, match=r"cannot write .*\.txt: No space left"):
         maps.write_data_dir(tmp_path, images, images, ["n1", "n2"], ["one", "two"])
     assert {name: (tmp_path / name).read_text() for name in os.listdir(tmp_path)} == dict.fromkeys(older, "older")
+
+
+def test_data_dir_with_relative_paths(tmp_path):
+    # The link is not resolved, though its target lies elsewhere.
+    (tmp_path / "elsewhere/deep").mkdir(parents=True)
+    (tmp_path / "train").symlink_to(tmp_path / "elsewhere/deep")
+    train = maps.ImageMap([f"{tmp_path}/train/cat/a.png", f"{tmp_path}/train/cat/b.png", "/c.png"], [0, 0, 1])
+    val = maps.ImageMap([f"{tmp_path}/data/d.png", f"{tmp_path}/data/dog/e.png"], [0, 1])
+    maps.write_data_dir(tmp_path / "data", train, val, ["cat", "dog"], relative_paths=True)
+    lines = (tmp_path / "data/train_map.txt").read_text().splitlines()
+    assert lines[:2] == ["../train/cat/a.png\t0", "../train/cat/b.png\t0"]
+    assert lines[2] == f"{os.path.relpath('/c.png', tmp_path / 'data')}\t1"
+    for images, name in ((train, maps.TRAIN_MAP), (val, maps.VAL_MAP)):
+        assert maps.read_map(tmp_path / "data" / name).paths == images.paths

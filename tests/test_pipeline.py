@@ -1,18 +1,24 @@
 import hashlib
+import io
 import os
 import random
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from drawn_images import draw, encode, write_numbered
+from drawn_images import draw, encode, exif_with_orientation, with_exif, write_numbered
+from PIL import Image
 
 from keras_alexnet.data.maps import ImageMap
 from keras_alexnet.data.pipeline import (
+    DataWait,
     batch_rows,
+    crop_numbers,
     evaluation_dataset,
     find_unreadable,
+    padded_evaluation_dataset,
     permutation,
     steps_per_pass,
     training_dataset,
@@ -114,7 +120,7 @@ def test_training_pixels_are_those_of_seed_and_position(eleven, eight_steps):
     images, labels = eight_steps
     for position, (image, row) in enumerate(zip(images.reshape(32, SIZE, SIZE, 3), labels.ravel(), strict=True)):
         data = tf.io.read_file(eleven.paths[row])
-        expected = training_image(data, tf.constant([6, position], tf.int64), SIZE)
+        expected = training_image(data, crop_numbers(6, position, 1)[0], SIZE)
         np.testing.assert_array_equal(image, expected.numpy())
 
 
@@ -292,7 +298,7 @@ def test_unreadable_image_is_named(tmp_path, how):
         assert message.startswith(
             f"cannot read the image {path} (line {row + 1} of {tmp_path}/map.txt): {REASONS[how]}"
         )
-        assert "take the line out of the map" in message
+        assert "prepare --skip_bad_images" in message
         for noise in ("{{", "[Op:", "BytesIO", "\n"):
             assert noise not in message
         if how == "a folder":
@@ -337,3 +343,153 @@ def test_any_run(forty, case):
     _, labels = train(image_map, batch_size, steps=9, **options)
     expected = [batch_rows(num_images, batch_size, seed, first_step + step)[worker::num_workers] for step in range(9)]
     np.testing.assert_array_equal(labels, expected)
+
+
+def test_batches_of_several_chunks_are_in_order(eleven):
+    """Batches of more than 64 images are put together from chunks, whatever the cores are done with first."""
+    many = ImageMap([eleven.paths[row % 11] for row in range(300)], range(300))
+    for batch_size in (130, 67, 299):
+        _, labels = train(many, batch_size, steps=2, seed=1)
+        np.testing.assert_array_equal(labels, [batch_rows(300, batch_size, 1, step) for step in range(2)])
+        batches = list(evaluation_dataset(many, batch_size, image_size=SIZE).as_numpy_iterator())
+        assert np.concatenate([labels for _, labels in batches]).tolist() == list(range(300))
+        whole = np.concatenate([images for images, _ in batches])
+        np.testing.assert_array_equal(whole[11:22], whole[:11])
+
+
+def test_padding_is_black_and_weighs_nothing(eleven):
+    batches = list(padded_evaluation_dataset(eleven, 8, image_size=SIZE).as_numpy_iterator())
+    assert [weights.tolist() for _, _, weights in batches] == [[1.0] * 8, [1.0] * 3 + [0.0] * 5]
+    images, labels, _ = batches[1]
+    assert (images[3:] == 0).all()
+    assert labels.tolist() == [8, 9, 10, 0, 0, 0, 0, 0]
+
+
+def test_waiting_for_data_is_told_from_waiting_for_the_training():
+    def waited(reading, thinking):
+        def read(number):
+            time.sleep(reading)
+            return number
+
+        wait = DataWait()
+        dataset = tf.data.Dataset.range(20).map(lambda number: tf.numpy_function(read, [number], tf.int64))
+        dataset = wait.measure(dataset.map(lambda number: (number, -number)).prefetch(2))
+        assert dataset.cardinality() == 20
+        begin = time.monotonic()
+        for number, element in enumerate(dataset.as_numpy_iterator()):
+            assert element == (number, -number)
+            time.sleep(thinking)
+        return wait.seconds, time.monotonic() - begin
+
+    seconds, total = waited(reading=0.05, thinking=0.0)
+    assert 20 * 0.05 <= seconds <= total
+    seconds, total = waited(reading=0.0, thinking=0.05)
+    assert 0 < seconds < total / 2
+
+
+def usable_kinds() -> dict[str, tuple[bytes, np.ndarray]]:
+    """Every kind of image that is odd but usable: the file, and its pixels, upright."""
+    rgb = draw(48, 40)
+    gray = np.repeat(rgb[..., :1], 3, axis=2)
+    palette = Image.fromarray(rgb).quantize(64)
+    of_palette = np.asarray(palette.convert("RGB"))
+    jpeg = encode(rgb, "JPEG", quality=95)
+    cmyk = encode(Image.fromarray(rgb).convert("CMYK"), "JPEG", quality=95)
+
+    def decoded(data):
+        return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+    return {
+        "PNG": (encode(rgb, "PNG"), rgb),
+        "GIF": (encode(palette, "GIF"), of_palette),
+        "BMP": (encode(rgb, "BMP"), rgb),
+        "WebP": (encode(rgb, "WEBP", lossless=True), rgb),
+        "CMYK": (cmyk, decoded(cmyk)),
+        "gray": (encode(rgb[..., 0], "JPEG"), decoded(encode(rgb[..., 0], "JPEG"))),
+        "16-bit": (encode(rgb[..., 0].astype(np.uint16) << 8, "PNG"), gray),
+        "tiny": (encode(rgb[:1, :1], "PNG"), rgb[:1, :1]),
+        "rotated": (
+            with_exif(jpeg, exif_with_orientation(6, "<"), keep_jfif=True),
+            decoded(jpeg).swapaxes(0, 1)[:, ::-1],
+        ),
+        "broken EXIF": (with_exif(jpeg, b"Exif\0\0II*\0garbage", keep_jfif=False), decoded(jpeg)),
+    }
+
+
+@pytest.mark.parametrize("row", [0, 3, 6])
+def test_every_usable_kind_is_read_anywhere_in_a_map(tmp_path, row):
+    image_map = write_numbered(tmp_path, 7, width=30, height=20)
+    plain = np.concatenate(
+        [images for images, _ in evaluation_dataset(image_map, 3, image_size=16).as_numpy_iterator()]
+    )
+    for kind, (data, pixels) in usable_kinds().items():
+        Path(image_map.paths[row]).write_bytes(data)
+        batches = list(evaluation_dataset(image_map, 3, image_size=16).as_numpy_iterator())
+        images = np.concatenate([images for images, _ in batches])
+        expected = evaluation_image(tf.constant(encode(pixels, "PNG")), 16)
+        np.testing.assert_array_equal(images[row], expected, err_msg=kind)
+        others = [other for other in range(7) if other != row]
+        np.testing.assert_array_equal(images[others], plain[others], err_msg=kind)
+        # Training reads it too.
+        assert sorted(train(image_map, 7, steps=1, seed=0)[1].ravel()) == list(range(7)), kind
+
+
+@pytest.mark.parametrize("row", [0, 3, 6])
+def test_unusable_image_is_named_anywhere_in_a_map(tmp_path, row):
+    image_map = write_numbered(tmp_path, 7, width=64, height=48)
+    path = image_map.paths[row]
+    whole = Path(path).read_bytes()
+    for how in REASONS:
+        spoil(path, how)
+        # Evaluation does not decode the last rows.
+        if how != "truncated at the end":
+            with pytest.raises(tf.errors.OpError):
+                list(evaluation_dataset(image_map, 3, image_size=SIZE))
+        assert path in str(find_unreadable(image_map, range(7))), how
+        if how == "a folder":
+            os.rmdir(path)
+        Path(path).write_bytes(whole)
+
+
+def test_mutated_jpegs_give_pixels_or_an_error_with_their_path(tmp_path):
+    """Bytes overwritten, cut out, doubled and put in: never a crash, a hang or an error without a name."""
+    chance = random.Random(0)
+    originals = [
+        encode(draw(90, 70), "JPEG", quality=80),
+        encode(draw(90, 70), "JPEG", quality=80, progressive=True),
+        encode(draw(90, 70)[..., 0], "JPEG", quality=80),
+        encode(draw(90, 70), "JPEG", quality=80, exif=exif_with_orientation(6, ">")),
+        encode(Image.fromarray(draw(90, 70)).convert("CMYK"), "JPEG", quality=80),
+    ]
+    path = tmp_path / "mutated.JPEG"
+    image_map = ImageMap([str(path)], [0])
+    decode = tf.function(
+        lambda data: training_image(data, tf.constant([0.5, 0.5, 0.1]), SIZE),
+        input_signature=[tf.TensorSpec((), tf.string)],
+    )
+    outcomes = {"pixels": 0, "error": 0}
+    for number in range(400):
+        data = bytearray(originals[number % len(originals)])
+        # Half of the changes are in the header, where they matter most.
+        for _ in range(chance.choice([1, 1, 2, 8])):
+            begin = chance.randrange(min(len(data), chance.choice([30, 700, 10_000])))
+            length = chance.choice([1, 1, 2, 16, 300])
+            change = chance.choice(["overwrite", "overwrite", "cut", "double", "noise"])
+            if change == "overwrite":
+                data[begin : begin + 1] = bytes([chance.choice([0, 0xFF, 0xD9, 0xD8, chance.randrange(256)])])
+            elif change == "cut":
+                del data[begin : begin + length]
+            elif change == "double":
+                data[begin:begin] = data[begin : begin + length]
+            else:
+                data[begin:begin] = chance.randbytes(length)
+        path.write_bytes(data)
+        try:
+            assert decode(tf.constant(bytes(data))).shape == (SIZE, SIZE, 3)
+            outcomes["pixels"] += 1
+        except tf.errors.OpError:
+            outcomes["error"] += 1
+            error = find_unreadable(image_map, [0])
+            assert isinstance(error, UserError), number
+            assert str(path) in str(error)
+    assert min(outcomes.values()) > 100, outcomes

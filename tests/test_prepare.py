@@ -7,10 +7,11 @@ import pytest
 from fake_ilsvrc import CLASSES, SHARK, FakeIlsvrc
 
 from keras_alexnet import cli, prepare
+from keras_alexnet.data.maps import raise_if_missing, read_map
 from keras_alexnet.errors import UserError
 
 ROOT = Path(__file__).parent.parent
-FRAMEWORKS = {"keras", "tensorflow", "jax", "torch", "numpy"}
+FRAMEWORKS = {"keras", "tensorflow", "jax", "torch", "numpy", "PIL"}
 
 
 @pytest.fixture
@@ -115,8 +116,77 @@ def test_each_folder_flag_overrides_its_part_of_imagenet_dir(tree, tmp_path, fla
 def test_no_folder_given_is_told(tree):
     with pytest.raises(UserError, match=r"Give --imagenet_dir=FOLDER .*, or --train_dir, --val_dir, --val_a"):
         call()
+    with pytest.raises(UserError, match=r"or --train_dir, --val_dir\."):
+        call("--train_dir=", "--val_dir=", "--val_annotations_dir=")
     with pytest.raises(UserError, match=r"or --val_dir, --val_annotations_dir\."):
         call(f"--train_dir={tree.train}")
+
+
+def test_validation_images_in_class_folders(tree, tmp_path):
+    val = tmp_path / "val" / SHARK / "1.png"
+    val.parent.mkdir(parents=True)
+    val.touch()
+    call(
+        f"--train_dir={tree.train}", f"--val_dir={tmp_path}/val", "--val_annotations_dir=", f"--output_dir={tmp_path}/a"
+    )
+    call(
+        f"--imagenet_dir={tree.root}",
+        f"--val_dir={tmp_path}/val",
+        "--val_annotations_dir=",
+        f"--output_dir={tmp_path}/b",
+    )
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert (tmp_path / "a/train_map.txt").read_bytes() == tree.train_map
+    assert (tmp_path / "a/val_map.txt").read_text() == f"{val}\t2\n"
+
+
+def test_val_fraction_splits_the_training_images(tree, tmp_path, capsys):
+    call(f"--train_dir={tree.train}", "--val_fraction=0.1", f"--output_dir={tmp_path}/data")
+    assert "3 training images of 3 classes: " in capsys.readouterr().out
+    files = contents(tmp_path / "data")
+    train, val = files["train_map.txt"].splitlines(), files["val_map.txt"].splitlines()
+    assert len(train) == len(val) == 3
+    assert sorted(train + val) == sorted(tree.train_map.splitlines())
+    call(f"--train_dir={tree.train}", "--val_fraction=0.1", f"--output_dir={tmp_path}/again")
+    assert contents(tmp_path / "again") == files
+    splits = set()
+    for seed in range(5):
+        call(f"--train_dir={tree.train}", "--val_fraction=0.1", f"--split_seed={seed}", f"--output_dir={tmp_path}/data")
+        splits.add(contents(tmp_path / "data")["val_map.txt"])
+    assert files["val_map.txt"] in splits
+    assert len(splits) > 1
+
+
+@pytest.mark.parametrize("fraction", ["0", "1", "-0.1", "nan", "10"])
+def test_bounds_of_val_fraction(tree, fraction):
+    with pytest.raises(UserError, match=rf"val_fraction is {fraction}.*; expected a number above 0 and below 1"):
+        call(f"--train_dir={tree.train}", f"--val_fraction={fraction}")
+
+
+@pytest.mark.parametrize("flag", ["imagenet_dir", "val_dir", "val_annotations_dir"])
+def test_val_fraction_goes_with_no_other_validation_images(tree, flag):
+    with pytest.raises(UserError, match=f"--val_fraction takes .* does not go with --{flag}: leave out"):
+        call(f"--train_dir={tree.train}", "--val_fraction=0.1", f"--{flag}={tree.root}")
+    with pytest.raises(UserError, match="Give --train_dir=FOLDER, which --val_fraction is to split"):
+        call("--val_fraction=0.1")
+
+
+def test_data_with_relative_paths_can_be_moved(tree, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    call("--imagenet_dir=imagenet", "--relative_paths", "--output_dir=imagenet/maps")
+    before = {name: read_map(tree.root / "maps" / name) for name in ("train_map.txt", "val_map.txt")}
+    assert b"".join(os.fsencode(path) for path in before["train_map.txt"].paths).count(os.fsencode(tree.train)) == 6
+    os.rename(tree.root, tmp_path / "moved")
+    monkeypatch.chdir("/")
+    for name, older in before.items():
+        images = read_map(tmp_path / "moved/maps" / name)
+        assert list(images.paths) == [path.replace(str(tree.root), f"{tmp_path}/moved") for path in older.paths]
+        assert all(os.path.exists(path) for path in images.paths)
+        assert images.labels == older.labels
+        assert images.fingerprint == older.fingerprint
+        with pytest.raises(UserError, match="are missing"):
+            raise_if_missing(older)
+        raise_if_missing(images)
 
 
 def test_flagfile(tree, tmp_path):
@@ -158,5 +228,5 @@ def test_classes_without_validation_images_are_noted(tree, tmp_path, capsys):
 
 def test_output_dir_that_cannot_be_made_is_told(tree, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=rf"cannot write {tmp_path}/file/data/train_map\.txt: .*another output folder"):
+    with pytest.raises(UserError, match=rf"cannot write {tmp_path}/file/data: .*another output folder"):
         call(f"--imagenet_dir={tree.root}", f"--output_dir={tmp_path}/file/data")

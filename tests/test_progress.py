@@ -53,3 +53,23 @@ def test_progress_in_a_pipe_is_a_line_every_ten_seconds(monkeypatch, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert all("\r" not in line and line.endswith(" of 500 class folders") for line in lines)
+
+
+def test_long_work_tells_the_time_left_at_the_pace_of_the_last_minute(monkeypatch, capsys):
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
+    with progress.WorkProgress() as report:
+        for second in range(1, 301):
+            clock.now += 1
+            # The first 1,000 at once, then one a second.
+            report(1000 + second, 5000, "images")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 30
+    assert lines[0] == "1,010 of 5,000 images, 0:40 left"
+    assert lines[-1] == "1,300 of 5,000 images, 1:01:40 left"
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (59.6, "1:00"), (3599, "59:59"), (3600, "1:00:00")])
+def test_duration(seconds, text):
+    assert progress.duration(seconds) == text

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import re
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -18,6 +19,8 @@ from keras_alexnet.training.config import TrainConfig
 from keras_alexnet.training.evaluation import evaluate_model, load_model
 
 EPOCHS = 2
+# The columns of history.csv that no two runs share.
+TIMES = {"images_per_second", "data_wait", "seconds"}
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +74,12 @@ def test_what_a_run_leaves_behind(base, base_run, tmp_path):
         "val_top5_error",
         "val_loss",
         "images_per_second",
+        "data_wait",
         "seconds",
     ]
     assert [{name: float(value) for name, value in row.items()} for row in rows] == history
     assert [(row["epoch"], row["steps"]) for row in history] == [(1, 3), (2, 6)]
+    assert all(0 < row["data_wait"] < 1 for row in history)
     assert all(0 < row["loss"] < 10 and row["top5_error"] == 0 for row in history)  # three classes: top-3 is all
 
 
@@ -172,9 +177,7 @@ def test_more_epochs_go_on_as_if_never_stopped(base, base_run, tmp_path, capsys)
     assert "going on after epoch 1" in capsys.readouterr().out
     assert same(final_weights(first), base_run[1])
     for ours, whole in zip(history, base_run[0], strict=True):
-        assert {k: v for k, v in ours.items() if k not in ("images_per_second", "seconds")} == {
-            k: v for k, v in whole.items() if k not in ("images_per_second", "seconds")
-        }
+        assert {k: v for k, v in ours.items() if k not in TIMES} == {k: v for k, v in whole.items() if k not in TIMES}
     assert len((tmp_path / "history.csv").read_text().splitlines()) == 1 + EPOCHS
 
 
@@ -234,6 +237,17 @@ def test_a_result_that_could_not_be_saved_is_saved_by_the_next_call(base, base_r
     assert same(final_weights(first), base_run[1])
 
 
+def test_images_that_have_moved_are_told_before_the_training(base, tmp_path):
+    for name in ("train_map.txt", "val_map.txt", "classmappings.txt"):
+        (tmp_path / name).write_bytes((Path(base.data_dir) / name).read_bytes())
+    rows = (tmp_path / "val_map.txt").read_text().replace("/val/", "/elsewhere/").replace("/train/", "/elsewhere/")
+    (tmp_path / "val_map.txt").write_text("".join(f"/nowhere{line}\n" for line in rows.splitlines()))
+    config = dataclasses.replace(base, data_dir=str(tmp_path), output_dir=str(tmp_path / "run"))
+    with pytest.raises(UserError, match=r"7 of the 7 images of .*val_map.txt are missing:\n  /nowhere"):
+        loop.train(config)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_is_one_runs_at_a_time(base, tmp_path):
     with exclusive(tmp_path), pytest.raises(UserError, match="another process is writing to"):
         loop.train(dataclasses.replace(base, output_dir=str(tmp_path)))
@@ -247,7 +261,7 @@ def test_progress_line(base, tmp_path, monkeypatch, capsys):
     assert len(lines) == 2
     for step, line in zip((1, 2), lines, strict=True):
         assert re.fullmatch(
-            rf"epoch 1/1  {step}/3  loss 1\.\d{{3}}  top-1/5 error \d+\.\d/0\.0 %  [\d,]+ img/s  \d+:\d\d left",
+            rf"epoch 1/1  {step}/3  loss 1\.\d{{3}}  error \d+\.\d/0\.0 %  [\d,]+ img/s \(\d+ % wait\)  \d+:\d\d left",
             line,
         ), line
     validation = loop.read_training_data(base.data_dir).validation

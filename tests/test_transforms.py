@@ -10,6 +10,7 @@ import tensorflow as tf
 from drawn_images import draw, encode, exif_with_orientation
 from PIL import Image
 
+from keras_alexnet.data.pipeline import crop_numbers
 from keras_alexnet.data.transforms import evaluation_image, training_image
 
 SHARED_REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
@@ -47,9 +48,11 @@ def centre_square(image: np.ndarray) -> np.ndarray:
     return image[top : top + side, left : left + side]
 
 
-def crops_of_seeds(data: bytes, seeds: np.ndarray, image_size: int) -> np.ndarray:
-    dataset = tf.data.Dataset.from_tensor_slices(np.asarray(seeds, np.int64)).map(
-        lambda seed: training_image(tf.constant(data), seed, image_size)
+def crops_of_seeds(data: bytes, seeds: list[tuple[int, int]], image_size: int) -> np.ndarray:
+    """The crops of the (seed, position) pairs."""
+    numbers = np.concatenate([crop_numbers(seed, position, 1) for seed, position in seeds])
+    dataset = tf.data.Dataset.from_tensor_slices(numbers).map(
+        lambda numbers: training_image(tf.constant(data), numbers, image_size)
     )
     return np.stack(list(dataset.as_numpy_iterator()))
 
@@ -203,6 +206,28 @@ def test_equal_seeds_give_equal_pixels_and_others_do_not():
     assert len({crop.tobytes() for crop in crops}) == len(seeds)
 
 
+def test_crop_numbers_are_those_of_each_position():
+    """Wherever a run begins and however many are asked for at once; and they never change."""
+    numbers = crop_numbers(7, 100, 50)
+    assert numbers.dtype == np.float32
+    assert numbers.min() >= 0
+    assert numbers.max() < 1
+    for position in (100, 101, 149):
+        np.testing.assert_array_equal(crop_numbers(7, position, 1)[0], numbers[position - 100])
+    assert crop_numbers(0, 0, 1)[0].tolist() == [0.44858455657958984, 0.8035864233970642, 0.4804498553276062]
+
+
+def test_largest_number_is_still_inside():
+    """An image of 36×41 has 5 × 10 places: 0.99999994 times as many is the last one."""
+    pixels = np.random.default_rng(3).integers(0, 256, (36, 41, 3), dtype=np.uint8)
+    largest = np.float32(1 - 2**-24)
+    for shorter in range(20, 36):
+        part = pixels[:shorter]
+        side = crop_side(shorter)
+        crop = training_image(tf.constant(encode(part, "BMP")), tf.constant([largest] * 3), side).numpy()
+        np.testing.assert_array_equal(crop, part[shorter - side :, 41 - side :])
+
+
 def test_eager_and_mapped_results_are_equal():
     pixels = draw(120, 90)
     files = [
@@ -212,8 +237,8 @@ def test_eager_and_mapped_results_are_equal():
         encode(Image.fromarray(pixels).convert("CMYK"), "JPEG"),
         encode(pixels, "PNG"),
     ]
-    seed = tf.constant([3, 4], tf.int64)
-    for transform in (lambda data: evaluation_image(data, 64), lambda data: training_image(data, seed, 64)):
+    numbers = crop_numbers(3, 4, 1)[0]
+    for transform in (lambda data: evaluation_image(data, 64), lambda data: training_image(data, numbers, 64)):
         dataset = tf.data.Dataset.from_tensor_slices(files).map(transform)
         assert dataset.element_spec == tf.TensorSpec((64, 64, 3), tf.uint8)
         for data, mapped in zip(files, dataset.as_numpy_iterator(), strict=True):

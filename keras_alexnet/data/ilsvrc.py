@@ -4,11 +4,15 @@ The scan lists folders and opens no image: a kind of file is known by its suffix
 file, except where it is a link. Links are followed and written as they are.
 """
 
+import hashlib
+import math
 import os
 import re
 from array import array
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from itertools import groupby, pairwise
 
 from keras_alexnet.data import maps
 from keras_alexnet.data.annotations import annotated_label
@@ -29,7 +33,7 @@ class ImageFolders:
         classes: the class ids, in label order.
         class_names: a readable name per class, or None if there is no `LOC_synset_mapping.txt`.
         train: the training images, by class and then by path.
-        val: the validation images, by path.
+        val: the validation images, by path, or like `train` if folders tell their classes.
     """
 
     classes: Sequence[str]
@@ -40,33 +44,46 @@ class ImageFolders:
 
 def scan(
     train_dir: str,
-    val_dir: str,
-    annotations_dir: str,
+    val_dir: str | None,
+    annotations_dir: str | None,
     synset_mapping: str | None = None,
     progress: Progress | None = None,
+    *,
+    val_fraction: float | None = None,
+    split_seed: int = 0,
+    pass_links: bool = False,
 ) -> ImageFolders:
     """Finds the images and labels of a training tree and a validation folder.
 
     Args:
         train_dir: one folder of images per class, as for `scan_training`.
-        val_dir: the validation images, as for `scan_validation`.
-        annotations_dir: an XML file per validation image.
+        val_dir: the validation images, as for `scan_validation`; None with `val_fraction`.
+        annotations_dir: an XML file per validation image. If it is empty or None, `val_dir` has a folder of images per
+            class, as for `scan_validation_tree`.
         synset_mapping: ILSVRC's `LOC_synset_mapping.txt`, if there is one.
         progress: called with (done, total, what is counted).
+        val_fraction: take this part of the training images as validation images instead, as `split` does.
+        split_seed: another seed gives another split.
+        pass_links: take symbolic links for images without looking where they lead, since `images.check` will.
 
     Raises:
         UserError: names all that is wrong in any of them (the first ten, and how many).
     """
     problems: list[str] = []
-    classes, train = scan_training(train_dir, problems, progress)
-    val = scan_validation(val_dir, annotations_dir, classes, problems, progress)
+    classes, train = scan_training(train_dir, problems, progress, pass_links)
+    if val_fraction is not None:
+        train, val = split(train, classes, val_fraction, split_seed, problems)
+    elif annotations_dir:
+        val = scan_validation(val_dir, annotations_dir, classes, problems, progress, pass_links)
+    else:
+        val = scan_validation_tree(val_dir, classes, problems, progress, pass_links)
     class_names = read_class_names(synset_mapping, classes, problems) if synset_mapping else None
     raise_if_any(problems, "the images cannot be used as they are, nothing was written")
     return ImageFolders(classes, class_names, train, val)
 
 
 def scan_training(
-    train_dir: str, problems: list[str], progress: Progress | None = None
+    train_dir: str, problems: list[str], progress: Progress | None = None, pass_links: bool = False
 ) -> tuple[list[str], maps.ImageMap]:
     """Finds the images of a tree with one folder per class.
 
@@ -74,32 +91,101 @@ def scan_training(
         train_dir: holds the class folders, each of which holds its images directly.
         problems: what is wrong is appended here, for `errors.raise_if_any`.
         progress: called with (done, total, what is counted).
+        pass_links: as for `scan`.
 
     Returns:
         The class ids, which are the folder names in the order of their code points, and the images with absolute paths
         by class and then by path. A label is a position in the class ids.
     """
     train_dir = os.path.abspath(train_dir)
-    problems.extend(_breaking_lines([train_dir]))
-    folders = sorted(_class_folders(train_dir, problems))
-    problems.extend(_breaking_lines(folders, len(os.path.join(train_dir, ""))))
-    classes = [os.path.basename(folder) for folder in folders]
-    # Of ILSVRC's files alone the name tells the class: 3_12.png may well be a 7, and cat_and_dog.jpg a dog.
-    telling = {class_id for class_id in classes if re.fullmatch(r"n\d{8}", class_id)}
-    paths: list[str] = []
-    labels = array("i")
-    for label, (class_id, folder) in enumerate(zip(classes, folders, strict=True)):
-        found = _images(folder, "class folder", problems)
-        problems.extend(_wrong_folder(found, class_id, telling))
-        paths += found
-        labels.extend([label] * len(found))
-        if progress:
-            progress(label + 1, len(classes), "class folders")
-    return classes, maps.ImageMap(paths, labels, source=train_dir)
+    folders = _class_folders(train_dir, "training folder", "--train_dir", problems)
+    problems.extend(_alike(folders))
+    classes = list(folders)
+    label_of = {class_id: label for label, class_id in enumerate(classes)}
+    return classes, _images_of_classes(train_dir, folders, label_of, problems, progress, pass_links)
+
+
+def scan_validation_tree(
+    val_dir: str,
+    classes: Sequence[str],
+    problems: list[str],
+    progress: Progress | None = None,
+    pass_links: bool = False,
+) -> maps.ImageMap:
+    """Finds the validation images of a tree with one folder per class, as `scan_training` does.
+
+    Args:
+        val_dir: holds the class folders, some or all of `classes`.
+        classes: the class ids, in label order.
+        problems: what is wrong is appended here, for `errors.raise_if_any`.
+        progress: called with (done, total, what is counted).
+        pass_links: as for `scan`.
+    """
+    val_dir = os.path.abspath(val_dir)
+    folders = _class_folders(val_dir, "validation folder", "--val_dir", problems)
+    label_of = {class_id: label for label, class_id in enumerate(classes)}
+    if classes:
+        problems.extend(
+            f"validation folder {folder} is none of the {len(classes):,} training classes: expected a folder of the "
+            "same name among the training images; rename or remove it"
+            for class_id, folder in folders.items()
+            if class_id not in label_of
+        )
+    known = {class_id: folder for class_id, folder in folders.items() if class_id in label_of}
+    return _images_of_classes(val_dir, known, label_of, problems, progress, pass_links)
+
+
+def split(
+    images: maps.ImageMap, classes: Sequence[str], fraction: float, seed: int, problems: list[str]
+) -> tuple[maps.ImageMap, maps.ImageMap]:
+    """Takes validation images out of each class of a tree.
+
+    Which ones depends on the seed and on the names within the class alone: it is the same on every machine, whatever
+    other classes there are.
+
+    Args:
+        images: by class, as `scan_training` gives them.
+        classes: the class ids, in label order.
+        fraction: of the images of each class, rounded to the nearest (halves up); but at least one image, and not all.
+            Of a class with a single image none is taken.
+        seed: any integer.
+        problems: what is wrong is appended here, for `errors.raise_if_any`.
+
+    Returns:
+        The training and the validation images, in the order of `images`.
+    """
+    sides: tuple[list[int], list[int]] = ([], [])
+    for label, rows in groupby(range(len(images)), images.labels.__getitem__):
+        rows = list(rows)
+        # As written: 0.29 of 50 images are 14.5, which is rounded up, while the float 0.29 is a bit less.
+        wanted = math.floor(len(rows) * Fraction(str(fraction)) + Fraction(1, 2))
+        taken = sorted(rows, key=lambda row: _draw(seed, classes[label], images.paths[row]))
+        taken = set(taken[: min(max(wanted, 1), len(rows) - 1)])
+        for row in rows:
+            sides[row in taken].append(row)
+    if len(images) and not sides[True]:
+        problems.append(
+            f"no class of {images.source} has more than one image, so that none can be taken for validation: expected "
+            "two or more; add images, or give validation images with --val_dir"
+        )
+    train, val = (
+        maps.ImageMap(
+            [images.paths[row] for row in rows],
+            array("i", (images.labels[row] for row in rows)),
+            source=images.source,
+        )
+        for rows in sides
+    )
+    return train, val
 
 
 def scan_validation(
-    val_dir: str, annotations_dir: str, classes: Sequence[str], problems: list[str], progress: Progress | None = None
+    val_dir: str,
+    annotations_dir: str,
+    classes: Sequence[str],
+    problems: list[str],
+    progress: Progress | None = None,
+    pass_links: bool = False,
 ) -> maps.ImageMap:
     """Finds validation images and reads their labels from the annotations.
 
@@ -109,13 +195,14 @@ def scan_validation(
         classes: the class ids, in label order.
         problems: what is wrong is appended here, for `errors.raise_if_any`.
         progress: called with (done, total, what is counted).
+        pass_links: as for `scan`.
 
     Returns:
         The images with absolute paths, sorted by path.
     """
     val_dir, annotations_dir = os.path.abspath(val_dir), os.path.abspath(annotations_dir)
     problems.extend(_breaking_lines([val_dir]))
-    images = _images(val_dir, "validation folder", problems)
+    images = _images(val_dir, "validation folder", problems, pass_links)
     paths: list[str] = []
     labels = array("i")
     if not os.path.isdir(annotations_dir):
@@ -177,23 +264,64 @@ def read_class_names(path: str, classes: Sequence[str], problems: list[str]) -> 
     return [names.get(class_id, "") for class_id in classes]
 
 
-def _class_folders(train_dir: str, problems: list[str]) -> list[str]:
-    folders: list[str] = []
+def _class_folders(tree_dir: str, what: str, flag: str, problems: list[str]) -> dict[str, str]:
+    """The path of each folder in `tree_dir` by its name, in the order of the names' code points."""
+    problems.extend(_breaking_lines([tree_dir]))
+    folders: dict[str, str] = {}
     try:
-        with os.scandir(train_dir) as entries:
-            folders += [entry.path for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+        with os.scandir(tree_dir) as entries:
+            names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+            folders = {name: os.path.join(tree_dir, name) for name in names}
     except OSError as error:
-        problems.append(_unreadable("training folder", train_dir, error))
+        problems.append(_unreadable(what, tree_dir, error))
     else:
         if not folders:
             problems.append(
-                f"training folder {train_dir} has no class folders: expected one folder of images per "
-                "class in it; unpack the images so, or give another --train_dir"
+                f"{what} {tree_dir} has no class folders: expected one folder of images per "
+                f"class in it; unpack the images so, or give another {flag}"
             )
+    problems.extend(_breaking_lines(list(folders.values()), len(os.path.join(tree_dir, ""))))
     return folders
 
 
-def _images(folder: str, what: str, problems: list[str]) -> list[str]:
+def _images_of_classes(
+    tree_dir: str,
+    folders: Mapping[str, str],
+    label_of: Mapping[str, int],
+    problems: list[str],
+    progress: Progress | None,
+    pass_links: bool,
+) -> maps.ImageMap:
+    # Of ILSVRC's files alone the name tells the class: 3_12.png may well be a 7, and cat_and_dog.jpg a dog.
+    telling = {class_id for class_id in label_of if re.fullmatch(r"n\d{8}", class_id)}
+    paths: list[str] = []
+    labels = array("i")
+    for done, (class_id, folder) in enumerate(folders.items(), 1):
+        found = _images(folder, "class folder", problems, pass_links)
+        problems.extend(_wrong_folder(found, class_id, telling))
+        paths += found
+        labels.extend([label_of[class_id]] * len(found))
+        if progress:
+            progress(done, len(folders), "class folders")
+    return maps.ImageMap(paths, labels, source=tree_dir)
+
+
+def _alike(folders: Mapping[str, str]) -> Iterator[str]:
+    """Class folders such as `Cat` and `cat`, which on many disks cannot be side by side."""
+    for _, alike in groupby(sorted(folders, key=str.lower), str.lower):
+        for first, second in pairwise(alike):
+            yield (
+                f"class folders {folders[first]} and {folders[second]} differ only in case, so many disks cannot hold "
+                "both: expected different names; move the images into one of them, or rename it"
+            )
+
+
+def _draw(seed: int, class_id: str, path: str) -> bytes:
+    """A number by which the images of a class are drawn."""
+    return hashlib.sha256(os.fsencode(f"{seed}/{class_id}/{os.path.basename(path)}")).digest()
+
+
+def _images(folder: str, what: str, problems: list[str], pass_links: bool) -> list[str]:
     """The sorted paths of the images that lie directly in `folder`."""
     paths: list[str] = []
     try:
@@ -202,7 +330,7 @@ def _images(folder: str, what: str, problems: list[str]) -> list[str]:
                 name = entry.name
                 if not name.lower().endswith(SUFFIXES) or name.startswith("."):
                     continue
-                if entry.is_file():
+                if (pass_links and entry.is_symlink()) or entry.is_file():
                     paths.append(entry.path)
                 elif entry.is_symlink() and not entry.is_dir():
                     problems.append(f"{entry.path} is a broken link: expected an image; mend or remove the link")

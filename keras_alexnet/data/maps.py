@@ -1,9 +1,15 @@
-"""The map files: which image has which label, and which class each label is. Standard library only."""
+"""The map files: which image has which label, and which class each label is.
+
+Importing it needs the standard library alone; `read_map` uses NumPy.
+"""
 
 import contextlib
 import hashlib
+import io
 import os
+import re
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -20,13 +26,58 @@ _TEXT = {"encoding": "utf-8", "errors": "surrogateescape"}
 
 _ANEW = "write it anew with python -m keras_alexnet.prepare"
 
+# CNTK's way to name an image inside an archive: train.zip@/n01440764/n01440764_10026.JPEG
+_IN_ZIP = re.compile(rb"\.zip@[/\\]", re.IGNORECASE)
+
+
+class PathList(Sequence[str]):
+    """The paths of a map file, taken from the file's bytes when they are asked for.
+
+    A million strings would need several times the memory of the file, and every process that is forked would copy them.
+
+    Args:
+        text: the bytes of the file.
+        starts: where each path begins in `text`; it ends at the next TAB.
+        folder: the map's folder, absolute: what relative paths are relative to.
+    """
+
+    def __init__(self, text: bytes, starts: Sequence[int], folder: str) -> None:
+        self._text = text
+        self._starts = starts
+        self._folder = os.fsencode(folder)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, item):
+        rows = range(len(self))[item]
+        if isinstance(rows, range):
+            return [path.decode(**_TEXT) for path in self.encoded(rows)]
+        return self._encoded(rows).decode(**_TEXT)
+
+    def __eq__(self, other) -> bool:
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(str.__eq__, self, other))
+
+    def encoded(self, rows: Iterable[int]) -> list[bytes]:
+        """The paths of `rows`, counted from 0, as the file system's bytes."""
+        return [self._encoded(row) for row in rows]
+
+    def _encoded(self, row: int) -> bytes:
+        start = self._starts[row]
+        path = self._text[start : self._text.index(b"\t", start)]
+        if os.path.isabs(path):
+            return path
+        # CNTK writes '...' for the map's folder. '..' is taken off as text, as relpath() put it there.
+        path = path[4:] if path.startswith(b".../") else path
+        return os.path.normpath(os.path.join(self._folder, path))
+
 
 @dataclass(frozen=True)
 class ImageMap:
     """The rows of a map file, in its order.
 
     Attributes:
-        paths: the image files.
+        paths: the image files (a `PathList` of absolute paths, if they were read from a file).
         labels: an integer label per path, 0 or above (an `array` of type "i").
         fingerprint: SHA-256 of the file's bytes, in hex: the identity of a data set.
         source: the file that was read, for messages.
@@ -40,46 +91,67 @@ class ImageMap:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def encoded_paths(self, rows: Iterable[int]) -> list[bytes]:
+        """The paths of `rows`, counted from 0, as the file system's bytes."""
+        if isinstance(self.paths, PathList):
+            return self.paths.encoded(rows)
+        return [os.fsencode(self.paths[row]) for row in rows]
+
 
 def read_map(path: str | os.PathLike, num_classes: int | None = None) -> ImageMap:
-    """Reads a map file of `<path>\\t<integer label>` lines.
+    """Reads a map file of `<path>\\t<integer label>` lines, UTF-8, with LF or CRLF; blank lines are passed over.
+
+    A relative path is relative to the map's folder. CNTK's maps are read as they are: `.../` at the start of a path is
+    the map's folder, and a column in front of the path (a sequence id) is passed over.
 
     Args:
-        path: the file, UTF-8.
+        path: the file.
         num_classes: if given, labels have to be below it.
 
     Raises:
         UserError: the file is missing or empty, or has lines of another form; the first ten are shown.
     """
-    paths: list[str] = []
-    labels = array("i")
-    problems: list[str] = []
-    digest = hashlib.sha256()
-    limit = num_classes if num_classes is not None else 2**31
     with _open_for_reading(path, "a map file, as written by python -m keras_alexnet.prepare") as file:
-        for number, line in enumerate(file, 1):
-            digest.update(line)
-            text = line.decode(**_TEXT).rstrip("\r\n")
-            name, tab, label = text.rpartition("\t")
-            # isdigit() alone also takes digits such as '²', which int() refuses.
-            if not (tab and name and label.isdecimal()):
-                if tab and name:
-                    problems.append(f"line {number}: label {label!r} is not an integer of 0 or above")
-                elif text.strip():
-                    problems.append(f"line {number}: no TAB between path and label: {_clip(text)!r}")
-                continue
-            # int() refuses thousands of digits.
-            if len(label) > 18 or int(label) >= limit:
-                problems.append(
-                    f"line {number}: label {_clip(label)} is outside the {limit:,} classes (0 to {limit - 1:,})"
-                )
-                continue
-            paths.append(name)
-            labels.append(int(label))
-    raise_if_any(problems, f"{path}: expected lines of <path> TAB <integer label>; correct it or {_ANEW}")
-    if not paths:
+        text = file.read()
+    fingerprint = hashlib.sha256(text).hexdigest()
+    text = text.replace(b"\r\n", b"\n")
+    limit = num_classes if num_classes is not None else 2**31
+    starts, labels = _plain_rows(text, limit) or _checked_rows(text, limit, path)
+    if not starts:
         raise UserError(f"{path} has no images: expected lines of <path> TAB <integer label>; {_ANEW}.")
-    return ImageMap(paths, labels, digest.hexdigest(), str(path))
+    paths = PathList(text, starts, os.path.dirname(os.path.abspath(path)))
+    return ImageMap(paths, labels, fingerprint, str(path))
+
+
+def raise_if_missing(image_map: ImageMap) -> None:
+    """Finds out cheaply whether the images are where the map has them.
+
+    Looks at up to 100 images, evenly spread. If there is none of them, all are looked for, so as to say how many of
+    them are missing; a few missing ones are left to the reading of them, which names the file.
+
+    Raises:
+        UserError: none of these images exists.
+    """
+    total = len(image_map)
+    sample = min(total, 100)
+    if not all(map(_is_missing, image_map.encoded_paths(row * total // sample for row in range(sample)))):
+        return
+    shown: list[str] = []
+    missing = 0
+    for row in range(total):
+        (path,) = image_map.encoded_paths([row])
+        if _is_missing(path):
+            missing += 1
+            if len(shown) < 3:
+                shown.append(f"  {path.decode(**_TEXT)}")
+    if missing > len(shown):
+        shown.append("  …")
+    raise UserError(
+        f"{missing:,} of the {total:,} images of {image_map.source} are missing:\n"
+        + "\n".join(shown)
+        + "\nIs their disk mounted? If they have been moved, run python -m keras_alexnet.prepare again; with "
+        "--relative_paths it writes maps that can be moved together with their images."
+    )
 
 
 def write_map(path: str | os.PathLike, rows: Iterable[tuple[str, int]]) -> None:
@@ -91,20 +163,31 @@ def write_map(path: str | os.PathLike, rows: Iterable[tuple[str, int]]) -> None:
 def read_class_mappings(path: str | os.PathLike) -> list[str]:
     """Reads `classmappings.txt`; returns the class ids in label order.
 
+    The lines may be in any order, and the label may come first, as in CNTK's. Where both columns could be the labels,
+    the second one is.
+
     Raises:
-        UserError: a line of another form, or labels that are not 0, 1, … in order.
+        UserError: a line of another form, or labels that are not 0, 1, … each once.
     """
     with _open_for_reading(path, "the class list written by python -m keras_alexnet.prepare") as file:
         lines = file.read().decode(**_TEXT).replace("\r\n", "\n").removesuffix("\n").split("\n")
     if lines == [""]:
         raise UserError(f"{path} is empty: expected a line of <class id> TAB <label> for each class; {_ANEW}.")
-    problems = [
-        f"line {label + 1}: {_clip(line)!r}"
-        for label, line in enumerate(lines)
-        if line.rpartition("\t")[2] != str(label) or not line.rpartition("\t")[0]
-    ]
-    raise_if_any(problems, f"{path}: expected lines of <class id> TAB <label>, labels counting up from 0; {_ANEW}")
-    return [line.rpartition("\t")[0] for line in lines]
+    label_last = [(line.rpartition("\t")[0], _label(line.rpartition("\t")[2])) for line in lines]
+    label_first = [(line.partition("\t")[2], _label(line.partition("\t")[0])) for line in lines]
+    rows, problems = label_last, _misplaced(label_last)
+    if problems:
+        otherwise = _misplaced(label_first)
+        # Numbers as class ids look like labels in front; then a label given twice shows as an id that is double.
+        if not otherwise and len(dict(label_first)) == len(lines):
+            rows, problems = label_first, []
+        elif 0 < len(otherwise) < len(problems):
+            problems = otherwise
+    raise_if_any(
+        [f"line {number + 1}: {_clip(lines[number])!r}" for number in problems],
+        f"{path}: expected lines of <class id> TAB <label>, each label from 0 to {len(lines) - 1:,} once; {_ANEW}",
+    )
+    return [class_id for class_id, _ in sorted(rows, key=lambda row: row[1])]
 
 
 def write_class_mappings(path: str | os.PathLike, classes: Sequence[str]) -> None:
@@ -119,18 +202,23 @@ def write_data_dir(
     val: ImageMap,
     classes: Sequence[str],
     class_names: Sequence[str] | None = None,
+    relative_paths: bool = False,
 ) -> list[str]:
     """Writes both maps, the class list and, if names are given, `classnames.txt`; returns the paths of the files.
 
     All are on the disk before the first takes its name, so a full disk leaves older files as they were. An older
-    `classnames.txt` is removed if no names are given, since it may belong to other classes.
+    `classnames.txt` is removed if no names are given, since it may belong to other classes. With `relative_paths` the
+    paths of the images are written relative to `output_dir`, links unresolved.
 
     Raises:
         UserError: the folder cannot be made or written, or the disk is full.
     """
+    train_paths, val_paths = train.paths, val.paths
+    if relative_paths:
+        train_paths, val_paths = _relative(train_paths, output_dir), _relative(val_paths, output_dir)
     contents = {
-        TRAIN_MAP: _map_lines(zip(train.paths, train.labels, strict=True)),
-        VAL_MAP: _map_lines(zip(val.paths, val.labels, strict=True)),
+        TRAIN_MAP: _map_lines(zip(train_paths, train.labels, strict=True)),
+        VAL_MAP: _map_lines(zip(val_paths, val.labels, strict=True)),
         CLASS_MAPPINGS: _class_lines(classes),
     }
     named = os.path.join(output_dir, CLASS_NAMES)
@@ -148,6 +236,109 @@ def write_data_dir(
         except OSError as error:
             raise UserError(f"{named} may belong to other classes: remove it ({error.strerror}).") from None
     return finals
+
+
+def _plain_rows(text: bytes, limit: int) -> tuple[Sequence[int], Sequence[int]] | None:
+    """Where the paths begin and the labels, or None if any line is other than `prepare` writes it."""
+    import numpy as np
+
+    if not text.endswith(b"\n") or (b"@" in text and _IN_ZIP.search(text)):
+        return None
+    codes = np.frombuffer(text, np.uint8)
+    # In pieces, since a mask of the whole file would double the memory needed.
+    pieces = range(0, len(codes), 2**22)
+    marks = np.concatenate([at + np.flatnonzero(codes[at : at + 2**22] <= ord("\r")) for at in pieces])
+    tabs, ends = marks[::2], marks[1::2]
+    if len(tabs) != len(ends) or (codes[tabs] != ord("\t")).any() or (codes[ends] != ord("\n")).any():
+        return None
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    widths = ends - tabs - 1
+    if (tabs == starts).any() or widths.min() < 1 or widths.max() > 9:
+        return None
+    labels = np.zeros(len(tabs), np.int32)
+    for place in range(widths.max()):
+        inside = place < widths
+        # What is below '0' wraps around to above 9.
+        digits = codes[tabs[inside] + 1 + place] - np.uint8(ord("0"))
+        if (digits > 9).any():
+            return None
+        labels[inside] = labels[inside] * 10 + digits
+    if labels.max() >= limit:
+        return None
+    return array("q", starts.tobytes()), array("i", labels.tobytes())
+
+
+def _checked_rows(text: bytes, limit: int, path: str | os.PathLike) -> tuple[Sequence[int], Sequence[int]]:
+    """As `_plain_rows`, line by line: reads what else is allowed, and tells what is not."""
+    starts, labels = array("q"), array("i")
+    problems: list[str] = []
+    end = 0
+    for number, line in enumerate(io.BytesIO(text), 1):
+        start, end = end, end + len(line)
+        columns, tab, label = line.decode(**_TEXT).rstrip("\r\n").rpartition("\t")
+        name = columns.rpartition("\t")[2]
+        # isdigit() alone also takes digits such as '²', which int() refuses.
+        if not (name and label.isdecimal()):
+            whole = columns + tab + label
+            if name:
+                problems.append(f"line {number}: label {label!r} is not an integer of 0 or above")
+            elif whole.strip():
+                problems.append(f"line {number}: no TAB between path and label: {_clip(whole)!r}")
+        # int() refuses thousands of digits.
+        elif len(label) > 18 or int(label) >= limit:
+            problems.append(
+                f"line {number}: label {_clip(label)} is outside the {limit:,} classes (0 to {limit - 1:,})"
+            )
+        elif _IN_ZIP.search(line):
+            problems.append(
+                f"line {number}: {_clip(name)!r} is in a zip archive, which is not read: unzip it and correct the path"
+            )
+        else:
+            before_label = line.rpartition(b"\t")[0]
+            starts.append(start + before_label.rfind(b"\t") + 1)
+            labels.append(int(label))
+    raise_if_any(problems, f"{path}: expected lines of <path> TAB <integer label>; correct it or {_ANEW}")
+    return starts, labels
+
+
+def _is_missing(path: bytes) -> bool:
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):
+        # There may be a file, which cannot be reached: reading it tells why.
+        return False
+    return False
+
+
+def _label(text: str) -> int | None:
+    """The label that `text` is the usual notation of."""
+    # int() refuses thousands of digits.
+    if len(text) < 10 and text.isdecimal() and text == str(int(text)):
+        return int(text)
+    return None
+
+
+def _misplaced(rows: Sequence[tuple[str, int | None]]) -> list[int]:
+    """The numbers of the rows without an id or with a label that is none of 0, 1, … each once."""
+    times = Counter(label for _, label in rows)
+    return [
+        number
+        for number, (class_id, label) in enumerate(rows)
+        # Of rows with the same label the one that stands in its place is taken for the right one.
+        if not class_id or label is None or label >= len(rows) or (times[label] > 1 and label != number)
+    ]
+
+
+def _relative(paths: Iterable[str], folder: str | os.PathLike) -> Iterator[str]:
+    relatives: dict[str, str] = {}
+    for path in paths:
+        parent, name = os.path.split(path)
+        # relpath() is slow, and images share their folders.
+        if parent not in relatives:
+            relatives[parent] = os.path.relpath(parent, folder)
+        yield os.path.join(relatives[parent], name)
 
 
 def _map_lines(rows: Iterable[tuple[str, int]]) -> Iterator[str]:

@@ -5,18 +5,24 @@ permutation of pass b // (n // B), and row r of the run is cropped and mirrored 
 goes on at any step at no cost, any number of workers sees the same global batches, and threads change nothing.
 """
 
+import functools
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import tensorflow as tf
 from PIL import UnidentifiedImageError
 
-from keras_alexnet.data.decode import decode_with_pillow
+from keras_alexnet.data import images
 from keras_alexnet.data.maps import ImageMap
 from keras_alexnet.data.transforms import evaluation_image, training_image
 from keras_alexnet.errors import UserError
 from keras_alexnet.presets import IMAGE_SIZE
+
+_NUM_THREADS = os.cpu_count() or 1
+_LARGEST_CHUNK = 64
+_PREFETCH = 2
 
 
 def permutation(num_images: int, seed: int, pass_index: int) -> np.ndarray:
@@ -38,6 +44,18 @@ def batch_rows(num_images: int, batch_size: int, seed: int, step: int) -> np.nda
     """The rows of the map that training step `step` (from 0) takes: int64 (batch_size,)."""
     pass_index, batch = divmod(step, steps_per_pass(num_images, batch_size))
     return permutation(num_images, seed, pass_index)[batch * batch_size : (batch + 1) * batch_size]
+
+
+def crop_numbers(seed: int, position: int, count: int) -> np.ndarray:
+    """The random numbers of the training images at `position`, `position` + 1, … of a run.
+
+    Returns:
+        float32 (count, 3), uniform in [0, 1), of 24 bits: a function of the seed and each position alone.
+    """
+    # No pass gets as far as the second key, so these bits are none of a permutation's. A counter gives four numbers.
+    key = np.array([seed, 2**64 - 1], np.uint64)
+    raw = np.random.Philox(key=key, counter=[position, 0, 0, 0]).random_raw(4 * count)
+    return (raw.reshape(count, 4)[:, :3] >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
 
 
 def training_dataset(
@@ -70,59 +88,122 @@ def training_dataset(
     steps = steps_per_pass(num_images, batch_size)
     if batch_size % num_workers:
         raise UserError(f"batch_size {batch_size} does not divide by the {num_workers} workers.")
-    first_pass, first_batch = divmod(first_step, steps)
+    order = functools.lru_cache(maxsize=2)(functools.partial(permutation, num_images, seed))
 
-    def positions_and_rows(pass_index: np.int64) -> tuple[np.ndarray, np.ndarray]:
-        begin = first_batch * batch_size if pass_index == first_pass else 0
-        order = permutation(num_images, seed, int(pass_index))
-        in_pass = slice(begin + worker, steps * batch_size, num_workers)
-        positions = np.arange(steps * batch_size)[in_pass] + pass_index * steps * batch_size
-        return positions, order[in_pass]
+    def rows_at(step: int, part: slice) -> tuple[np.ndarray, np.ndarray]:
+        pass_index, batch = divmod(step, steps)
+        rows = order(pass_index)[batch * batch_size : (batch + 1) * batch_size]
+        numbers = crop_numbers(seed, step * batch_size, batch_size)
+        return rows[worker::num_workers][part], numbers[worker::num_workers][part]
 
-    def rows_of_pass(pass_index: tf.Tensor) -> tf.data.Dataset:
-        arrays = tf.numpy_function(positions_and_rows, [pass_index], (tf.int64, tf.int64), stateful=False)
-        return tf.data.Dataset.from_tensor_slices(tuple(tf.ensure_shape(array, (None,)) for array in arrays))
-
-    paths, labels = _columns(image_map)
-
-    def load(position: tf.Tensor, row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        data = tf.io.read_file(paths[row])
-        return training_image(data, tf.stack([tf.constant(seed, tf.int64), position]), image_size), labels[row]
-
-    rows = tf.data.Dataset.counter(first_pass).flat_map(rows_of_pass)
-    batches = _load_in_parallel(rows, load).batch(batch_size // num_workers, drop_remainder=True)
-    return batches.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)).prefetch(2)
+    return _batches(
+        image_map,
+        rows_at,
+        lambda data, numbers: training_image(data, numbers, image_size),
+        batch_size // num_workers,
+        image_size,
+        first_step=first_step,
+    ).prefetch(_PREFETCH)
 
 
 def evaluation_dataset(image_map: ImageMap, batch_size: int, *, image_size: int = IMAGE_SIZE) -> tf.data.Dataset:
     """Every image exactly once, in the map's order; elements as `training_dataset`'s; the last batch may be smaller."""
-    paths, labels = _columns(image_map)
 
-    def load(row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return evaluation_image(tf.io.read_file(paths[row]), image_size), labels[row]
+    def without_padding(images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        size = tf.math.count_nonzero(weights)
+        return images[:size], labels[:size]
 
-    return _load_in_parallel(tf.data.Dataset.range(len(image_map)), load).batch(batch_size).prefetch(2)
+    return padded_evaluation_dataset(image_map, batch_size, image_size=image_size).map(without_padding)
+
+
+def padded_evaluation_dataset(image_map: ImageMap, batch_size: int, *, image_size: int = IMAGE_SIZE) -> tf.data.Dataset:
+    """`evaluation_dataset` in batches that are all full: black images of weight 0 fill up the last one.
+
+    A smaller batch would leave a device without an image, which crashes, and be compiled once more.
+
+    Returns:
+        A dataset of (images, labels, weights), weights float32 (batch_size,): 1, and 0 for the padding.
+    """
+    num_images = len(image_map)
+
+    def rows_at(step: int, part: slice) -> tuple[np.ndarray, np.ndarray]:
+        rows = np.arange(step * batch_size, min((step + 1) * batch_size, num_images))[part]
+        return rows, np.zeros((len(rows), 3), np.float32)
+
+    def weighted(step: tf.Tensor, batch: tuple) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        return *batch, tf.cast(step * batch_size + tf.range(batch_size, dtype=tf.int64) < num_images, tf.float32)
+
+    num_steps = -(-num_images // batch_size)
+    batches = _batches(
+        image_map,
+        rows_at,
+        lambda data, _: evaluation_image(data, image_size),
+        batch_size,
+        image_size,
+        num_steps=num_steps,
+    )
+    return tf.data.Dataset.zip(tf.data.Dataset.range(num_steps), batches).map(weighted).prefetch(_PREFETCH)
+
+
+class DataWait:
+    """Adds up how long the one who iterates over a dataset waits for it.
+
+    Attributes:
+        seconds: so far, over all iterators.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def measure(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        """`dataset`, every element of which adds the time from when it was asked for until it was there."""
+
+        def note(asked: tf.Tensor, element: tuple) -> tuple:
+            # With no output, nothing but its being stateful keeps the call in the graph.
+            tf.numpy_function(self._add, [tf.timestamp() - asked], ())
+            return element
+
+        options = tf.data.Options()
+        # A buffer behind the clock, or clocks that run ahead, would measure something else.
+        options.experimental_optimization.inject_prefetch = False
+        options.experimental_optimization.map_parallelization = False
+        # Zip asks its datasets one after the other: the clock is read just before the element is asked for.
+        clock = tf.data.Dataset.counter().map(lambda _: tf.timestamp())
+        return tf.data.Dataset.zip(clock, dataset).map(note).with_options(options)
+
+    def _add(self, seconds: float) -> None:
+        self.seconds += seconds
+
+
+def batches_ahead(batch_size: int) -> int:
+    """How many batches of `batch_size` may be in the works behind the one that is being computed."""
+    chunks = batch_size // _chunk_size(batch_size)
+    # Keras and the strategies hold some batches of their own.
+    return -(-_NUM_THREADS // chunks) + _PREFETCH + 4
 
 
 def find_unreadable(image_map: ImageMap, rows: Iterable[int]) -> UserError | None:
-    """Reads the images of `rows`, in order, and describes the first that cannot be: TensorFlow names no file."""
-    for row in rows:
-        path = image_map.paths[row]
-        reason = _why_unreadable(path)
-        if reason:
-            return UserError(
-                f"cannot read the image {path} (line {row + 1} of {image_map.source}): {reason}. Put a whole image "
-                "there; or take the line out of the map, and give --restart to a training that had begun with it."
-            )
-    return None
+    """Reads the images of `rows` and describes the first that cannot be read: TensorFlow names no file."""
+    rows = list(rows)
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        reasons = pool.map(_why_unreadable, image_map.encoded_paths(rows))
+        row, reason = next(((row, reason) for row, reason in zip(rows, reasons, strict=True) if reason), (None, None))
+        pool.shutdown(cancel_futures=True)
+    if reason is None:
+        return None
+    return UserError(
+        f"cannot read the image {image_map.paths[row]} (line {row + 1} of {image_map.source}): {reason}. Put a whole "
+        "image there. Or leave it out: python -m keras_alexnet.prepare --skip_bad_images writes maps without such "
+        "images; a training that had begun with it needs --restart, since its batches change."
+    )
 
 
-def _why_unreadable(path: str) -> str | None:
+def _why_unreadable(path: bytes) -> str | None:
     try:
         with open(path, "rb") as file:
             data = file.read()
         # The whole image: the damage may lie outside the square in the middle.
-        decode_with_pillow(data)
+        images.decode(data)
         evaluation_image(tf.constant(data), IMAGE_SIZE)
     except FileNotFoundError:
         return "the file is missing"
@@ -136,16 +217,73 @@ def _why_unreadable(path: str) -> str | None:
     return None
 
 
-def _columns(image_map: ImageMap) -> tuple[tf.Tensor, tf.Tensor]:
-    """The paths and labels as tensors. They are captured by the datasets, not copied into their graphs."""
-    return (
-        tf.constant([os.fsencode(path) for path in image_map.paths]),
-        tf.constant(np.asarray(image_map.labels, np.int32)),
-    )
+def _batches(
+    image_map: ImageMap,
+    rows_at: Callable[[int, slice], tuple[np.ndarray, np.ndarray]],
+    transform: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    batch_size: int,
+    image_size: int,
+    *,
+    first_step: int = 0,
+    num_steps: int | None = None,
+) -> tf.data.Dataset:
+    """Reads the images of each step and puts them into full batches.
 
+    The unit of work of a thread is a chunk: many images, so that handing work over costs little, and few enough that
+    all cores work on the first batch, and that what waits takes little memory.
 
-def _load_in_parallel(rows: tf.data.Dataset, load) -> tf.data.Dataset:
+    Args:
+        image_map: paths and labels.
+        rows_at: gives the rows of the map that a part of a step's batch is made of, and three numbers for each.
+        transform: (bytes of a file, its numbers) → image.
+        batch_size: images a batch. Where `rows_at` gives fewer, black images with label 0 follow.
+        image_size: side of the images.
+        first_step, num_steps: where to begin, and how many batches to give; without end if None.
+    """
+    chunk_size = _chunk_size(batch_size)
+    chunks = batch_size // chunk_size
+    labels_of = np.asarray(image_map.labels, np.int32)
+
+    def read_rows(index: np.int64) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        step, chunk = divmod(int(index), chunks)
+        rows, numbers = rows_at(step, slice(chunk * chunk_size, (chunk + 1) * chunk_size))
+        return np.array(image_map.encoded_paths(rows), object), labels_of[rows], numbers
+
+    def load(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        columns = tf.numpy_function(read_rows, [index], (tf.string, tf.int32, tf.float32), stateful=False)
+        shapes = ((None,), (None,), (None, 3))
+        paths, labels, numbers = (tf.ensure_shape(*both) for both in zip(columns, shapes, strict=True))
+        pixels = tf.map_fn(
+            lambda row: transform(tf.io.read_file(row[0]), row[1]),
+            (paths, numbers),
+            fn_output_signature=tf.TensorSpec((image_size, image_size, 3), tf.uint8),
+            parallel_iterations=1,
+        )
+        missing = chunk_size - tf.size(labels)
+        # Padding by nothing would still copy the images.
+        pixels = tf.cond(missing > 0, lambda: tf.pad(pixels, [[0, missing], [0, 0], [0, 0], [0, 0]]), lambda: pixels)
+        labels = tf.pad(labels, [[0, missing]])
+        return tf.ensure_shape(pixels, (chunk_size, image_size, image_size, 3)), tf.ensure_shape(labels, (chunk_size,))
+
+    def join(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.reshape(images, (batch_size, image_size, image_size, 3)), tf.reshape(labels, (batch_size,))
+
     options = tf.data.Options()
     # Rows are dealt out to workers above, before they are decoded; TensorFlow's own sharding would do it again.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return rows.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).with_options(options)
+    # All cores decode, an image a core: nothing is left to tune, and tuning would time every operation.
+    options.autotune.enabled = False
+    options.threading.max_intra_op_parallelism = 1
+    options.experimental_optimization.map_parallelization = False
+    indices = tf.data.Dataset.counter(first_step * chunks)
+    if num_steps is not None:
+        indices = indices.take(num_steps * chunks)
+    loaded = indices.map(load, num_parallel_calls=_NUM_THREADS, deterministic=True)
+    if chunks > 1:
+        loaded = loaded.batch(chunks, drop_remainder=True).map(join)
+    return loaded.with_options(options)
+
+
+def _chunk_size(batch_size: int) -> int:
+    """The largest divisor of `batch_size` up to `_LARGEST_CHUNK`."""
+    return next(size for size in range(min(batch_size, _LARGEST_CHUNK), 0, -1) if batch_size % size == 0)

@@ -9,6 +9,7 @@ from pathlib import Path
 import keras
 
 from keras_alexnet.atomic import write_text
+from keras_alexnet.data.pipeline import DataWait
 from keras_alexnet.errors import UserError
 from keras_alexnet.progress import StatusLine
 from keras_alexnet.training.checkpoint import Progress, save_checkpoint
@@ -28,8 +29,9 @@ class StepWatch(keras.callbacks.Callback):
     this class leaves alone, would make Keras wait at every step.
     """
 
-    def __init__(self, epochs: int, steps_per_epoch: int, batch_size: int, first_epoch: int):
+    def __init__(self, epochs: int, steps_per_epoch: int, batch_size: int, first_epoch: int, wait: DataWait):
         super().__init__()
+        self._wait = wait
         self._epochs = epochs
         self._steps_per_epoch = steps_per_epoch
         self._batch_size = batch_size
@@ -47,8 +49,10 @@ class StepWatch(keras.callbacks.Callback):
         self._epoch = epoch
         self.batch = 0
         self._begin = time.monotonic()
+        self._waited_before = self._wait.seconds
         self._checked = 0
         self.training_seconds = 0.0
+        self.data_wait = 0.0  # the share of the training's time in which there was no data
         self.validating = False
 
     def on_train_batch_begin(self, batch: int, logs=None) -> None:
@@ -66,14 +70,16 @@ class StepWatch(keras.callbacks.Callback):
             # Short, as terminals are 80 columns wide.
             self._line.show(
                 f"epoch {self._epoch + 1}/{self._epochs}  {batch:,}/{self._steps_per_epoch:,}  "
-                f"loss {rates['loss']:.3f}  top-1/5 error {errors} %  "
-                f"{num_images / seconds:,.0f} img/s  {_duration(left)} left"
+                f"loss {rates['loss']:.3f}  error {errors} %  "
+                f"{num_images / seconds:,.0f} img/s ({100 * self._waited_share(seconds):.0f} % wait)  "
+                f"{_duration(left)} left"
             )
 
     def on_test_begin(self, logs=None) -> None:
         # The metrics are still those of the training.
         self._check_loss(self.model.get_metrics_result(), self._steps_per_epoch)
         self.training_seconds = time.monotonic() - self._begin
+        self.data_wait = self._waited_share(self.training_seconds)
         self.batch = 0
         self.validating = True
 
@@ -88,6 +94,10 @@ class StepWatch(keras.callbacks.Callback):
     def seconds(self) -> float:
         """Since the epoch began."""
         return time.monotonic() - self._begin
+
+    def _waited_share(self, seconds: float) -> float:
+        # The input runs a little ahead of the training, so its clock may too.
+        return min((self._wait.seconds - self._waited_before) / seconds, 1.0)
 
     def _check_loss(self, results: dict, batches: int) -> None:
         """Raises `UserError` where the mean loss over the first `batches` of the epoch is not finite."""
@@ -136,6 +146,7 @@ class EpochRecord(keras.callbacks.Callback):
             **training,
             **{f"val_{name}": value for name, value in validation.items()},
             "images_per_second": round(num_images / watch.training_seconds, 1),
+            "data_wait": round(watch.data_wait, 4),
             "seconds": round(watch.seconds(), 1),
         }
         self.history.append(row)
@@ -145,7 +156,8 @@ class EpochRecord(keras.callbacks.Callback):
         write_history(Path(config.output_dir) / "history.csv", self.history)
         print(
             f"epoch {epoch + 1}/{config.epochs}  {_rates_text(training)}  validation: {_rates_text(validation)}  "
-            f"{row['images_per_second']:,.0f} img/s  {_duration(row['seconds'])}",
+            f"{row['images_per_second']:,.0f} img/s  {100 * row['data_wait']:.0f} % waiting for data  "
+            f"{_duration(row['seconds'])}",
             flush=True,
         )
 
@@ -153,7 +165,8 @@ class EpochRecord(keras.callbacks.Callback):
 def write_history(path: Path, history: list[dict]) -> None:
     """Writes the finished epochs as CSV, whole or not at all."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
+    # A run that an older version began may lack columns in its first rows.
+    writer = csv.DictWriter(text, fieldnames=list(history[-1]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(history)
     write_text(path, text.getvalue())

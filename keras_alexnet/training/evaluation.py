@@ -7,15 +7,11 @@ from collections.abc import Callable, Iterator
 import keras
 import tensorflow as tf
 
-from keras_alexnet.data.maps import ImageMap
-from keras_alexnet.data.pipeline import evaluation_dataset, find_unreadable
+from keras_alexnet.data.maps import ImageMap, raise_if_missing
+from keras_alexnet.data.pipeline import batches_ahead, find_unreadable, padded_evaluation_dataset
 from keras_alexnet.errors import UserError
-from keras_alexnet.presets import IMAGE_SIZE
 from keras_alexnet.progress import StatusLine
 from keras_alexnet.training.distribution import leave_gpus_to_the_backend
-
-# Batches in which an image that cannot be read is looked for: the one that is computed, and those that wait.
-READ_AHEAD = 6
 
 
 def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer | None = None) -> None:
@@ -45,33 +41,6 @@ def error_rates(results: dict, num_images: int, prefix: str = "") -> dict[str, f
         num_right = round(float(results[f"{prefix}{name}_accuracy"]) * num_images)
         rates[f"{name}_error"] = (num_images - num_right) / num_images
     return rates | {"loss": float(results[f"{prefix}cross_entropy"])}
-
-
-def padded_evaluation_dataset(image_map: ImageMap, batch_size: int, image_size: int = IMAGE_SIZE) -> tf.data.Dataset:
-    """`evaluation_dataset` in batches that are all full: black images of weight 0 fill up the last one.
-
-    A smaller batch would leave a device without an image, which crashes, and be compiled once more.
-
-    Returns:
-        A dataset of (images, labels, weights), weights float32 (batch_size,): 1, and 0 for the padding.
-    """
-
-    def pad(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        missing = batch_size - tf.shape(labels)[0]
-        weights = tf.pad(tf.ones_like(labels, tf.float32), [[0, missing]])
-        # Only the last batch has to be copied.
-        images, labels = tf.cond(
-            missing > 0,
-            lambda: (tf.pad(images, [[0, missing], [0, 0], [0, 0], [0, 0]]), tf.pad(labels, [[0, missing]])),
-            lambda: (images, labels),
-        )
-        return (
-            tf.ensure_shape(images, (batch_size, image_size, image_size, 3)),
-            tf.ensure_shape(labels, (batch_size,)),
-            tf.ensure_shape(weights, (batch_size,)),
-        )
-
-    return evaluation_dataset(image_map, batch_size, image_size=image_size).map(pad).prefetch(2)
 
 
 def load_model(path: str) -> keras.Model:
@@ -107,12 +76,13 @@ def evaluate_model(model: keras.Model, image_map: ImageMap, batch_size: int = 25
             f"{image_map.source} has labels up to {max(image_map.labels)}, but the model has {num_classes} classes "
             f"(labels 0 to {num_classes - 1}). Evaluate it on the data that it was trained for."
         )
+    raise_if_missing(image_map)
     # The same layers: the caller's model stays compiled as it is.
     scored = keras.Model(model.input, model.output)
     compile_model(scored)
     batch_size = min(batch_size, len(image_map))
     watch = _EvaluationProgress(len(image_map), batch_size)
-    dataset = padded_evaluation_dataset(image_map, batch_size, image_size)
+    dataset = padded_evaluation_dataset(image_map, batch_size, image_size=image_size)
     with explained_errors(lambda: find_unreadable(image_map, rows_ahead(watch.batch, batch_size, len(image_map)))):
         results = scored.evaluate(dataset, verbose=0, return_dict=True, callbacks=[watch])
     rates = error_rates(results, len(image_map))
@@ -140,7 +110,7 @@ def explained_errors(find: Callable[[], UserError | None]) -> Iterator[None]:
 
 def rows_ahead(batch: int, batch_size: int, num_images: int) -> range:
     """The rows that evaluation may be reading while it computes `batch`: the input is a few batches ahead."""
-    return range(batch * batch_size, min((batch + READ_AHEAD) * batch_size, num_images))
+    return range(batch * batch_size, min((batch + batches_ahead(batch_size)) * batch_size, num_images))
 
 
 def model_sizes(model: keras.Model) -> tuple[int, int]:

@@ -8,8 +8,24 @@ from pathlib import Path
 import keras
 
 from keras_alexnet.atomic import atomic_path, write_text
-from keras_alexnet.data.maps import CLASS_MAPPINGS, TRAIN_MAP, VAL_MAP, ImageMap, read_class_mappings, read_map
-from keras_alexnet.data.pipeline import batch_rows, find_unreadable, steps_per_pass, training_dataset
+from keras_alexnet.data.maps import (
+    CLASS_MAPPINGS,
+    TRAIN_MAP,
+    VAL_MAP,
+    ImageMap,
+    raise_if_missing,
+    read_class_mappings,
+    read_map,
+)
+from keras_alexnet.data.pipeline import (
+    DataWait,
+    batch_rows,
+    batches_ahead,
+    find_unreadable,
+    padded_evaluation_dataset,
+    steps_per_pass,
+    training_dataset,
+)
 from keras_alexnet.errors import UserError
 from keras_alexnet.lock import exclusive
 from keras_alexnet.model import build_alexnet, set_precision
@@ -18,10 +34,8 @@ from keras_alexnet.training.checkpoint import Checkpoint, check_identity, load_n
 from keras_alexnet.training.config import TrainConfig
 from keras_alexnet.training.distribution import Devices, check_batch_size, choose_devices
 from keras_alexnet.training.evaluation import (
-    READ_AHEAD,
     compile_model,
     explained_errors,
-    padded_evaluation_dataset,
     rows_ahead,
 )
 from keras_alexnet.training.optimizer import SGDWithL2
@@ -67,6 +81,8 @@ def train(config: TrainConfig, *, restart: bool = False) -> list[dict]:
         UserError: anything in the data, the settings or the folder that the user can mend, or a loss not finite.
     """
     data = read_training_data(config.data_dir)
+    for image_map in (data.train, data.validation):
+        raise_if_missing(image_map)
     pass_steps = steps_per_pass(len(data.train), config.batch_size)
     devices = choose_devices(config.strategy)
     check_batch_size(config.batch_size, devices.num_replicas)
@@ -174,14 +190,15 @@ def _fit(
 ) -> list[dict]:
     first_step = first_epoch * steps_per_epoch
     batch_size = config.batch_size
-    watch = StepWatch(config.epochs, steps_per_epoch, batch_size, first_epoch)
+    wait = DataWait()
+    watch = StepWatch(config.epochs, steps_per_epoch, batch_size, first_epoch, wait)
     record = EpochRecord(config, steps_per_epoch, len(data.validation), identity, history, watch)
 
     def find() -> UserError | None:
         if watch.validating:
             return find_unreadable(data.validation, rows_ahead(watch.batch, batch_size, len(data.validation)))
         # Behind the last batches of an epoch, validation may have begun to read.
-        steps = range(watch.step, watch.step + READ_AHEAD)
+        steps = range(watch.step, watch.step + batches_ahead(batch_size))
         rows = (batch_rows(len(data.train), batch_size, config.seed, step) for step in steps)
         return find_unreadable(data.train, itertools.chain.from_iterable(rows)) or find_unreadable(
             data.validation, rows_ahead(0, batch_size, len(data.validation))
@@ -189,7 +206,7 @@ def _fit(
 
     with explained_errors(find):
         model.fit(
-            training_dataset(data.train, batch_size, seed=config.seed, first_step=first_step),
+            wait.measure(training_dataset(data.train, batch_size, seed=config.seed, first_step=first_step)),
             validation_data=padded_evaluation_dataset(data.validation, batch_size),
             initial_epoch=first_epoch,
             epochs=config.epochs,

@@ -1,0 +1,509 @@
+"""Image files: decoding them, finding the bad ones, and copying them at a smaller size. Pillow, no framework."""
+
+import contextlib
+import errno
+import functools
+import io
+import json
+import os
+import stat
+import warnings
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from keras_alexnet import atomic
+from keras_alexnet.data import maps
+from keras_alexnet.data.ilsvrc import ImageFolders
+from keras_alexnet.errors import UserError
+from keras_alexnet.workers import map_in_processes
+
+BAD_IMAGES = "bad_images.tsv"
+JPEG_QUALITY = 92
+SMALL = 32
+
+# Called with (images done, images in all).
+Progress = Callable[[int, int], None]
+
+# What Pillow reads without starting another program, as it does for PostScript.
+_KINDS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "JPEG2000", "AVIF", "PPM")
+_KIND_OF_SUFFIX = {".jpeg": "JPEG", ".jpg": "JPEG", ".png": "PNG", ".gif": "GIF", ".bmp": "BMP", ".webp": "WEBP"}
+_FIRST_BYTES = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"RIFF")
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_JPEG_LONGEST_SIDE = 65_500
+_JPEG_END = b"\xff\xd9"
+_SETTINGS = "resize.json"
+_SHOWN = 10
+
+# Pillow warns of broken EXIF data and of large images, which it then reads well: `check` tells of what matters.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is the matter with an image file.
+
+    Attributes:
+        path: the file.
+        usable: whether it can be decoded.
+        problems: what was found: a kind, which may be followed by a colon and details.
+    """
+
+    path: str
+    usable: bool
+    problems: Sequence[str]
+
+
+class _UnusableError(Exception):
+    """Says why an image cannot be used."""
+
+
+def decode(data: bytes) -> np.ndarray:
+    """Decodes an image file.
+
+    The image is turned as its EXIF data say, if these can be read. Of several frames the first counts. Transparency is
+    dropped, and colours of 16 bits keep their upper 8.
+
+    Args:
+        data: the file's bytes.
+
+    Returns:
+        uint8 (height, width, 3), RGB.
+
+    Raises:
+        Exception: of whatever kind Pillow raises, since `data` is no whole image.
+    """
+    with Image.open(io.BytesIO(data), formats=_kinds()) as image:
+        image.load()
+        return np.asarray(_upright_rgb(image, _orientation(image)))
+
+
+def orientation(data: bytes) -> int:
+    """The EXIF orientation of an image file, 1 to 8; 1, which is upright, if it says none or cannot be read."""
+    try:
+        with Image.open(io.BytesIO(data), formats=_kinds()) as image:
+            return _orientation(image) or 1
+    except Exception:
+        # Decoding says what is wrong with it.
+        return 1
+
+
+def check(paths: Sequence[str], num_workers: int, progress: Progress | None = None) -> list[Finding]:
+    """Decodes image files, in parallel; returns what is the matter with some, in the order of `paths`.
+
+    Raises:
+        UserError: a worker process ended by itself.
+    """
+    found = map_in_processes(_check_one, paths, num_workers, progress)
+    return [finding for finding in found if finding]
+
+
+def resized_paths(images: maps.ImageMap, folder: str) -> maps.ImageMap:
+    """Where the copies of `images` go: below `folder` as the images lie below their own (`images.source`).
+
+    A copy is a JPEG: a name that says otherwise gets `.JPEG` behind it.
+
+    Raises:
+        UserError: two images would have the same copy.
+    """
+    start = len(os.path.join(images.source, ""))
+    original_of: dict[str, str] = {}
+    for path in images.paths:
+        name = os.path.join(folder, path[start:])
+        suffix = os.path.splitext(name)[1].lower()
+        copy = name if _KIND_OF_SUFFIX.get(suffix) == "JPEG" else f"{name}.JPEG"
+        other = original_of.setdefault(copy, path)
+        if other is not path:
+            raise UserError(f"{path} and {other} would have the same copy, {copy}: rename one of the two.")
+    return maps.ImageMap(list(original_of), images.labels, source=folder)
+
+
+def resize(
+    paths: Sequence[str],
+    copies: Sequence[str],
+    shorter_side: int,
+    num_workers: int,
+    progress: Progress | None = None,
+) -> list[Finding]:
+    """Checks image files as `check` does and writes JPEG copies of another size, in parallel.
+
+    A copy is upright, RGB and without metadata. It has the modification time of its original: one that is whole and has
+    it stays as it is. So the work can be interrupted at any time, and done again for what has changed.
+
+    Args:
+        paths: the image files.
+        copies: the files to write, as many.
+        shorter_side: of the copies, in pixels. The longer side keeps the proportions, rounded to the nearest, halves
+            up. Smaller images are enlarged.
+        num_workers: how many processes.
+        progress: called with (images done, images in all).
+
+    Returns:
+        What is the matter with some, in the order of `paths`. Of unusable ones no copy is written.
+
+    Raises:
+        UserError: a copy cannot be written, or a worker process ended by itself.
+    """
+    try:
+        for folder in dict.fromkeys(map(os.path.dirname, copies)):
+            os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(error.filename, error) from None
+    work = functools.partial(_resize_one, shorter_side=shorter_side)
+    found = map_in_processes(work, list(zip(paths, copies, strict=True)), num_workers, progress)
+    if hasattr(os, "sync"):
+        # Maps that name the copies must not outlive a power loss that these do not.
+        os.sync()
+    return [finding for finding in found if finding]
+
+
+def reject_overlap(sources: Iterable[str], targets: Iterable[str]) -> None:
+    """Raises `UserError` if a folder to write to lies in a folder of original images or the other way round."""
+    sources = {os.path.realpath(folder): folder for folder in sources}
+    targets = {os.path.realpath(folder): folder for folder in targets}
+    for inner, outer in ((sources, targets), (targets, sources)):
+        for real, folder in inner.items():
+            hit = next((outer[above] for above in _with_parents(real) if above in outer), None)
+            if hit:
+                raise UserError(
+                    f"--resized_dir must be apart from the images: {folder} is {hit} or lies in it. Give a folder of "
+                    "its own."
+                )
+
+
+def claim_resized_dir(folder: str, shorter_side: int) -> None:
+    """Notes in `folder` of which size its copies are.
+
+    Raises:
+        UserError: it has copies of another size, or image folders that were not written by `resize`.
+    """
+    path = os.path.join(folder, _SETTINGS)
+    settings = {"version": 1, "shorter_side": shorter_side, "quality": JPEG_QUALITY}
+    remedy = "Give another --resized_dir, or remove this one."
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+    except FileNotFoundError:
+        taken = [name for name in ("train", "val") if os.path.lexists(os.path.join(folder, name))]
+        if taken:
+            raise UserError(
+                f"{folder} has a {taken[0]} folder but no {_SETTINGS}, so its images are not known to be copies. "
+                f"{remedy}"
+            ) from None
+        atomic.write_text(path, json.dumps(settings) + "\n")
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}, which says what the copies beside it are: {error}. {remedy}") from None
+    else:
+        if found != settings:
+            expected, received = (json.dumps(value, sort_keys=True) for value in (settings, found))
+            raise UserError(f"{folder} has copies of other settings: expected {expected}, found {received}. {remedy}")
+
+
+def write_findings(path: str | os.PathLike, findings: Iterable[Finding]) -> None:
+    """Writes a table of `<path> TAB <unusable or odd> TAB <problems>`, headed by a line that says so."""
+    lines = ["path\tseverity\tproblem\n"]
+    for finding in findings:
+        severity = "odd" if finding.usable else "unusable"
+        lines.append(f"{finding.path}\t{severity}\t{'; '.join(finding.problems)}\n")
+    atomic.write_text(path, "".join(lines))
+
+
+def summary(findings: Sequence[Finding], total: int) -> str:
+    """How many of `total` images have which kind of problem, as a table."""
+    lines = [f"{total:,} images checked:"]
+    for usable, severity in ((False, "unusable"), (True, "odd, but usable")):
+        concerned = [finding for finding in findings if finding.usable == usable]
+        lines.append(f"{len(concerned):>12,}  {severity}")
+        counts = Counter(problem.partition(": ")[0] for finding in concerned for problem in finding.problems)
+        lines += [f"{count:>16,}  {kind}" for kind, count in sorted(counts.items(), key=lambda item: (-item[1], item))]
+    return "\n".join(lines)
+
+
+def raise_if_unusable(findings: Sequence[Finding], total: int, table: str | os.PathLike) -> None:
+    """Raises `UserError` that names the first unusable images; `table` is where all of them are."""
+    unusable = [finding for finding in findings if not finding.usable]
+    if not unusable:
+        return
+    lines = [f"{len(unusable):,} of {total:,} images cannot be used, so no maps were written:"]
+    lines += [f"  {finding.path}: {'; '.join(finding.problems)}" for finding in unusable[:_SHOWN]]
+    if len(unusable) > _SHOWN:
+        lines.append(f"  … and {len(unusable) - _SHOWN:,} more")
+    lines.append(f"{table} lists them all. Replace or remove them, or leave them out with --skip_bad_images.")
+    raise UserError("\n".join(lines))
+
+
+def without_unusable(found: ImageFolders, findings: Iterable[Finding]) -> ImageFolders:
+    """Leaves the unusable images out.
+
+    Raises:
+        UserError: a class would have no training images left, or there would be no validation images.
+    """
+    unusable = {finding.path for finding in findings if not finding.usable}
+    train, val = (_without(images, unusable) for images in (found.train, found.val))
+    left = set(train.labels)
+    emptied = [class_id for label, class_id in enumerate(found.classes) if label not in left]
+    if emptied:
+        shown = ", ".join(emptied[:_SHOWN]) + (", …" if len(emptied) > _SHOWN else "")
+        raise UserError(
+            f"no usable training image is left for {len(emptied):,} of {len(found.classes):,} classes: {shown}. "
+            "Replace their images, or remove their folders."
+        )
+    if not len(val):
+        raise UserError(f"none of the {len(found.val):,} validation images is usable: replace them.")
+    return replace(found, train=train, val=val)
+
+
+def _without(images: maps.ImageMap, unusable: set[str]) -> maps.ImageMap:
+    rows = [(path, label) for path, label in zip(images.paths, images.labels, strict=True) if path not in unusable]
+    return replace(images, paths=[path for path, _ in rows], labels=array("i", (label for _, label in rows)))
+
+
+def _check_one(path: str) -> Finding | None:
+    with _told(path) as problems, _opened(path, problems) as image:
+        # At an eighth of the size a JPEG is read to its end just as well, in half the time.
+        if image.format == "JPEG":
+            image.draft(image.mode, (1, 1))
+            image.load()
+            _exif_problems(image, problems)
+        else:
+            image.load()
+            _upright_rgb(image, _exif_problems(image, problems))
+    return problems.finding
+
+
+def _resize_one(names: tuple[str, str], shorter_side: int) -> Finding | None:
+    path, copy = names
+    resized = None
+    with _told(path) as problems:
+        times = os.stat(path)
+        keep = _is_whole(copy, times.st_mtime_ns)
+        with _opened(path, problems) as image:
+            if not keep:
+                image.load()
+            turn = _exif_problems(image, problems)
+            if not keep:
+                resized = _resized(_upright_rgb(image, turn), shorter_side)
+    if resized:
+        buffer = io.BytesIO()
+        resized.save(buffer, "JPEG", quality=JPEG_QUALITY)
+        _write_copy(copy, buffer.getbuffer(), times)
+    return problems.finding
+
+
+def _resized(image: Image.Image, shorter_side: int) -> Image.Image:
+    shortest, longest = min(image.size), max(image.size)
+    size = tuple((2 * side * shorter_side + shortest) // (2 * shortest) for side in image.size)
+    # Pillow refuses to open an image of more pixels.
+    most_pixels = 2 * (Image.MAX_IMAGE_PIXELS or longest * shortest)
+    if max(size) > _JPEG_LONGEST_SIDE or size[0] * size[1] > most_pixels:
+        raise _UnusableError(f"too long and narrow to be resized: {image.width} x {image.height}")
+    # Of Pillow's antialiasing filters the one that keeps most detail: training reads nothing but these copies.
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
+def _is_whole(copy: str, mtime_ns: int) -> bool:
+    """Whether `copy` was made from a file of this time, and reaches to its end also after a power loss."""
+    try:
+        if os.stat(copy).st_mtime_ns != mtime_ns:
+            return False
+        with open(copy, "rb") as file:
+            file.seek(-len(_JPEG_END), os.SEEK_END)
+            return file.read() == _JPEG_END
+    except OSError:
+        return False
+
+
+def _write_copy(copy: str, data: bytes | memoryview, times: os.stat_result) -> None:
+    # Flushing each of a million files, as atomic.atomic_path does, would take hours; `_is_whole` looks instead.
+    folder, name = os.path.split(copy)
+    partial = os.path.join(folder, f".partial-{name}")
+    try:
+        with open(partial, "wb") as file:
+            file.write(data)
+        os.utime(partial, ns=(times.st_atime_ns, times.st_mtime_ns))
+        os.replace(partial, copy)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(partial)
+        if isinstance(error, OSError):
+            raise _cannot_write(copy, error) from None
+        raise
+
+
+def _cannot_write(path: str, error: OSError) -> UserError:
+    return UserError(
+        f"cannot write {path}: {error.strerror or error}. Make room or permit writing there, or give another "
+        "--resized_dir; the same command then goes on where this one has stopped."
+    )
+
+
+class _Problems:
+    """Gathers what is found about one file."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.odd: list[str] = []
+        self.unusable: str | None = None
+        self.warnings: list[warnings.WarningMessage] = []
+
+    @property
+    def finding(self) -> Finding | None:
+        if self.unusable:
+            return Finding(self.path, False, (self.unusable,))
+        return Finding(self.path, True, tuple(self.odd)) if self.odd else None
+
+
+@contextlib.contextmanager
+def _told(path: str) -> Iterator[_Problems]:
+    """Turns whatever is raised because of the file at `path` into a problem."""
+    problems = _Problems(path)
+    try:
+        with warnings.catch_warnings(record=True) as problems.warnings:
+            warnings.simplefilter("always")
+            yield problems
+    except _UnusableError as error:
+        problems.unusable = str(error)
+    except MemoryError:
+        raise UserError(f"not enough memory to decode {path}. Give a smaller --num_workers.") from None
+    except Image.DecompressionBombError:
+        problems.unusable = f"too many pixels: more than {2 * Image.MAX_IMAGE_PIXELS:,}"
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            problems.unusable = _unreadable(path, error)
+        else:
+            # Pillow raises a dozen kinds of exceptions for broken files.
+            problems.unusable = f"truncated or corrupt: {' '.join(str(error).split()) or type(error).__name__}"
+
+
+@contextlib.contextmanager
+def _opened(path: str, problems: _Problems) -> Iterator[Image.Image]:
+    """Opens an image and notes what its header tells."""
+    status = os.stat(path)
+    # Opening a pipe would wait for its writer.
+    if not stat.S_ISREG(status.st_mode):
+        raise _UnusableError(f"not a file: {'a folder' if stat.S_ISDIR(status.st_mode) else 'a device or the like'}")
+    if not status.st_size:
+        raise _UnusableError("empty file")
+    with open(path, "rb") as file:
+        try:
+            image = Image.open(file, formats=_kinds())
+        except UnidentifiedImageError:
+            file.seek(0)
+            start = file.read(16)
+            if start.startswith(_FIRST_BYTES):
+                raise _UnusableError("truncated or corrupt: its header cannot be read") from None
+            raise _UnusableError(f"not an image: begins with {start!r}") from None
+        with image:
+            problems.odd += _header_problems(image, path)
+            yield image
+
+
+def _header_problems(image: Image.Image, path: str) -> Iterator[str]:
+    suffix = os.path.splitext(path)[1].lower()
+    # Cameras put a second, larger picture behind some JPEGs.
+    kind = "JPEG" if image.format == "MPO" else image.format
+    if kind != _KIND_OF_SUFFIX.get(suffix):
+        yield f"{kind} named {suffix}"
+    if image.mode == "CMYK":
+        yield "CMYK"
+    if image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I"):
+        yield "gray"
+    # Of PNG colours of 16 bits Pillow keeps 8 by itself.
+    deep_png = image.format == "PNG" and any("16" in str(tile[3]) for tile in image.tile)
+    if deep_png or image.mode == "F" or image.mode.startswith("I"):
+        yield "more than 8 bits a channel"
+    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        yield "transparency, which is dropped"
+    if min(image.size) < SMALL:
+        yield f"shorter side below {SMALL} pixels: {image.width} x {image.height}"
+    if image.format in ("GIF", "PNG", "WEBP") and _is_animated(path):
+        yield "several frames, of which the first counts"
+
+
+def _is_animated(path: str) -> bool:
+    # In an image of its own: looking for a second frame moves on to it, and may fail where the first is well.
+    with contextlib.suppress(Exception), Image.open(path, formats=_kinds()) as image:
+        return image.is_animated
+    return False
+
+
+def _exif_problems(image: Image.Image, problems: _Problems) -> int | None:
+    """Notes what is odd about the orientation, and returns it."""
+    found = _orientation(image)
+    # The EXIF reader is Pillow's TIFF reader. Some damage it keeps to itself, and then there are no EXIF tags.
+    warned = any(os.path.basename(warning.filename) == "TiffImagePlugin.py" for warning in problems.warnings)
+    nothing_in_it = image.info.get("exif") and not (found and image.getexif())
+    if image.format != "TIFF" and (found is None or warned or nothing_in_it):
+        problems.odd.append("broken EXIF data")
+    if found in _TURNS:
+        problems.odd.append(f"turned by its EXIF orientation: {found}")
+    return found
+
+
+def _orientation(image: Image.Image) -> int | None:
+    """The EXIF orientation, or None if the EXIF data are broken."""
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+        # 0 is what some cameras write that do not know.
+        return 1 if found in (0, 1) else found if found in _TURNS else None
+    except Exception:
+        # As for decoding, there is a dozen kinds of them.
+        return None
+
+
+def _upright_rgb(image: Image.Image, turn: int | None) -> Image.Image:
+    """A loaded image as RGB, turned by an EXIF orientation."""
+    # Else Pillow looks for a colour that is to stand for transparency.
+    image.info.pop("transparency", None)
+    if image.mode == "F":
+        image = Image.fromarray(_gray_of_floats(np.asarray(image)))
+    elif image.mode.startswith("I"):
+        # Pillow's own conversion clips 16-bit gray instead of scaling it.
+        image = Image.fromarray((np.asarray(image).clip(0, 65_535) >> 8).astype(np.uint8))
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    return image.transpose(_TURNS[turn]) if turn in _TURNS else image
+
+
+def _gray_of_floats(values: np.ndarray) -> np.ndarray:
+    """8-bit gray of floats, of which the file does not say what is white: 1, 255 or 65,535, whichever holds them."""
+    values = np.nan_to_num(values, nan=0.0)
+    white = next((white for white in (1, 255) if values.max(initial=0) <= white), 65_535)
+    return (values.clip(0, white) * (255 / white) + 0.5).astype(np.uint8)
+
+
+def _unreadable(path: str, error: OSError) -> str:
+    if error.errno == errno.ELOOP:
+        return "loop of links"
+    if error.errno == errno.ENOENT and os.path.islink(path):
+        return "broken link"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "no permission to read it"
+    return f"cannot be read: {error.strerror}"
+
+
+@functools.cache
+def _kinds() -> tuple[str, ...]:
+    Image.init()
+    return tuple(kind for kind in _KINDS if kind in Image.OPEN)
+
+
+def _with_parents(path: str) -> Iterator[str]:
+    while True:
+        yield path
+        parent = os.path.dirname(path)
+        if parent == path:
+            return
+        path = parent

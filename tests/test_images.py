@@ -1,0 +1,693 @@
+import contextlib
+import fcntl
+import json
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from drawn_images import draw, encode, exif_with_orientation, with_exif
+from fake_ilsvrc import CLASSES, FakeIlsvrc
+from PIL import Image
+
+from keras_alexnet import cli, prepare, workers
+from keras_alexnet.data import images, maps
+from keras_alexnet.errors import UserError
+
+# As keras_alexnet.data.images has it, which pytest overrules.
+pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
+
+ROOT = Path(__file__).parent.parent
+COLOURS = draw(48, 36)
+JPEG = encode(COLOURS, "JPEG", quality=90)
+BROKEN_EXIF = {
+    "no tiff": b"Exif\0\0garbage",
+    "cut": exif_with_orientation(6, "<")[:20],
+    "text": b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x02\0\0\x006\0\0\0\0\0\0\0",
+    "orientation 9": exif_with_orientation(9, ">"),
+}
+# What an image looks like upright if its file says "orientation n".
+UPRIGHT = {
+    1: lambda stored: stored,
+    2: lambda stored: stored[:, ::-1],
+    3: lambda stored: stored[::-1, ::-1],
+    4: lambda stored: stored[::-1],
+    5: lambda stored: stored.swapaxes(0, 1),
+    6: lambda stored: stored.swapaxes(0, 1)[:, ::-1],
+    7: lambda stored: stored[::-1, ::-1].swapaxes(0, 1),
+    8: lambda stored: stored.swapaxes(0, 1)[::-1],
+}
+
+
+class Tree(FakeIlsvrc):
+    """Six training images and three validation images of 60×40."""
+
+    def __init__(self, root):
+        super().__init__(root)
+        self.images = sorted(self.train.glob("*/*")) + sorted(self.val.iterdir())
+        for number, path in enumerate(self.images):
+            path.write_bytes(encode(draw(60, 40, number), "JPEG", quality=90))
+
+
+@pytest.fixture
+def tree(tmp_path):
+    return Tree(tmp_path / "imagenet")
+
+
+def arguments(tree, *more):
+    return [f"--imagenet_dir={tree.root}", f"--output_dir={tree.root.parent}/data", "--num_workers=1", *more]
+
+
+def call(tree, *more):
+    """Runs the command in this process; returns the lines of bad_images.tsv below its head."""
+    prepare.main(*cli.parse(prepare.define_flags, arguments(tree, *more)))
+    return listed(tree)
+
+
+def start(tree, *more, before=(), **options):
+    """Starts the command as a process of its own; `before` is a command that runs it."""
+    command = [*before, sys.executable, "-m", "keras_alexnet.prepare", *arguments(tree, *more)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, **pipes, **options)
+
+
+def listed(tree):
+    head, *rows = (tree.root.parent / "data/bad_images.tsv").read_text().splitlines()
+    assert head == "path\tseverity\tproblem"
+    return [tuple(row.split("\t")) for row in rows]
+
+
+def mapped(tree, name="train_map.txt"):
+    return list(maps.read_map(tree.root.parent / "data" / name).paths)
+
+
+def resize_to(folder, side=32):
+    return [f"--resize_shorter_side={side}", f"--resized_dir={folder}"]
+
+
+def one(path):
+    """What `check` finds about one file, without a process for it."""
+    return images._check_one(str(path))
+
+
+def problems_of(tmp_path, data, name="a.JPEG"):
+    path = tmp_path / name
+    path.write_bytes(data)
+    found = one(path)
+    # What is usable is what decoding takes.
+    if not found or found.usable:
+        pixels = images.decode(data)
+        assert pixels.dtype == np.uint8
+        assert pixels.shape[2:] == (3,)
+    else:
+        decoded = None
+        with contextlib.suppress(Exception):
+            decoded = images.decode(data)
+        assert decoded is None
+    return (not found or found.usable), list(found.problems) if found else []
+
+
+def flipped(data, at):
+    return data[:at] + bytes([data[at] ^ 255]) + data[at + 1 :]
+
+
+def huge_png():
+    """A PNG that says it has 200,000 × 200,000 pixels."""
+    data = encode(COLOURS, "PNG")
+    size = b"IHDR" + (200_000).to_bytes(4, "big") * 2 + data[24:29]
+    return data[:12] + size + zlib.crc32(size).to_bytes(4, "big") + data[33:]
+
+
+def test_decode_gives_upright_rgb_of_every_kind():
+    gray = COLOURS[..., 0]
+    rgba = np.dstack([COLOURS, gray])
+    assert (images.decode(encode(COLOURS, "PNG")) == COLOURS).all()
+    assert (images.decode(encode(COLOURS, "BMP")) == COLOURS).all()
+    assert (images.decode(encode(COLOURS, "WEBP", lossless=True)) == COLOURS).all()
+    assert (images.decode(encode(gray, "PNG")) == gray[..., None]).all()
+    # Transparency is dropped, not blended.
+    assert (images.decode(encode(rgba, "PNG")) == COLOURS).all()
+    assert (images.decode(encode(np.dstack([gray, gray]), "PNG")) == gray[..., None]).all()
+    palette = Image.fromarray(COLOURS).quantize(16)
+    for options in ({}, {"transparency": 3}, {"transparency": bytes(range(16))}):
+        assert (images.decode(encode(palette, "PNG", **options)) == np.asarray(palette.convert("RGB"))).all()
+    assert (images.decode(encode(palette, "GIF")) == np.asarray(palette.convert("RGB"))).all()
+    assert (images.decode(encode(Image.fromarray(gray > 99), "PNG")) == 255 * (gray > 99)[..., None]).all()
+
+
+def test_decode_scales_what_has_more_than_8_bits():
+    deep = np.linspace(0, 65_535, 48 * 36).astype(np.uint16).reshape(36, 48)
+    expected = (deep >> 8)[..., None]
+    assert (images.decode(encode(Image.fromarray(deep), "PNG")) == expected).all()
+    assert (images.decode(encode(Image.fromarray(deep.astype(np.int32)), "TIFF")) == expected).all()
+    # Pillow opens a PGM of 16 bits as 32-bit integers.
+    assert (images.decode(b"P5 48 36 65535\n" + deep.astype(">u2").tobytes()) == expected).all()
+    for white in (1, 255, 65_535):
+        floats = np.linspace(0, white, 256, dtype=np.float32).reshape(16, 16)
+        decoded = images.decode(encode(Image.fromarray(floats), "TIFF"))
+        assert (decoded == np.arange(256).reshape(16, 16, 1)).all()
+
+
+def test_decode_gives_cmyk_as_it_is_seen():
+    cmyk = Image.fromarray(COLOURS).convert("CMYK")
+    # Pillow writes them as Adobe does, inverted.
+    decoded = images.decode(encode(cmyk, "JPEG", quality=100, subsampling=0))
+    assert np.abs(decoded.astype(int) - COLOURS).mean() < 3
+
+
+@pytest.mark.parametrize("keep_jfif", [True, False])
+def test_decode_turns_as_exif_says_unless_it_is_broken(keep_jfif):
+    stored = images.decode(JPEG)
+    for number, upright in UPRIGHT.items():
+        data = with_exif(JPEG, exif_with_orientation(number, "<"), keep_jfif=keep_jfif)
+        assert images.orientation(data) == number
+        assert (images.decode(data) == upright(stored)).all()
+    # Where JFIF gives a resolution, Pillow reads the EXIF data only when asked to.
+    with_resolution = encode(COLOURS, "JPEG", quality=90, dpi=(72, 72))
+    for exif in BROKEN_EXIF.values():
+        for data in (JPEG, with_resolution):
+            broken = with_exif(data, exif, keep_jfif=keep_jfif)
+            assert images.orientation(broken) == 1
+            assert (images.decode(broken) == stored).all()
+    assert images.orientation(b"no image") == 1
+
+
+def test_sound_images_have_no_problems(tmp_path):
+    for name in ("a.JPEG", "b.jpg", "c.jpeg"):
+        assert problems_of(tmp_path, JPEG, name) == (True, [])
+    upright = with_exif(JPEG, exif_with_orientation(1, ">"), keep_jfif=True)
+    assert problems_of(tmp_path, upright) == (True, [])
+    assert problems_of(tmp_path, with_exif(JPEG, exif_with_orientation(0, ">"), keep_jfif=True)) == (True, [])
+    for kind, name in (("PNG", "a.png"), ("BMP", "a.bmp"), ("GIF", "a.gif"), ("WEBP", "A.WEBP")):
+        image = Image.fromarray(COLOURS).quantize(99) if kind == "GIF" else COLOURS
+        assert problems_of(tmp_path, encode(image, kind), name) == (True, [])
+
+
+def test_what_cannot_be_decoded_is_unusable(tmp_path):
+    png = encode(COLOURS, "PNG")
+    for data, problem in (
+        (b"", "empty file"),
+        (b"<!DOCTYPE html><html>", "not an image: begins with b'<!DOCTYPE html><'"),
+        (bytes(999), "not an image: begins with b'"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not an image: begins with b'%!PS"),
+        (JPEG[:20], "truncated or corrupt: its header cannot be read"),
+        (JPEG[:400], "truncated or corrupt: "),
+        (JPEG[: len(JPEG) // 2 + 200], "truncated or corrupt: image file is truncated"),
+        (JPEG[:-30], "truncated or corrupt: image file is truncated"),
+        (png[: len(png) // 2], "truncated or corrupt: image file is truncated"),
+        (flipped(png, len(png) // 2), "truncated or corrupt: "),
+        (encode(COLOURS, "WEBP")[:-99], "truncated or corrupt: "),
+        (huge_png(), "too many pixels: more than "),
+    ):
+        usable, (found,) = problems_of(tmp_path, data)
+        assert not usable, problem
+        assert found.startswith(problem)
+
+
+def test_check_and_decode_agree_wherever_a_file_ends(tmp_path):
+    large = encode(draw(320, 200), "JPEG", quality=70, progressive=True)
+    for data in (encode(draw(320, 200), "JPEG", quality=70), large):
+        for end in range(2, len(data), len(data) // 40):
+            problems_of(tmp_path, data[:end])
+
+
+def test_files_that_are_none_are_unusable(tmp_path):
+    def link(name, to):
+        (tmp_path / name).symlink_to(to)
+        return tmp_path / name
+
+    (tmp_path / "folder.JPEG").mkdir()
+    os.mkfifo(tmp_path / "pipe.JPEG")
+    (tmp_path / "sound.JPEG").write_bytes(JPEG)
+    for path, problem in (
+        (tmp_path / "folder.JPEG", "not a file: a folder"),
+        (tmp_path / "pipe.JPEG", "not a file: a device or the like"),
+        (Path("/dev/null"), "not a file: a device or the like"),
+        (link("broken.JPEG", "nowhere"), "broken link"),
+        (link("loop.JPEG", "loop.JPEG"), "loop of links"),
+        (tmp_path / "gone.JPEG", "cannot be read: No such file or directory"),
+    ):
+        assert one(path) == images.Finding(str(path), False, (problem,))
+    assert one(link("link.JPEG", "sound.JPEG")) is None
+
+
+def test_files_without_permission_are_unusable(tmp_path, monkeypatch):
+    path = tmp_path / "a.JPEG"
+    path.write_bytes(JPEG)
+    path.chmod(0)
+    if os.access(path, os.R_OK):  # The administrator may read everything.
+
+        def refused(name, *args):
+            raise PermissionError(13, "Permission denied", name)
+
+        monkeypatch.setattr(images, "open", refused, raising=False)
+    assert one(path).problems == ("no permission to read it",)
+
+
+def test_odd_images_are_told_and_usable(tmp_path):
+    gray = COLOURS[..., 0]
+    several = {"save_all": True, "append_images": [Image.fromarray(255 - COLOURS)]}
+    deep = np.arange(48 * 36, dtype=np.uint16).reshape(36, 48) * 37
+    turned = with_exif(JPEG, exif_with_orientation(6, "<"), keep_jfif=True)
+    for data, name, expected in (
+        (encode(COLOURS, "PNG"), "a.JPEG", ["PNG named .jpeg"]),
+        (encode(COLOURS, "BMP"), "a.jpg", ["BMP named .jpg"]),
+        (encode(COLOURS, "WEBP"), "a.png", ["WEBP named .png"]),
+        (JPEG, "a.png", ["JPEG named .png"]),
+        (encode(Image.fromarray(COLOURS).quantize(99), "GIF"), "a.JPEG", ["GIF named .jpeg"]),
+        (encode(COLOURS, "TIFF"), "a.JPEG", ["TIFF named .jpeg"]),
+        (encode(Image.fromarray(COLOURS).convert("CMYK"), "JPEG"), "a.JPEG", ["CMYK"]),
+        (encode(gray, "JPEG"), "a.JPEG", ["gray"]),
+        (encode(Image.fromarray(gray > 99), "PNG"), "a.png", ["gray"]),
+        (encode(np.dstack([gray, gray]), "PNG"), "a.png", ["gray", "transparency, which is dropped"]),
+        (encode(np.dstack([COLOURS, gray]), "PNG"), "a.png", ["transparency, which is dropped"]),
+        (encode(Image.fromarray(deep), "PNG"), "a.png", ["gray", "more than 8 bits a channel"]),
+        (encode(draw(300, 31), "JPEG"), "a.JPEG", ["shorter side below 32 pixels: 300 x 31"]),
+        (encode(draw(32, 32), "JPEG"), "a.JPEG", []),
+        (turned, "a.JPEG", ["turned by its EXIF orientation: 6"]),
+        (encode(Image.fromarray(COLOURS), "GIF", **several), "a.gif", ["several frames, of which the first counts"]),
+    ):
+        assert problems_of(tmp_path, data, name) == (True, expected)
+
+
+def test_deep_colours_are_told(tmp_path):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    row = b"\0" + b"\x12\x34\x80\x00\xff\xff" * 40
+    header = struct.pack(">IIBBBBB", 40, 40, 16, 2, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row * 40)) + chunk(b"IEND", b"")
+    assert problems_of(tmp_path, data, "a.png") == (True, ["more than 8 bits a channel"])
+    assert images.decode(data)[0, 0].tolist() == [0x12, 0x80, 0xFF]
+
+
+@pytest.mark.parametrize("exif", BROKEN_EXIF.values(), ids=BROKEN_EXIF)
+def test_broken_exif_is_odd(tmp_path, exif):
+    for dpi in ({}, {"dpi": (72, 72)}):
+        data = with_exif(encode(COLOURS, "JPEG", **dpi), exif, keep_jfif=True)
+        assert problems_of(tmp_path, data) == (True, ["broken EXIF data"])
+
+
+def test_check_tells_in_the_order_of_the_paths(tmp_path):
+    (tmp_path / "gray.JPEG").write_bytes(encode(COLOURS[..., 0], "JPEG"))
+    (tmp_path / "sound.JPEG").write_bytes(JPEG)
+    (tmp_path / "empty.JPEG").touch()
+    names = (["sound"] * 40 + ["gray", "empty"]) * 5
+    told = []
+    found = images.check([str(tmp_path / f"{name}.JPEG") for name in names], 2, lambda *args: told.append(args))
+    assert [Path(finding.path).stem for finding in found] == ["gray", "empty"] * 5
+    assert [finding.usable for finding in found] == [True, False] * 5
+    assert told[-1] == (210, 210)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert images.check([], 2) == []
+
+
+def test_command_refuses_unusable_images_and_lists_them(tree):
+    broken, odd, missing = tree.images[1], tree.images[4], tree.images[7]
+    broken.write_bytes(JPEG[:-30])
+    odd.write_bytes(with_exif(encode(COLOURS[..., 0], "JPEG"), b"Exif\0\0garbage", keep_jfif=True))
+    missing.unlink()
+    missing.symlink_to("nowhere")
+    done = start(tree, "--check_images", "--num_workers=2")
+    out, err = done.communicate(timeout=60)
+    assert done.returncode == 1
+    truncated = "truncated or corrupt: image file is truncated"
+    rows = listed(tree)
+    assert [row[:2] for row in rows] == [(str(broken), "unusable"), (str(odd), "odd"), (str(missing), "unusable")]
+    assert rows[0][2].startswith(truncated)
+    assert [row[2] for row in rows[1:]] == ["gray; broken EXIF data", "broken link"]
+    table = tree.root.parent / "data/bad_images.tsv"
+    assert out.splitlines() == [
+        "9 images checked:",
+        "           2  unusable",
+        "               1  broken link",
+        "               1  truncated or corrupt",
+        "           1  odd, but usable",
+        "               1  broken EXIF data",
+        "               1  gray",
+        f"Details: {table}",
+    ]
+    first, *shown, last = err.splitlines()
+    assert first == "python -m keras_alexnet.prepare: 2 of 9 images cannot be used, so no maps were written:"
+    assert shown == [f"  {broken}: {rows[0][2]}", f"  {missing}: broken link"]
+    assert last == f"{table} lists them all. Replace or remove them, or leave them out with --skip_bad_images."
+    assert os.listdir(table.parent) == ["bad_images.tsv"]
+
+
+def test_sound_images_pass(tree, capsys):
+    assert call(tree, "--check_images") == []
+    assert mapped(tree) + mapped(tree, "val_map.txt") == [str(path) for path in tree.images]
+    assert "9 images checked:\n           0  unusable\n           0  odd, but usable\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("more", [[], ["--check_images"]])
+def test_bad_images_can_be_left_out(tree, more):
+    left_out = tree.images[2], tree.images[8]
+    left_out[0].write_bytes(b"")
+    left_out[1].unlink()
+    left_out[1].symlink_to(left_out[1].name)
+    tree.images[3].write_bytes(encode(COLOURS[..., 0], "JPEG"))
+    assert [row[2] for row in call(tree, "--skip_bad_images", *more)] == ["empty file", "gray", "loop of links"]
+    kept = [str(path) for path in tree.images if path not in left_out]
+    assert mapped(tree) + mapped(tree, "val_map.txt") == kept
+    assert list(maps.read_map(tree.root.parent / "data/train_map.txt").labels) == [0, 0, 1, 2, 2]
+
+
+def test_a_class_that_loses_all_images_is_told(tree):
+    for path in tree.images[2:4]:
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=f"no usable training image is left for 1 of 3 classes: {CLASSES[1]}"):
+        call(tree, "--skip_bad_images")
+    tree.images[2].write_bytes(JPEG)
+    for path in tree.images[6:]:
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="none of the 3 validation images is usable"):
+        call(tree, "--skip_bad_images")
+    assert not (tree.root.parent / "data/train_map.txt").exists()
+
+
+def test_without_a_check_no_image_is_opened(tree):
+    for path in tree.images:
+        path.write_bytes(b"")
+    prepare.main(*cli.parse(prepare.define_flags, arguments(tree)))
+    assert not (tree.root.parent / "data/bad_images.tsv").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--num_workers=0"], "num_workers"),
+        (["--resized_dir=x"], "go together"),
+        (["--resize_shorter_side=64"], "go together"),
+        (["--resized_dir=a\tb", "--resize_shorter_side=64"], "a map cannot hold"),
+        (["--resized_dir=x", "--resize_shorter_side=31"], "resize_shorter_side"),
+        (["--resized_dir=x", "--resize_shorter_side=4097"], "resize_shorter_side"),
+    ],
+)
+def test_flags_that_cannot_be_are_refused(tree, flags, message):
+    with pytest.raises(UserError, match=message):
+        call(tree, *flags)
+
+
+def test_resized_copies(tree, tmp_path):
+    small = tmp_path / "small"
+    first, second, third, fourth, *_ = tree.images
+    first.write_bytes(with_exif(encode(draw(101, 64), "JPEG"), exif_with_orientation(6, "<"), keep_jfif=False))
+    second.write_bytes(encode(draw(20, 15)[..., 0], "JPEG"))
+    third.write_bytes(encode(Image.fromarray(draw(64, 101)).convert("CMYK"), "JPEG"))
+    same_stem = fourth.with_suffix(".png")
+    same_stem.write_bytes(encode(np.dstack([draw(40, 40)] * 2)[..., :4], "PNG"))
+    rows = call(tree, *resize_to(small))
+    assert [row[0] for row in rows] == [str(path) for path in (first, second, third, same_stem)]
+    copies = mapped(tree)
+    expected = [small / "train" / path.relative_to(tree.train) for path in tree.images[:6]]
+    expected.insert(4, small / "train" / same_stem.parent.name / f"{same_stem.name}.JPEG")
+    assert copies == [str(path) for path in expected]
+    assert mapped(tree, "val_map.txt") == [str(small / "val" / path.name) for path in tree.images[6:]]
+    sizes = []
+    for path in copies:
+        with Image.open(path) as image:
+            assert (image.format, image.mode) == ("JPEG", "RGB")
+            assert "exif" not in image.info
+            sizes.append(image.size)
+    # 101 · 32 / 64 = 50.5, and 20 · 32 / 15 = 42.7.
+    assert sizes[:5] == [(32, 51), (43, 32), (32, 51), (48, 32), (32, 32)]
+    for original, copy in zip(tree.images[:4], copies, strict=False):
+        upright = Image.fromarray(images.decode(original.read_bytes()))
+        with Image.open(copy) as image:
+            # Colours this strong do not survive the halved resolution of a JPEG's colours: brightness does.
+            resized = upright.resize(image.size, Image.Resampling.LANCZOS)
+            brightness, expected_brightness = (np.asarray(each.convert("L"), int) for each in (image, resized))
+        assert np.abs(brightness - expected_brightness).mean() < 4
+    assert json.loads((small / "resize.json").read_text()) == {"version": 1, "shorter_side": 32, "quality": 92}
+    assert not list(small.rglob(".partial*"))
+
+
+def state(folder):
+    return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.rglob("*.JPEG")}
+
+
+def test_copies_that_are_whole_stay(tree, tmp_path):
+    small = tmp_path / "small"
+    tree.images[5].write_bytes(encode(COLOURS[..., 0], "JPEG"))
+    first = call(tree, *resize_to(small))
+    assert [row[2] for row in first] == ["gray"]
+    before = state(small)
+    assert len(before) == 9
+    # What is odd about their originals is told again.
+    assert call(tree, *resize_to(small)) == first
+    assert state(small) == before
+    # A torn copy, an empty one, a removed one and one of an image that has changed are written anew.
+    torn, empty, removed, changed, *_ = copies = sorted(before)
+    for path, data in ((torn, torn.read_bytes()[:-1]), (empty, b"")):
+        path.write_bytes(data)
+        os.utime(path, ns=(before[path][1],) * 2)
+    removed.unlink()
+    original = tree.train / changed.relative_to(small / "train")
+    original.write_bytes(encode(draw(80, 40, 99), "JPEG"))
+    os.utime(original, (1, 1))
+    call(tree, *resize_to(small))
+    after = state(small)
+    assert {path for path in copies if after[path][0] != before[path][0]} >= {torn, empty, changed}
+    assert all(after[path] == before[path] for path in copies[4:])
+    assert all(path.read_bytes().endswith(b"\xff\xd9") for path in copies)
+    with Image.open(changed) as image:
+        assert image.size == (64, 32)
+
+
+def test_unusable_images_are_not_resized(tree, tmp_path):
+    tree.images[0].write_bytes(JPEG[:-30])
+    narrow = tree.images[3]
+    narrow.write_bytes(encode(np.zeros((1, 3000, 3), np.uint8), "PNG"))
+    with pytest.raises(UserError, match="2 of 9 images cannot be used, so no maps were written"):
+        call(tree, *resize_to(tmp_path / "small"))
+    assert not (tmp_path / "data/train_map.txt").exists()
+    rows = call(tree, *resize_to(tmp_path / "small"), "--skip_bad_images")
+    assert [row[1] for row in rows] == ["unusable"] * 2
+    assert rows[1][2] == "too long and narrow to be resized: 3000 x 1"
+    assert len(mapped(tree)) == 4
+    assert sorted(mapped(tree) + mapped(tree, "val_map.txt")) == sorted(str(path) for path in state(tmp_path / "small"))
+
+
+def test_two_images_of_one_copy_are_told(tree, tmp_path):
+    (tree.images[0].parent / "a.png").write_bytes(encode(COLOURS, "PNG"))
+    (tree.images[0].parent / "a.png.JPEG").write_bytes(JPEG)
+    with pytest.raises(UserError, match=r"would have the same copy, .*/a\.png\.JPEG"):
+        call(tree, *resize_to(tmp_path / "small"))
+
+
+def test_copies_of_other_settings_are_refused(tree, tmp_path):
+    small = tmp_path / "small"
+    call(tree, *resize_to(small))
+    before = state(small)
+    with pytest.raises(UserError, match=r'other settings: expected .*"shorter_side": 40.*Give another --resized_dir'):
+        call(tree, *resize_to(small, 40))
+    for text, message in (("{", "cannot read"), ("[]", "other settings")):
+        (small / "resize.json").write_text(text)
+        with pytest.raises(UserError, match=message):
+            call(tree, *resize_to(small))
+    (small / "resize.json").unlink()
+    with pytest.raises(UserError, match=r"has a train folder but no resize\.json"):
+        call(tree, *resize_to(small))
+    assert state(small) == before
+
+
+def test_folders_inside_each_other_are_refused(tree, tmp_path):
+    (tmp_path / "link").symlink_to(tree.train)
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small/val").symlink_to(tree.val)
+    for folder in (
+        tree.train,
+        tree.train / "small",
+        tree.val / "a/b",
+        tree.root,
+        tmp_path / "link/small",
+        tmp_path / "small",
+        tmp_path,
+    ):
+        with pytest.raises(UserError, match="--resized_dir must be apart from the images"):
+            call(tree, *resize_to(folder))
+    assert not (tmp_path / "data").exists()
+    # Links within the trees count as well.
+    (tmp_path / "small/val").unlink()
+    (tmp_path / "small/train").mkdir()
+    (tmp_path / "small/train" / CLASSES[0]).symlink_to(tree.train / CLASSES[0])
+    (tmp_path / "small/resize.json").write_text('{"version": 1, "shorter_side": 32, "quality": 92}')
+    with pytest.raises(UserError, match="--resized_dir must be apart from the images"):
+        call(tree, *resize_to(tmp_path / "small"))
+    assert all(path.read_bytes().endswith(b"\xff\xd9") for path in tree.images)
+
+
+@pytest.mark.parametrize("folder", ["data", "small"])
+def test_one_process_at_a_time(tree, tmp_path, folder):
+    (tmp_path / folder).mkdir()
+    descriptor = os.open(tmp_path / folder, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        with pytest.raises(UserError, match=f"another process is writing to {tmp_path}/{folder}"):
+            call(tree, *resize_to(tmp_path / "small"))
+    finally:
+        os.close(descriptor)
+    call(tree, *resize_to(tmp_path / "small"))
+
+
+def test_output_and_copies_may_share_a_folder(tree, tmp_path):
+    call(tree, *resize_to(tmp_path / "data"))
+    assert mapped(tree)[0] == str(tmp_path / "data/train" / tree.images[0].relative_to(tree.train))
+
+
+@contextlib.contextmanager
+def many(tree, count=80):
+    """Adds images that take a while to resize."""
+    data = encode(draw(1200, 900), "JPEG", quality=90)
+    for number in range(count):
+        (tree.train / CLASSES[0] / f"{CLASSES[0]}_1{number:03d}.JPEG").write_bytes(data)
+    process = None
+
+    def begin(*more):
+        nonlocal process
+        process = start(tree, *resize_to(tree.root.parent / "small", 256), *more, start_new_session=True)
+        deadline = time.monotonic() + 30
+        while len(state(tree.root.parent / "small")) < 20:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        return process
+
+    try:
+        yield begin
+    finally:
+        if process and process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+
+def workers_of(process):
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == process.pid and b"spawn_main" in (folder / "cmdline").read_bytes():
+                found[int(folder.name)] = folder
+    return found
+
+
+def wait_until(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_resizing_goes_on_after_a_kill(tree):
+    small = tree.root.parent / "small"
+    with many(tree) as begin:
+        process = begin()
+        running = workers_of(process)
+        assert running
+        process.kill()
+        process.communicate()
+        # The workers end by themselves.
+        wait_until(lambda: not any(folder.exists() for folder in running.values()))
+    before = state(small)
+    assert 20 <= len(before) < 89
+    assert not (tree.root.parent / "data/train_map.txt").exists()
+    call(tree, *resize_to(small, 256))
+    after = state(small)
+    assert len(after) == 89
+    assert {path: after[path] for path in before} == before
+    assert not list(small.rglob(".partial*"))
+    for path in after:
+        with Image.open(path) as image:
+            image.load()
+            assert min(image.size) == 256
+
+
+def test_interrupted_resizing_ends_quietly(tree):
+    with many(tree) as begin:
+        process = begin()
+        # As a terminal does: the workers get it too.
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (130, "python -m keras_alexnet.prepare: interrupted\n")
+    assert not list((tree.root.parent / "small").rglob(".partial*"))
+
+
+def test_an_interrupt_while_the_workers_start_is_told_once(tree):
+    process = start(tree, "--check_images", "--num_workers=8", start_new_session=True)
+    wait_until(lambda: workers_of(process) or process.poll() is not None)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (130, "python -m keras_alexnet.prepare: interrupted\n")
+
+
+def test_checking_loads_no_framework(tree):
+    code = """
+import atexit, runpy, sys
+atexit.register(lambda: print("loaded:", *sys.modules))
+runpy.run_module("keras_alexnet.prepare", run_name="__main__", alter_sys=True)
+"""
+    command = [sys.executable, "-c", code, *arguments(tree, *resize_to(tree.root.parent / "small"))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    loaded = set(done.stdout.partition("loaded: ")[2].split())
+    assert "PIL" in loaded
+    assert not {"keras", "tensorflow", "jax", "torch"} & loaded
+
+
+def test_a_killed_worker_is_told(tree):
+    with many(tree) as begin:
+        process = begin()
+        os.kill(next(iter(workers_of(process))), signal.SIGKILL)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert re.fullmatch(r"python -m keras_alexnet\.prepare: a worker process was killed .*--num_workers.*\n", err)
+
+
+def test_a_full_disk_is_told_and_resizing_goes_on(tree):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    tree.images[4].write_bytes(encode(noise, "JPEG", quality=99))
+    small = tree.root.parent / "small"
+    # No file may have more than 8 blocks of 512 bytes.
+    process = start(tree, *resize_to(small, 64), before=["sh", "-c", 'ulimit -f 8; exec "$@"', "sh"])
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    copy = small / "train" / tree.images[4].relative_to(tree.train)
+    assert err.startswith(f"python -m keras_alexnet.prepare: cannot write {copy}: File too large. Make room")
+    assert len(err.splitlines()) == 1
+    assert not list(small.rglob(".partial*"))
+    assert not (tree.root.parent / "data/train_map.txt").exists()
+    before = state(small)
+    call(tree, *resize_to(small, 64))
+    assert {path: state(small)[path] for path in before} == before
+    assert len(state(small)) == 9
+
+
+def square_or_fail(number):
+    if number == 77:
+        raise ValueError("seventy-seven")
+    if number == 99:
+        os._exit(1)
+    return number * number
+
+
+def test_map_in_processes():
+    assert workers.map_in_processes(square_or_fail, range(70), 2) == [number**2 for number in range(70)]
+    with pytest.raises(ValueError, match="seventy-seven"):
+        workers.map_in_processes(square_or_fail, range(80), 1)
+    with pytest.raises(UserError, match="was killed or crashed"):
+        workers.map_in_processes(square_or_fail, range(90, 200), 2)
+
+
+def test_pillow_keeps_its_warnings_to_itself():
+    code = "import sys; from keras_alexnet.data import images; images.decode(sys.stdin.buffer.read())"
+    data = with_exif(JPEG, BROKEN_EXIF["cut"], keep_jfif=True)
+    done = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True, cwd=ROOT, timeout=30)
+    assert (done.returncode, done.stderr) == (0, b"")
