@@ -214,20 +214,20 @@ def _resized_dir(values: flags.FlagValues, image_folders: list[str | None]) -> s
         raise UserError("--resize_shorter_side and --resized_dir go together: give both, or neither.")
     if not values.resized_dir:
         return None
-    from keras_alexnet.data import images
+    from keras_alexnet.data import resize
 
     resized_dir = os.path.abspath(values.resized_dir)
     if any(mark in resized_dir for mark in "\t\n\r"):
         raise UserError(f"--resized_dir {resized_dir!r} has a TAB or a line break, which a map cannot hold: rename it.")
     targets = [resized_dir, os.path.join(resized_dir, "train"), os.path.join(resized_dir, "val")]
-    images.reject_overlap(filter(None, image_folders), targets)
+    resize.reject_overlap(filter(None, image_folders), targets)
     return resized_dir
 
 
 def _read_images(values: flags.FlagValues, found: ilsvrc.ImageFolders, resized_dir: str | None) -> ilsvrc.ImageFolders:
     """Checks the images, and writes their copies if there is a folder for them; returns what the maps are to name."""
     # Here and above, so that --help and a mere scan do without NumPy and Pillow.
-    from keras_alexnet.data import images
+    from keras_alexnet.data import images, resize
 
     paths = [*found.train.paths, *found.val.paths]
     num_workers = values.num_workers or workers.cpu_count()
@@ -237,9 +237,9 @@ def _read_images(values: flags.FlagValues, found: ilsvrc.ImageFolders, resized_d
                 *_resized(found.train, resized_dir, "train").paths,
                 *_resized(found.val, resized_dir, "val").paths,
             ]
-            images.reject_overlap(*({os.path.dirname(path) for path in names} for names in (paths, copies)))
-            images.claim_resized_dir(resized_dir, values.resize_shorter_side)
-            findings = images.resize(
+            resize.reject_overlap(*({os.path.dirname(path) for path in names} for names in (paths, copies)))
+            resize.claim_resized_dir(resized_dir, values.resize_shorter_side)
+            findings = resize.resize(
                 paths,
                 copies,
                 values.resize_shorter_side,
@@ -262,9 +262,9 @@ def _read_images(values: flags.FlagValues, found: ilsvrc.ImageFolders, resized_d
 
 
 def _resized(image_map: maps.ImageMap, resized_dir: str, part: str) -> maps.ImageMap:
-    from keras_alexnet.data import images
+    from keras_alexnet.data import resize
 
-    return images.resized_paths(image_map, os.path.join(resized_dir, part))
+    return resize.resized_paths(image_map, os.path.join(resized_dir, part))
 
 
 def _synset_mapping(values: flags.FlagValues, train_dir: str) -> str | None:

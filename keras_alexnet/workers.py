@@ -4,11 +4,13 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import sys
-import traceback
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection, wait
 from typing import TypeVar
 
 from keras_alexnet.errors import UserError
@@ -16,10 +18,10 @@ from keras_alexnet.errors import UserError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# A worker has its next chunk at hand when it ends one, so it never waits for the parent.
-_CHUNKS_AT_HAND = 2
-_LARGEST_CHUNK = 32
-_SECONDS_TO_END = 5
+# Ctrl-C waits for the chunks that workers have at hand, which are up to two each.
+_LARGEST_CHUNK = 8
+# No more are submitted, as a million futures take gigabytes.
+_CHUNKS_PER_WORKER = 4
 
 
 def cpu_count() -> int:
@@ -35,7 +37,7 @@ def map_in_processes(
 ) -> list[Result]:
     """Computes `[function(item) for item in items]` in processes of their own.
 
-    They end with this process, however it ends: they notice a kill before their next item.
+    They end with this process, however it ends.
 
     Args:
         function: can be pickled, as can its results.
@@ -48,108 +50,78 @@ def map_in_processes(
 
     Raises:
         UserError: a process ended by itself, such as one killed for want of memory.
-        Exception: the first that `function` raised; the processes are stopped.
+        Exception: the first that `function` raised, in the order of `items`; the processes are stopped.
     """
     size = max(1, min(_LARGEST_CHUNK, len(items) // (4 * num_workers)))
-    starts = range(0, len(items), size)
-    results: list[list[Result]] = [[] for _ in starts]
-    waiting = iter(range(len(starts)))
-    done = 0
-    with _processes(function, min(num_workers, len(starts))) as connections:
-        at_hand: dict[Connection, list[int]] = {connection: [] for connection in connections}
-
-        def hand_out(connection: Connection) -> None:
-            for number in waiting:
-                at_hand[connection].append(number)
-                connection.send(items[starts[number] : starts[number] + size])
-                if len(at_hand[connection]) == _CHUNKS_AT_HAND:
-                    break
-
-        try:
-            for connection in connections:
-                hand_out(connection)
-            while any(at_hand.values()):
-                for connection in wait([connection for connection, numbers in at_hand.items() if numbers]):
-                    outcome = connection.recv()
-                    if isinstance(outcome, BaseException):
-                        raise outcome
-                    results[at_hand[connection].pop(0)] = outcome
-                    hand_out(connection)
-                    done += len(outcome)
-                    if progress:
-                        progress(done, len(items))
-        except (EOFError, ConnectionError):
-            raise UserError(
-                "a worker process was killed or crashed, often for want of memory. Run the command again, with fewer "
-                "--num_workers if it happens again."
-            ) from None
-    return [result for chunk in results for result in chunk]
-
-
-@contextlib.contextmanager
-def _processes(function: Callable, number: int) -> Iterator[list[Connection]]:
-    """Starts processes that answer each list of items with the list of results, or with an exception; ends them."""
+    chunks = (items[start : start + size] for start in range(0, len(items), size))
     # A fork of a process that has threads, as any notebook with a framework has, may hang.
-    context = multiprocessing.get_context("spawn")
-    processes, connections = [], []
-    try:
-        with _interrupts_held_back():
-            for _ in range(number):
+    executor = ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"), _prepare_worker)
+
+    def submit(count: int) -> Iterator[Future]:
+        for chunk in islice(chunks, count):
+            # This starts a process as long as there are too few.
+            with _interrupts_held_back():
                 try:
-                    here, there = context.Pipe()
-                    connections.append(here)
-                    process = context.Process(target=_work, args=(there, function), daemon=True)
-                    process.start()
+                    future = executor.submit(_apply, function, chunk)
                 except OSError as error:
                     raise UserError(
-                        f"cannot start {number} worker processes: {error.strerror}. Give a smaller --num_workers."
+                        f"cannot start {num_workers} worker processes: {error.strerror}. Give a smaller --num_workers."
                     ) from None
-                processes.append(process)
-                # The worker has the only other end, so reading from `here` ends when the worker does.
-                there.close()
-        yield connections
+            yield future
+
+    results: list[Result] = []
+    try:
+        submitted = deque(submit(_CHUNKS_PER_WORKER * num_workers))
+        while submitted:
+            results += submitted.popleft().result()
+            submitted.extend(submit(1))
+            if progress:
+                progress(len(results), len(items))
+    except BrokenProcessPool:
+        raise UserError(
+            "a worker process was killed or crashed, often for want of memory. Run the command again, with fewer "
+            "--num_workers if it happens again."
+        ) from None
     finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.join(_SECONDS_TO_END)
-            if process.exitcode is None:
-                process.kill()
-        for connection in connections:
-            connection.close()
+        executor.shutdown(cancel_futures=True)
+    return results
 
 
-def _work(connection: Connection, function: Callable) -> None:
+def _apply(function: Callable[[Item], Result], chunk: Sequence[Item]) -> list[Result]:
+    return [function(item) for item in chunk]
+
+
+def _prepare_worker() -> None:
     # A terminal sends Ctrl-C to all; the parent alone decides what then happens.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # As an exception, so that what is half-written gets removed.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    parent = multiprocessing.parent_process()
-    with contextlib.suppress(EOFError, ConnectionError):
-        while True:
-            outcome = []
-            for item in connection.recv():
-                if not parent.is_alive():
-                    return
-                try:
-                    outcome.append(function(item))
-                except Exception as error:
-                    error.add_note(f"In a worker process:\n{traceback.format_exc()}")
-                    connection.send(error)
-                    return
-            connection.send(outcome)
+    # A worker that waits for work would never notice that the parent was killed.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 @contextlib.contextmanager
 def _interrupts_held_back() -> Iterator[None]:
     """Holds Ctrl-C back here, and for good in the processes started meanwhile: they would tell of it one by one."""
-    if not hasattr(signal, "pthread_sigmask"):
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    # The first process to start would have this one started as well, which ends with Ctrl-C no longer held back.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    # The mask is what a started process inherits. Here it is not enough: a library's own thread, such as NumPy's, takes
+    # the signal all the same, and an interrupt amid a start leaves a process that complains of it.
+    interrupts = []
+    handler = signal.signal(signal.SIGINT, lambda *_: interrupts.append(True))
     try:
-        yield
+        # The first process to start would have this one started as well, which ends with Ctrl-C no longer held back.
+        resource_tracker.ensure_running()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, handler)
+        if interrupts:
+            signal.raise_signal(signal.SIGINT)

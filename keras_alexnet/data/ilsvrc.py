@@ -4,18 +4,16 @@ The scan lists folders and opens no image: a kind of file is known by its suffix
 file, except where it is a link. Links are followed and written as they are.
 """
 
-import hashlib
-import math
 import os
 import re
 from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import groupby, pairwise
 
 from keras_alexnet.data import maps
 from keras_alexnet.data.annotations import annotated_label
+from keras_alexnet.data.split import split
 from keras_alexnet.errors import raise_if_any
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".gif", ".webp")
@@ -133,50 +131,6 @@ def scan_validation_tree(
         )
     known = {class_id: folder for class_id, folder in folders.items() if class_id in label_of}
     return _images_of_classes(val_dir, known, label_of, problems, progress, pass_links)
-
-
-def split(
-    images: maps.ImageMap, classes: Sequence[str], fraction: float, seed: int, problems: list[str]
-) -> tuple[maps.ImageMap, maps.ImageMap]:
-    """Takes validation images out of each class of a tree.
-
-    Which ones depends on the seed and on the names within the class alone: it is the same on every machine, whatever
-    other classes there are.
-
-    Args:
-        images: by class, as `scan_training` gives them.
-        classes: the class ids, in label order.
-        fraction: of the images of each class, rounded to the nearest (halves up); but at least one image, and not all.
-            Of a class with a single image none is taken.
-        seed: any integer.
-        problems: what is wrong is appended here, for `errors.raise_if_any`.
-
-    Returns:
-        The training and the validation images, in the order of `images`.
-    """
-    sides: tuple[list[int], list[int]] = ([], [])
-    for label, rows in groupby(range(len(images)), images.labels.__getitem__):
-        rows = list(rows)
-        # As written: 0.29 of 50 images are 14.5, which is rounded up, while the float 0.29 is a bit less.
-        wanted = math.floor(len(rows) * Fraction(str(fraction)) + Fraction(1, 2))
-        taken = sorted(rows, key=lambda row: _draw(seed, classes[label], images.paths[row]))
-        taken = set(taken[: min(max(wanted, 1), len(rows) - 1)])
-        for row in rows:
-            sides[row in taken].append(row)
-    if len(images) and not sides[True]:
-        problems.append(
-            f"no class of {images.source} has more than one image, so that none can be taken for validation: expected "
-            "two or more; add images, or give validation images with --val_dir"
-        )
-    train, val = (
-        maps.ImageMap(
-            [images.paths[row] for row in rows],
-            array("i", (images.labels[row] for row in rows)),
-            source=images.source,
-        )
-        for rows in sides
-    )
-    return train, val
 
 
 def scan_validation(
@@ -314,11 +268,6 @@ def _alike(folders: Mapping[str, str]) -> Iterator[str]:
                 f"class folders {folders[first]} and {folders[second]} differ only in case, so many disks cannot hold "
                 "both: expected different names; move the images into one of them, or rename it"
             )
-
-
-def _draw(seed: int, class_id: str, path: str) -> bytes:
-    """A number by which the images of a class are drawn."""
-    return hashlib.sha256(os.fsencode(f"{seed}/{class_id}/{os.path.basename(path)}")).digest()
 
 
 def _images(folder: str, what: str, problems: list[str], pass_links: bool) -> list[str]:

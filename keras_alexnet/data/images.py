@@ -1,10 +1,9 @@
-"""Image files: decoding them, finding the bad ones, and copying them at a smaller size. Pillow, no framework."""
+"""Image files: decoding them, and finding the bad ones. Pillow, no framework."""
 
 import contextlib
 import errno
 import functools
 import io
-import json
 import os
 import stat
 import warnings
@@ -23,15 +22,14 @@ from keras_alexnet.errors import UserError
 from keras_alexnet.workers import map_in_processes
 
 BAD_IMAGES = "bad_images.tsv"
-JPEG_QUALITY = 92
 SMALL = 32
+KIND_OF_SUFFIX = {".jpeg": "JPEG", ".jpg": "JPEG", ".png": "PNG", ".gif": "GIF", ".bmp": "BMP", ".webp": "WEBP"}
 
 # Called with (images done, images in all).
 Progress = Callable[[int, int], None]
 
 # What Pillow reads without starting another program, as it does for PostScript.
 _KINDS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "JPEG2000", "AVIF", "PPM")
-_KIND_OF_SUFFIX = {".jpeg": "JPEG", ".jpg": "JPEG", ".png": "PNG", ".gif": "GIF", ".bmp": "BMP", ".webp": "WEBP"}
 _FIRST_BYTES = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"RIFF")
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -42,9 +40,6 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_JPEG_LONGEST_SIDE = 65_500
-_JPEG_END = b"\xff\xd9"
-_SETTINGS = "resize.json"
 _SHOWN = 10
 
 # Pillow warns of broken EXIF data and of large images, which it then reads well: `check` tells of what matters.
@@ -66,7 +61,7 @@ class Finding:
     problems: Sequence[str]
 
 
-class _UnusableError(Exception):
+class UnusableError(Exception):
     """Says why an image cannot be used."""
 
 
@@ -87,7 +82,7 @@ def decode(data: bytes) -> np.ndarray:
     """
     with Image.open(io.BytesIO(data), formats=_kinds()) as image:
         image.load()
-        return np.asarray(_upright_rgb(image, _orientation(image)))
+        return np.asarray(upright_rgb(image, _orientation(image)))
 
 
 def orientation(data: bytes) -> int:
@@ -106,109 +101,8 @@ def check(paths: Sequence[str], num_workers: int, progress: Progress | None = No
     Raises:
         UserError: a worker process ended by itself.
     """
-    found = map_in_processes(_check_one, paths, num_workers, progress)
+    found = map_in_processes(check_one, paths, num_workers, progress)
     return [finding for finding in found if finding]
-
-
-def resized_paths(images: maps.ImageMap, folder: str) -> maps.ImageMap:
-    """Where the copies of `images` go: below `folder` as the images lie below their own (`images.source`).
-
-    A copy is a JPEG: a name that says otherwise gets `.JPEG` behind it.
-
-    Raises:
-        UserError: two images would have the same copy.
-    """
-    start = len(os.path.join(images.source, ""))
-    original_of: dict[str, str] = {}
-    for path in images.paths:
-        name = os.path.join(folder, path[start:])
-        suffix = os.path.splitext(name)[1].lower()
-        copy = name if _KIND_OF_SUFFIX.get(suffix) == "JPEG" else f"{name}.JPEG"
-        other = original_of.setdefault(copy, path)
-        if other is not path:
-            raise UserError(f"{path} and {other} would have the same copy, {copy}: rename one of the two.")
-    return maps.ImageMap(list(original_of), images.labels, source=folder)
-
-
-def resize(
-    paths: Sequence[str],
-    copies: Sequence[str],
-    shorter_side: int,
-    num_workers: int,
-    progress: Progress | None = None,
-) -> list[Finding]:
-    """Checks image files as `check` does and writes JPEG copies of another size, in parallel.
-
-    A copy is upright, RGB and without metadata. It has the modification time of its original: one that is whole and has
-    it stays as it is. So the work can be interrupted at any time, and done again for what has changed.
-
-    Args:
-        paths: the image files.
-        copies: the files to write, as many.
-        shorter_side: of the copies, in pixels. The longer side keeps the proportions, rounded to the nearest, halves
-            up. Smaller images are enlarged.
-        num_workers: how many processes.
-        progress: called with (images done, images in all).
-
-    Returns:
-        What is the matter with some, in the order of `paths`. Of unusable ones no copy is written.
-
-    Raises:
-        UserError: a copy cannot be written, or a worker process ended by itself.
-    """
-    try:
-        for folder in dict.fromkeys(map(os.path.dirname, copies)):
-            os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise _cannot_write(error.filename, error) from None
-    work = functools.partial(_resize_one, shorter_side=shorter_side)
-    found = map_in_processes(work, list(zip(paths, copies, strict=True)), num_workers, progress)
-    if hasattr(os, "sync"):
-        # Maps that name the copies must not outlive a power loss that these do not.
-        os.sync()
-    return [finding for finding in found if finding]
-
-
-def reject_overlap(sources: Iterable[str], targets: Iterable[str]) -> None:
-    """Raises `UserError` if a folder to write to lies in a folder of original images or the other way round."""
-    sources = {os.path.realpath(folder): folder for folder in sources}
-    targets = {os.path.realpath(folder): folder for folder in targets}
-    for inner, outer in ((sources, targets), (targets, sources)):
-        for real, folder in inner.items():
-            hit = next((outer[above] for above in _with_parents(real) if above in outer), None)
-            if hit:
-                raise UserError(
-                    f"--resized_dir must be apart from the images: {folder} is {hit} or lies in it. Give a folder of "
-                    "its own."
-                )
-
-
-def claim_resized_dir(folder: str, shorter_side: int) -> None:
-    """Notes in `folder` of which size its copies are.
-
-    Raises:
-        UserError: it has copies of another size, or image folders that were not written by `resize`.
-    """
-    path = os.path.join(folder, _SETTINGS)
-    settings = {"version": 1, "shorter_side": shorter_side, "quality": JPEG_QUALITY}
-    remedy = "Give another --resized_dir, or remove this one."
-    try:
-        with open(path, encoding="utf-8") as file:
-            found = json.load(file)
-    except FileNotFoundError:
-        taken = [name for name in ("train", "val") if os.path.lexists(os.path.join(folder, name))]
-        if taken:
-            raise UserError(
-                f"{folder} has a {taken[0]} folder but no {_SETTINGS}, so its images are not known to be copies. "
-                f"{remedy}"
-            ) from None
-        atomic.write_text(path, json.dumps(settings) + "\n")
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}, which says what the copies beside it are: {error}. {remedy}") from None
-    else:
-        if found != settings:
-            expected, received = (json.dumps(value, sort_keys=True) for value in (settings, found))
-            raise UserError(f"{folder} has copies of other settings: expected {expected}, found {received}. {remedy}")
 
 
 def write_findings(path: str | os.PathLike, findings: Iterable[Finding]) -> None:
@@ -270,86 +164,21 @@ def _without(images: maps.ImageMap, unusable: set[str]) -> maps.ImageMap:
     return replace(images, paths=[path for path, _ in rows], labels=array("i", (label for _, label in rows)))
 
 
-def _check_one(path: str) -> Finding | None:
-    with _told(path) as problems, _opened(path, problems) as image:
+def check_one(path: str) -> Finding | None:
+    """What is the matter with an image file, if anything."""
+    with problems_told(path) as problems, open_image(path, problems) as image:
         # At an eighth of the size a JPEG is read to its end just as well, in half the time.
         if image.format == "JPEG":
             image.draft(image.mode, (1, 1))
             image.load()
-            _exif_problems(image, problems)
+            note_orientation(image, problems)
         else:
             image.load()
-            _upright_rgb(image, _exif_problems(image, problems))
+            upright_rgb(image, note_orientation(image, problems))
     return problems.finding
 
 
-def _resize_one(names: tuple[str, str], shorter_side: int) -> Finding | None:
-    path, copy = names
-    resized = None
-    with _told(path) as problems:
-        times = os.stat(path)
-        keep = _is_whole(copy, times.st_mtime_ns)
-        with _opened(path, problems) as image:
-            if not keep:
-                image.load()
-            turn = _exif_problems(image, problems)
-            if not keep:
-                resized = _resized(_upright_rgb(image, turn), shorter_side)
-    if resized:
-        buffer = io.BytesIO()
-        resized.save(buffer, "JPEG", quality=JPEG_QUALITY)
-        _write_copy(copy, buffer.getbuffer(), times)
-    return problems.finding
-
-
-def _resized(image: Image.Image, shorter_side: int) -> Image.Image:
-    shortest, longest = min(image.size), max(image.size)
-    size = tuple((2 * side * shorter_side + shortest) // (2 * shortest) for side in image.size)
-    # Pillow refuses to open an image of more pixels.
-    most_pixels = 2 * (Image.MAX_IMAGE_PIXELS or longest * shortest)
-    if max(size) > _JPEG_LONGEST_SIDE or size[0] * size[1] > most_pixels:
-        raise _UnusableError(f"too long and narrow to be resized: {image.width} x {image.height}")
-    # Of Pillow's antialiasing filters the one that keeps most detail: training reads nothing but these copies.
-    return image.resize(size, Image.Resampling.LANCZOS)
-
-
-def _is_whole(copy: str, mtime_ns: int) -> bool:
-    """Whether `copy` was made from a file of this time, and reaches to its end also after a power loss."""
-    try:
-        if os.stat(copy).st_mtime_ns != mtime_ns:
-            return False
-        with open(copy, "rb") as file:
-            file.seek(-len(_JPEG_END), os.SEEK_END)
-            return file.read() == _JPEG_END
-    except OSError:
-        return False
-
-
-def _write_copy(copy: str, data: bytes | memoryview, times: os.stat_result) -> None:
-    # Flushing each of a million files, as atomic.atomic_path does, would take hours; `_is_whole` looks instead.
-    folder, name = os.path.split(copy)
-    partial = os.path.join(folder, f".partial-{name}")
-    try:
-        with open(partial, "wb") as file:
-            file.write(data)
-        os.utime(partial, ns=(times.st_atime_ns, times.st_mtime_ns))
-        os.replace(partial, copy)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.unlink(partial)
-        if isinstance(error, OSError):
-            raise _cannot_write(copy, error) from None
-        raise
-
-
-def _cannot_write(path: str, error: OSError) -> UserError:
-    return UserError(
-        f"cannot write {path}: {error.strerror or error}. Make room or permit writing there, or give another "
-        "--resized_dir; the same command then goes on where this one has stopped."
-    )
-
-
-class _Problems:
+class Problems:
     """Gathers what is found about one file."""
 
     def __init__(self, path: str) -> None:
@@ -366,14 +195,14 @@ class _Problems:
 
 
 @contextlib.contextmanager
-def _told(path: str) -> Iterator[_Problems]:
+def problems_told(path: str) -> Iterator[Problems]:
     """Turns whatever is raised because of the file at `path` into a problem."""
-    problems = _Problems(path)
+    problems = Problems(path)
     try:
         with warnings.catch_warnings(record=True) as problems.warnings:
             warnings.simplefilter("always")
             yield problems
-    except _UnusableError as error:
+    except UnusableError as error:
         problems.unusable = str(error)
     except MemoryError:
         raise UserError(f"not enough memory to decode {path}. Give a smaller --num_workers.") from None
@@ -388,14 +217,14 @@ def _told(path: str) -> Iterator[_Problems]:
 
 
 @contextlib.contextmanager
-def _opened(path: str, problems: _Problems) -> Iterator[Image.Image]:
+def open_image(path: str, problems: Problems) -> Iterator[Image.Image]:
     """Opens an image and notes what its header tells."""
     status = os.stat(path)
     # Opening a pipe would wait for its writer.
     if not stat.S_ISREG(status.st_mode):
-        raise _UnusableError(f"not a file: {'a folder' if stat.S_ISDIR(status.st_mode) else 'a device or the like'}")
+        raise UnusableError(f"not a file: {'a folder' if stat.S_ISDIR(status.st_mode) else 'a device or the like'}")
     if not status.st_size:
-        raise _UnusableError("empty file")
+        raise UnusableError("empty file")
     with open(path, "rb") as file:
         try:
             image = Image.open(file, formats=_kinds())
@@ -403,8 +232,8 @@ def _opened(path: str, problems: _Problems) -> Iterator[Image.Image]:
             file.seek(0)
             start = file.read(16)
             if start.startswith(_FIRST_BYTES):
-                raise _UnusableError("truncated or corrupt: its header cannot be read") from None
-            raise _UnusableError(f"not an image: begins with {start!r}") from None
+                raise UnusableError("truncated or corrupt: its header cannot be read") from None
+            raise UnusableError(f"not an image: begins with {start!r}") from None
         with image:
             problems.odd += _header_problems(image, path)
             yield image
@@ -414,7 +243,7 @@ def _header_problems(image: Image.Image, path: str) -> Iterator[str]:
     suffix = os.path.splitext(path)[1].lower()
     # Cameras put a second, larger picture behind some JPEGs.
     kind = "JPEG" if image.format == "MPO" else image.format
-    if kind != _KIND_OF_SUFFIX.get(suffix):
+    if kind != KIND_OF_SUFFIX.get(suffix):
         yield f"{kind} named {suffix}"
     if image.mode == "CMYK":
         yield "CMYK"
@@ -439,7 +268,7 @@ def _is_animated(path: str) -> bool:
     return False
 
 
-def _exif_problems(image: Image.Image, problems: _Problems) -> int | None:
+def note_orientation(image: Image.Image, problems: Problems) -> int | None:
     """Notes what is odd about the orientation, and returns it."""
     found = _orientation(image)
     # The EXIF reader is Pillow's TIFF reader. Some damage it keeps to itself, and then there are no EXIF tags.
@@ -463,7 +292,7 @@ def _orientation(image: Image.Image) -> int | None:
         return None
 
 
-def _upright_rgb(image: Image.Image, turn: int | None) -> Image.Image:
+def upright_rgb(image: Image.Image, turn: int | None) -> Image.Image:
     """A loaded image as RGB, turned by an EXIF orientation."""
     # Else Pillow looks for a colour that is to stand for transparency.
     image.info.pop("transparency", None)
@@ -498,12 +327,3 @@ def _unreadable(path: str, error: OSError) -> str:
 def _kinds() -> tuple[str, ...]:
     Image.init()
     return tuple(kind for kind in _KINDS if kind in Image.OPEN)
-
-
-def _with_parents(path: str) -> Iterator[str]:
-    while True:
-        yield path
-        parent = os.path.dirname(path)
-        if parent == path:
-            return
-        path = parent

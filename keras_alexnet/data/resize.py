@@ -1,0 +1,207 @@
+"""Copies of image files at a smaller size. Pillow, no framework."""
+
+import contextlib
+import functools
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+
+from PIL import Image
+
+from keras_alexnet import atomic
+from keras_alexnet.data import maps
+from keras_alexnet.data.images import (
+    KIND_OF_SUFFIX,
+    Finding,
+    Progress,
+    UnusableError,
+    note_orientation,
+    open_image,
+    problems_told,
+    upright_rgb,
+)
+from keras_alexnet.errors import UserError
+from keras_alexnet.workers import map_in_processes
+
+JPEG_QUALITY = 92
+
+_JPEG_LONGEST_SIDE = 65_500
+_JPEG_END = b"\xff\xd9"
+_SETTINGS = "resize.json"
+
+
+def resized_paths(images: maps.ImageMap, folder: str) -> maps.ImageMap:
+    """Where the copies of `images` go: below `folder` as the images lie below their own (`images.source`).
+
+    A copy is a JPEG: a name that says otherwise gets `.JPEG` behind it.
+
+    Raises:
+        UserError: two images would have the same copy.
+    """
+    start = len(os.path.join(images.source, ""))
+    original_of: dict[str, str] = {}
+    for path in images.paths:
+        name = os.path.join(folder, path[start:])
+        suffix = os.path.splitext(name)[1].lower()
+        copy = name if KIND_OF_SUFFIX.get(suffix) == "JPEG" else f"{name}.JPEG"
+        other = original_of.setdefault(copy, path)
+        if other is not path:
+            raise UserError(f"{path} and {other} would have the same copy, {copy}: rename one of the two.")
+    return maps.ImageMap(list(original_of), images.labels, source=folder)
+
+
+def resize(
+    paths: Sequence[str],
+    copies: Sequence[str],
+    shorter_side: int,
+    num_workers: int,
+    progress: Progress | None = None,
+) -> list[Finding]:
+    """Checks image files as `images.check` does and writes JPEG copies of another size, in parallel.
+
+    A copy is upright, RGB and without metadata. It has the modification time of its original: one that is whole and has
+    it stays as it is. So the work can be interrupted at any time, and done again for what has changed.
+
+    Args:
+        paths: the image files.
+        copies: the files to write, as many.
+        shorter_side: of the copies, in pixels. The longer side keeps the proportions, rounded to the nearest, halves
+            up. Smaller images are enlarged.
+        num_workers: how many processes.
+        progress: called with (images done, images in all).
+
+    Returns:
+        What is the matter with some, in the order of `paths`. Of unusable ones no copy is written.
+
+    Raises:
+        UserError: a copy cannot be written, or a worker process ended by itself.
+    """
+    try:
+        for folder in dict.fromkeys(map(os.path.dirname, copies)):
+            os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(error.filename, error) from None
+    work = functools.partial(_resize_one, shorter_side=shorter_side)
+    found = map_in_processes(work, list(zip(paths, copies, strict=True)), num_workers, progress)
+    if hasattr(os, "sync"):
+        # Maps that name the copies must not outlive a power loss that these do not.
+        os.sync()
+    return [finding for finding in found if finding]
+
+
+def reject_overlap(sources: Iterable[str], targets: Iterable[str]) -> None:
+    """Raises `UserError` if a folder to write to lies in a folder of original images or the other way round."""
+    sources = {os.path.realpath(folder): folder for folder in sources}
+    targets = {os.path.realpath(folder): folder for folder in targets}
+    for inner, outer in ((sources, targets), (targets, sources)):
+        for real, folder in inner.items():
+            hit = next((outer[above] for above in _with_parents(real) if above in outer), None)
+            if hit:
+                raise UserError(
+                    f"--resized_dir must be apart from the images: {folder} is {hit} or lies in it. Give a folder of "
+                    "its own."
+                )
+
+
+def claim_resized_dir(folder: str, shorter_side: int) -> None:
+    """Notes in `folder` of which size its copies are.
+
+    Raises:
+        UserError: it has copies of another size, or image folders that were not written by `resize`.
+    """
+    path = os.path.join(folder, _SETTINGS)
+    settings = {"version": 1, "shorter_side": shorter_side, "quality": JPEG_QUALITY}
+    remedy = "Give another --resized_dir, or remove this one."
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+    except FileNotFoundError:
+        taken = [name for name in ("train", "val") if os.path.lexists(os.path.join(folder, name))]
+        if taken:
+            raise UserError(
+                f"{folder} has a {taken[0]} folder but no {_SETTINGS}, so its images are not known to be copies. "
+                f"{remedy}"
+            ) from None
+        atomic.write_text(path, json.dumps(settings) + "\n")
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}, which says what the copies beside it are: {error}. {remedy}") from None
+    else:
+        if found != settings:
+            expected, received = (json.dumps(value, sort_keys=True) for value in (settings, found))
+            raise UserError(f"{folder} has copies of other settings: expected {expected}, found {received}. {remedy}")
+
+
+def _resize_one(names: tuple[str, str], shorter_side: int) -> Finding | None:
+    path, copy = names
+    resized = None
+    with problems_told(path) as problems:
+        times = os.stat(path)
+        keep = _is_whole(copy, times.st_mtime_ns)
+        with open_image(path, problems) as image:
+            if not keep:
+                image.load()
+            turn = note_orientation(image, problems)
+            if not keep:
+                resized = _resized(upright_rgb(image, turn), shorter_side)
+    if resized:
+        buffer = io.BytesIO()
+        resized.save(buffer, "JPEG", quality=JPEG_QUALITY)
+        _write_copy(copy, buffer.getbuffer(), times)
+    return problems.finding
+
+
+def _resized(image: Image.Image, shorter_side: int) -> Image.Image:
+    shortest, longest = min(image.size), max(image.size)
+    size = tuple((2 * side * shorter_side + shortest) // (2 * shortest) for side in image.size)
+    # Pillow refuses to open an image of more pixels.
+    most_pixels = 2 * (Image.MAX_IMAGE_PIXELS or longest * shortest)
+    if max(size) > _JPEG_LONGEST_SIDE or size[0] * size[1] > most_pixels:
+        raise UnusableError(f"too long and narrow to be resized: {image.width} x {image.height}")
+    # Of Pillow's antialiasing filters the one that keeps most detail: training reads nothing but these copies.
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
+def _is_whole(copy: str, mtime_ns: int) -> bool:
+    """Whether `copy` was made from a file of this time, and reaches to its end also after a power loss."""
+    try:
+        if os.stat(copy).st_mtime_ns != mtime_ns:
+            return False
+        with open(copy, "rb") as file:
+            file.seek(-len(_JPEG_END), os.SEEK_END)
+            return file.read() == _JPEG_END
+    except OSError:
+        return False
+
+
+def _write_copy(copy: str, data: bytes | memoryview, times: os.stat_result) -> None:
+    # Flushing each of a million files, as atomic.atomic_path does, would take hours; `_is_whole` looks instead.
+    folder, name = os.path.split(copy)
+    partial = os.path.join(folder, f".partial-{name}")
+    try:
+        with open(partial, "wb") as file:
+            file.write(data)
+        os.utime(partial, ns=(times.st_atime_ns, times.st_mtime_ns))
+        os.replace(partial, copy)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(partial)
+        if isinstance(error, OSError):
+            raise _cannot_write(copy, error) from None
+        raise
+
+
+def _cannot_write(path: str, error: OSError) -> UserError:
+    return UserError(
+        f"cannot write {path}: {error.strerror or error}. Make room or permit writing there, or give another "
+        "--resized_dir; the same command then goes on where this one has stopped."
+    )
+
+
+def _with_parents(path: str) -> Iterator[str]:
+    while True:
+        yield path
+        parent = os.path.dirname(path)
+        if parent == path:
+            return
+        path = parent
