@@ -14,6 +14,9 @@ Window = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 # A JPEG of longer sides is left to Pillow, which refuses what would fill the memory.
 _LONGEST_SIDE = 8192
 
+# The shape that stands for "not such a JPEG": its sides are too long for the fast path.
+_OTHER = np.full(3, 2**30, np.int32)
+
 # The standard wants EXIF data right behind the start of a file; behind other headers they are found up to here.
 _EXIF_WITHIN = 2**14
 
@@ -60,7 +63,7 @@ def decode_square(data: tf.Tensor, window: Window) -> tf.Tensor:
 
 
 def jpeg_shape_if_upright(data: bytes) -> np.ndarray:
-    """Reads the header of a JPEG that may have EXIF data, or find out that a file is something else.
+    """Reads the header of a JPEG that may have EXIF data, or finds out that a file is something else.
 
     Returns:
         int32 (height, width, channels) of a JPEG that libjpeg decodes and no EXIF orientation turns; else `_OTHER`.
@@ -77,10 +80,6 @@ def jpeg_shape_if_upright(data: bytes) -> np.ndarray:
         # Any number of fill bytes may stand before a marker.
         position += 1 if marker == 0xFF else 2 + length
     return _OTHER
-
-
-# Of too long sides for the fast path.
-_OTHER = np.full(3, 2**30, np.int32)
 
 
 def _upright_jpeg_shape(data: tf.Tensor) -> tf.Tensor:
