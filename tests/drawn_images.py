@@ -10,6 +10,18 @@ from PIL import Image
 
 from keras_alexnet.data.maps import ImageMap
 
+# What an image looks like upright if its file says "orientation n" (EXIF 2.3, tag 0x0112).
+UPRIGHT = {
+    1: lambda stored: stored,
+    2: lambda stored: stored[:, ::-1],
+    3: lambda stored: stored[::-1, ::-1],
+    4: lambda stored: stored[::-1],
+    5: lambda stored: stored.swapaxes(0, 1),
+    6: lambda stored: stored.swapaxes(0, 1)[:, ::-1],
+    7: lambda stored: stored[::-1, ::-1].swapaxes(0, 1),
+    8: lambda stored: stored.swapaxes(0, 1)[::-1],
+}
+
 
 def draw(width: int, height: int, seed: int = 0) -> np.ndarray:
     """Blurred blobs of strong colours: uint8 (height, width, 3). Chroma subsampling mixes neighbours visibly."""

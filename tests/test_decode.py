@@ -4,7 +4,7 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 import tensorflow as tf
-from drawn_images import draw, encode, exif_with_orientation, with_exif
+from drawn_images import UPRIGHT, draw, encode, exif_with_orientation, with_exif
 from PIL import Image, ImageOps
 
 from keras_alexnet.data import images
@@ -19,17 +19,6 @@ JPEGS = {
     "4:2:0 progressive": {"subsampling": 2, "progressive": True},
     "4:4:4 progressive": {"subsampling": 0, "progressive": True},
     "restart markers": {"subsampling": 2, "restart_marker_blocks": 3},
-}
-# What an image looks like upright if its file says "orientation n" (EXIF 2.3, tag 0x0112).
-UPRIGHT = {
-    1: lambda stored: stored,
-    2: lambda stored: stored[:, ::-1],
-    3: lambda stored: stored[::-1, ::-1],
-    4: lambda stored: stored[::-1],
-    5: lambda stored: stored.swapaxes(0, 1),
-    6: lambda stored: stored.swapaxes(0, 1)[:, ::-1],
-    7: lambda stored: stored[::-1, ::-1].swapaxes(0, 1),
-    8: lambda stored: stored.swapaxes(0, 1)[::-1],
 }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn_images import draw, encode, exif_with_orientation, with_exif
+from drawn_images import UPRIGHT, draw, encode, exif_with_orientation, with_exif
 from fake_ilsvrc import CLASSES
 from image_tree import ROOT, Tree, arguments, call, listed, mapped, start, wait_until, workers_of
 from PIL import Image
@@ -28,17 +28,6 @@ BROKEN_EXIF = {
     "cut": exif_with_orientation(6, "<")[:20],
     "text": b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x02\0\0\x006\0\0\0\0\0\0\0",
     "orientation 9": exif_with_orientation(9, ">"),
-}
-# What an image looks like upright if its file says "orientation n".
-UPRIGHT = {
-    1: lambda stored: stored,
-    2: lambda stored: stored[:, ::-1],
-    3: lambda stored: stored[::-1, ::-1],
-    4: lambda stored: stored[::-1],
-    5: lambda stored: stored.swapaxes(0, 1),
-    6: lambda stored: stored.swapaxes(0, 1)[:, ::-1],
-    7: lambda stored: stored[::-1, ::-1].swapaxes(0, 1),
-    8: lambda stored: stored.swapaxes(0, 1)[::-1],
 }
 
 

@@ -11,7 +11,7 @@ import keras
 from keras_alexnet.atomic import write_text
 from keras_alexnet.data.pipeline import DataWait
 from keras_alexnet.errors import UserError
-from keras_alexnet.progress import StatusLine
+from keras_alexnet.progress import StatusLine, duration
 from keras_alexnet.training.checkpoint import Progress, save_checkpoint
 from keras_alexnet.training.config import TrainConfig
 from keras_alexnet.training.evaluation import error_rates
@@ -72,7 +72,7 @@ class StepWatch(keras.callbacks.Callback):
                 f"epoch {self._epoch + 1}/{self._epochs}  {batch:,}/{self._steps_per_epoch:,}  "
                 f"loss {rates['loss']:.3f}  error {errors} %  "
                 f"{num_images / seconds:,.0f} img/s ({100 * self._waited_share(seconds):.0f} % wait)  "
-                f"{_duration(left)} left"
+                f"{duration(left)} left"
             )
 
     def on_test_begin(self, logs=None) -> None:
@@ -157,7 +157,7 @@ class EpochRecord(keras.callbacks.Callback):
         print(
             f"epoch {epoch + 1}/{config.epochs}  {_rates_text(training)}  validation: {_rates_text(validation)}  "
             f"{row['images_per_second']:,.0f} img/s  {100 * row['data_wait']:.0f} % waiting for data  "
-            f"{_duration(row['seconds'])}",
+            f"{duration(row['seconds'])}",
             flush=True,
         )
 
@@ -177,9 +177,3 @@ def _rates_text(rates: dict[str, float]) -> str:
         f"loss {rates['loss']:.3f}  top-1 error {100 * rates['top1_error']:.1f} %  "
         f"top-5 error {100 * rates['top5_error']:.1f} %"
     )
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
