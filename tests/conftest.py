@@ -1,6 +1,7 @@
 """Fixtures: a small data set of real JPEGs, and the frameworks started without their chatter."""
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ CLASSES = ("n01", "n02", "n03")
 def pytest_configure(config):
     # Two workers of tests on two cores are enough for small networks, and Keras's choice must not leak in from outside.
     os.environ.pop("KERAS_BACKEND", None)
+    # A shell has what it starts in the background ignore Ctrl-C, which the commands under test would inherit.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def write_images(folder: Path, count: int, seed: int) -> list[tuple[str, int]]:

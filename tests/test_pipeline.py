@@ -382,7 +382,8 @@ def test_waiting_for_data_is_told_from_waiting_for_the_training():
         return wait.seconds, time.monotonic() - begin
 
     seconds, total = waited(reading=0.05, thinking=0.0)
-    assert 20 * 0.05 <= seconds <= total
+    # The first element may have been begun before it is asked for.
+    assert 19 * 0.05 <= seconds <= total
     seconds, total = waited(reading=0.0, thinking=0.05)
     assert 0 < seconds < total / 2
 

@@ -6,7 +6,6 @@ goes on at any step at no cost, any number of workers sees the same global batch
 """
 
 import functools
-import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,8 +18,9 @@ from keras_alexnet.data.maps import ImageMap
 from keras_alexnet.data.transforms import evaluation_image, training_image
 from keras_alexnet.errors import UserError
 from keras_alexnet.presets import IMAGE_SIZE
+from keras_alexnet.workers import cpu_count
 
-_NUM_THREADS = os.cpu_count() or 1
+_NUM_THREADS = cpu_count()
 _LARGEST_CHUNK = 64
 _PREFETCH = 2
 
