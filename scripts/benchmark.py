@@ -47,6 +47,7 @@ from keras_alexnet import cli
 from keras_alexnet.atomic import check_target, write_text
 from keras_alexnet.data.maps import read_map
 from keras_alexnet.errors import UserError
+from keras_alexnet.workers import cpu_count
 
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
@@ -222,8 +223,8 @@ def machine() -> str:
         model, flags = facts.get("model name", model), facts.get("flags", "").split()
     found = [name for name in ("avx512f", "avx512_bf16", "amx_bf16") if name in flags]
     cores = f"{os.cpu_count()} cores"
-    if sides.num_cores() != os.cpu_count():
-        cores += f", {sides.num_cores()} of them used"
+    if cpu_count() != os.cpu_count():
+        cores += f", {cpu_count()} of them used"
     return f"{model}, {cores}, {' '.join(found)}"
 
 

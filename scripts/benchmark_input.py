@@ -25,6 +25,7 @@ from keras_alexnet import cli
 from keras_alexnet.data.maps import ImageMap
 from keras_alexnet.errors import UserError
 from keras_alexnet.presets import IMAGE_SIZE
+from keras_alexnet.workers import cpu_count
 
 LIBJPEG_TURBO = "libjpeg-turbo, full decode"
 READ = "tf.io.read_file"
@@ -60,11 +61,6 @@ class Stage:
     def values(self, figure: str) -> list[float]:
         """All measurements of "wall" or "per_core"."""
         return [getattr(sample, figure) for sample in self.samples]
-
-
-def num_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def choose_rows(num_images: int, count: int) -> list[int]:
@@ -115,12 +111,11 @@ def measure(image_map: ImageMap, batch_size: int, images: int, repeats: int) -> 
 
 def _sides(image_map: ImageMap, batch_size: int) -> dict[str, tuple[int, Callable[[], Sample]]]:
     """Of each side, the images in a measurement and what measures it once."""
-    from keras_alexnet.data.pipeline import evaluation_dataset, training_dataset
+    from keras_alexnet.data.pipeline import batches_ahead, evaluation_dataset, training_dataset
 
     encoded, jpegs = _jpegs(image_map)
     count = -(-len(image_map) // batch_size)
-    # Besides those prefetched, each thread may hold a whole batch, and one or two are being put together.
-    read_ahead = _PREFETCHED + num_cores() + 2
+    read_ahead = batches_ahead(batch_size)
     sides = {LIBJPEG_TURBO: (len(encoded), lambda: _measure_whole(functools.partial(_decode_all, encoded)))}
     datasets = {
         READ: _read_dataset(image_map.paths, batch_size),
@@ -133,7 +128,7 @@ def _sides(image_map: ImageMap, batch_size: int) -> dict[str, tuple[int, Callabl
     sides[EVALUATION] = (len(image_map), lambda: _measure_whole(lambda: sum(len(labels) for _, labels in evaluation)))
     # Of worker processes, only Linux tells the processor's time while they run.
     if importlib.util.find_spec("torch") and os.path.exists("/proc/self/stat"):
-        read_ahead = _PREFETCHED * num_cores() + 1
+        read_ahead = _PREFETCHED * cpu_count() + 1
         sides[TORCH] = (count * batch_size, _run(_torch_batches(image_map, batch_size), batch_size, read_ahead, count))
     return sides
 
@@ -224,8 +219,8 @@ def _decode_all(encoded: list[tuple[bytes, str]]) -> int:
                 break
             simplejpeg.decode_jpeg(*item, strict=False)
 
-    with ThreadPoolExecutor(num_cores()) as pool:
-        for future in [pool.submit(decode) for _ in range(num_cores())]:
+    with ThreadPoolExecutor(cpu_count()) as pool:
+        for future in [pool.submit(decode) for _ in range(cpu_count())]:
             future.result()
     return len(encoded)
 
@@ -272,7 +267,7 @@ def _torch_batches(image_map: ImageMap, batch_size: int) -> Iterator:
         torch.utils.data.DataLoader(
             TorchImages(image_map.paths, list(image_map.labels)),
             batch_sampler=_EndlessBatches(len(image_map), batch_size),
-            num_workers=num_cores(),
+            num_workers=cpu_count(),
             prefetch_factor=_PREFETCHED,
             # A fork of a process in which TensorFlow's threads run may hang.
             multiprocessing_context="spawn",

@@ -269,3 +269,13 @@ def test_truncated_jpeg_gives_no_wrong_pixels(options):
         if not isinstance(result, tf.errors.OpError):
             np.testing.assert_array_equal(result, whole)
     assert sum(isinstance(result, tf.errors.OpError) for result in results) > len(results) // 2
+
+
+def test_a_header_that_claims_too_many_pixels_is_refused():
+    """The square would take ten gigabytes, asked for before it shows that the pixels are missing."""
+    data = encode(draw(64, 48), "JPEG")
+    start_of_frame = data.index(b"\xff\xc0")
+    claimed = data[: start_of_frame + 5] + (60_000).to_bytes(2, "big") * 2 + data[start_of_frame + 9 :]
+    (result,) = decode_each([claimed], lambda size: (size * 0, tf.reduce_min(size)))
+    assert isinstance(result, tf.errors.OpError)
+    assert "DecompressionBombError" in str(result)

@@ -18,7 +18,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from keras_alexnet import atomic
 from keras_alexnet.data import maps
 from keras_alexnet.data.ilsvrc import ImageFolders
-from keras_alexnet.errors import UserError
+from keras_alexnet.errors import UserError, raise_if_any
 from keras_alexnet.workers import map_in_processes
 
 BAD_IMAGES = "bad_images.tsv"
@@ -127,15 +127,11 @@ def summary(findings: Sequence[Finding], total: int) -> str:
 
 def raise_if_unusable(findings: Sequence[Finding], total: int, table: str | os.PathLike) -> None:
     """Raises `UserError` that names the first unusable images; `table` is where all of them are."""
-    unusable = [finding for finding in findings if not finding.usable]
-    if not unusable:
-        return
-    lines = [f"{len(unusable):,} of {total:,} images cannot be used, so no maps were written:"]
-    lines += [f"  {finding.path}: {'; '.join(finding.problems)}" for finding in unusable[:_SHOWN]]
-    if len(unusable) > _SHOWN:
-        lines.append(f"  … and {len(unusable) - _SHOWN:,} more")
-    lines.append(f"{table} lists them all. Replace or remove them, or leave them out with --skip_bad_images.")
-    raise UserError("\n".join(lines))
+    raise_if_any(
+        [f"{finding.path}: {'; '.join(finding.problems)}" for finding in findings if not finding.usable],
+        f"some of the {total:,} images cannot be used, so no maps were written. {table} lists them all; replace or "
+        "remove them, or leave them out with --skip_bad_images",
+    )
 
 
 def without_unusable(found: ImageFolders, findings: Iterable[Finding]) -> ImageFolders:
