@@ -111,11 +111,12 @@ def measure(image_map: ImageMap, batch_size: int, images: int, repeats: int) -> 
 
 def _sides(image_map: ImageMap, batch_size: int) -> dict[str, tuple[int, Callable[[], Sample]]]:
     """Of each side, the images in a measurement and what measures it once."""
-    from keras_alexnet.data.pipeline import batches_ahead, evaluation_dataset, training_dataset
+    from keras_alexnet.data.pipeline import evaluation_dataset, training_dataset
 
     encoded, jpegs = _jpegs(image_map)
     count = -(-len(image_map) // batch_size)
-    read_ahead = batches_ahead(batch_size)
+    # Besides those prefetched, each thread may hold a whole batch, and one or two are being put together.
+    read_ahead = _PREFETCHED + cpu_count() + 2
     sides = {LIBJPEG_TURBO: (len(encoded), lambda: _measure_whole(functools.partial(_decode_all, encoded)))}
     datasets = {
         READ: _read_dataset(image_map.paths, batch_size),

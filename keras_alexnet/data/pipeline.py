@@ -175,13 +175,6 @@ class DataWait:
         self.seconds += seconds
 
 
-def batches_ahead(batch_size: int) -> int:
-    """How many batches of `batch_size` may be in the works behind the one that is being computed."""
-    chunks = batch_size // _chunk_size(batch_size)
-    # Keras and the strategies hold some batches of their own.
-    return -(-_NUM_THREADS // chunks) + _PREFETCH + 4
-
-
 def find_unreadable(image_map: ImageMap, rows: Iterable[int]) -> UserError | None:
     """Reads the images of `rows` and describes the first that cannot be read: TensorFlow names no file."""
     rows = list(rows)

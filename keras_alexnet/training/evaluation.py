@@ -8,10 +8,14 @@ import keras
 import tensorflow as tf
 
 from keras_alexnet.data.maps import ImageMap, raise_if_missing
-from keras_alexnet.data.pipeline import batches_ahead, find_unreadable, padded_evaluation_dataset
+from keras_alexnet.data.pipeline import find_unreadable, padded_evaluation_dataset
 from keras_alexnet.errors import UserError
 from keras_alexnet.progress import StatusLine
 from keras_alexnet.training.distribution import leave_gpus_to_the_backend
+
+# Batches in which an image that cannot be read is looked for. The input tells of it in its turn, however far it has
+# read; Keras and the strategies ask for a few batches ahead.
+READ_AHEAD = 6
 
 
 def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer | None = None) -> None:
@@ -110,7 +114,7 @@ def explained_errors(find: Callable[[], UserError | None]) -> Iterator[None]:
 
 def rows_ahead(batch: int, batch_size: int, num_images: int) -> range:
     """The rows that evaluation may be reading while it computes `batch`: the input is a few batches ahead."""
-    return range(batch * batch_size, min((batch + batches_ahead(batch_size)) * batch_size, num_images))
+    return range(batch * batch_size, min((batch + READ_AHEAD) * batch_size, num_images))
 
 
 def model_sizes(model: keras.Model) -> tuple[int, int]:

@@ -20,7 +20,6 @@ from keras_alexnet.data.maps import (
 from keras_alexnet.data.pipeline import (
     DataWait,
     batch_rows,
-    batches_ahead,
     find_unreadable,
     padded_evaluation_dataset,
     steps_per_pass,
@@ -34,6 +33,7 @@ from keras_alexnet.training.checkpoint import Checkpoint, check_identity, load_n
 from keras_alexnet.training.config import TrainConfig
 from keras_alexnet.training.distribution import Devices, check_batch_size, choose_devices
 from keras_alexnet.training.evaluation import (
+    READ_AHEAD,
     compile_model,
     explained_errors,
     rows_ahead,
@@ -198,7 +198,7 @@ def _fit(
         if watch.validating:
             return find_unreadable(data.validation, rows_ahead(watch.batch, batch_size, len(data.validation)))
         # Behind the last batches of an epoch, validation may have begun to read.
-        steps = range(watch.step, watch.step + batches_ahead(batch_size))
+        steps = range(watch.step, watch.step + READ_AHEAD)
         rows = (batch_rows(len(data.train), batch_size, config.seed, step) for step in steps)
         return find_unreadable(data.train, itertools.chain.from_iterable(rows)) or find_unreadable(
             data.validation, rows_ahead(0, batch_size, len(data.validation))
