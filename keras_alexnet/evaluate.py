@@ -43,7 +43,8 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
     image_map = read_map(values.map_file or os.path.join(values.data_dir, VAL_MAP), num_classes)
 
     with cli.quiet_framework_start():
-        from keras_alexnet.training.evaluation import evaluate_model, load_model, model_sizes
+        from keras_alexnet.training.evaluation import evaluate_model
+        from keras_alexnet.training.model_file import load_model, model_sizes
     model = load_model(values.model)
     _, model_classes = model_sizes(model)
     if num_classes not in (None, model_classes):

@@ -13,7 +13,8 @@ from absl import flags
 
 from keras_alexnet import cli
 from keras_alexnet.errors import UserError
-from keras_alexnet.training.config import PRECISIONS, STRATEGIES, TrainConfig
+from keras_alexnet.presets import FREEZABLE
+from keras_alexnet.training.config import JIT_COMPILE, PRECISIONS, STRATEGIES, TrainConfig
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -46,11 +47,52 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     define(
         flags.DEFINE_enum,
         "strategy",
-        "auto: all GPUs if there are several, else one device; none: one device; mirrored: TensorFlow's "
-        "MirroredStrategy over all GPUs, or over the logical CPUs where there is none.",
+        "auto: the workers that the environment names if it does (TF_CONFIG under TensorFlow, KERAS_DISTRIBUTION_… "
+        "under JAX), else all GPUs if there are several, else one device; none: one device; mirrored: all GPUs of "
+        "this machine, or its logical CPUs where there is none; multi_worker: the workers of the environment.",
         list(STRATEGIES),
     )
+    define(
+        flags.DEFINE_enum,
+        "jit_compile",
+        "Compile the steps with XLA. auto: on a single GPU and under JAX, where it is faster.",
+        list(JIT_COMPILE),
+    )
+    define(
+        flags.DEFINE_string,
+        "initial_model",
+        "Start from the weights of this .keras file, whose sizes then count instead of the preset's; with another "
+        "number of classes fc8 is new.",
+    )
+    define(
+        flags.DEFINE_enum,
+        "freeze_through",
+        "Leave the layers up to this one as they are, such as conv5 to train fc6, fc7 and fc8 alone.",
+        list(FREEZABLE),
+    )
+    define(
+        flags.DEFINE_bool,
+        "synthetic_data",
+        "Train on the same random images again and again, without any files, to find the limit of the devices.",
+    )
+    define(
+        flags.DEFINE_float,
+        "checkpoint_minutes",
+        "Minutes between checkpoints, fractions too; there is one after each epoch as well.",
+    )
+    define(
+        flags.DEFINE_integer,
+        "log_every",
+        "Steps between printed lines of progress, and between the points of --tensorboard within an epoch; 0 for none.",
+    )
+    define(flags.DEFINE_bool, "tensorboard", "Write points for TensorBoard to output_dir/tensorboard.")
     flags.DEFINE_bool("restart", False, "Throw away the run that output_dir holds.", flag_values=flag_values)
+    flags.DEFINE_bool(
+        "dry_run",
+        False,
+        "Try everything that the run needs, say what it will cost, and write nothing.",
+        flag_values=flag_values,
+    )
 
 
 def config_from(values: flags.FlagValues) -> TrainConfig:
@@ -70,8 +112,13 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
     cli.reject_positional(arguments)
     config = config_from(values)
     with cli.quiet_framework_start():
+        from keras_alexnet.training.dry_run import dry_run
         from keras_alexnet.training.loop import train
-    train(config, restart=values.restart)
+
+        if not config.synthetic_data:
+            # Imports TensorFlow, to read images, under any backend.
+            import keras_alexnet.data.source  # noqa: F401
+    (dry_run if values.dry_run else train)(config, restart=values.restart)
 
 
 if __name__ == "__main__":

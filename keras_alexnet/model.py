@@ -5,6 +5,7 @@ section 3, in the form of CNTK's Examples/Image/Classification/AlexNet/BrainScri
 Keras layers and `keras.ops` only, so a saved model loads anywhere that Keras does, without this package.
 """
 
+import random
 from collections.abc import Sequence
 
 import keras
@@ -78,7 +79,8 @@ def build_alexnet(
     for n in "67":
         x = _dense(x, f"fc{n}", dense_units, stddev=0.005, bias=0.1)
         x = layers.ReLU(name=f"relu{n}")(x)
-        x = layers.Dropout(dropout, name=f"drop{n}")(x)
+        # Keras draws its seeds in this way too. But without one given, PyTorch's dropout has its state in no variable.
+        x = layers.Dropout(dropout, seed=random.randint(1, 10**9), name=f"drop{n}")(x)
     logits = _dense(x, "fc8", num_classes, stddev=0.01, bias=0.0, dtype="float32")
     return keras.Model(inputs, logits, name="alexnet")
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 IMAGE_SIZE = 227
+# Layers with weights, from the image on; without fc8, as nothing would be left to train.
+FREEZABLE = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7")
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,10 @@
     python scripts/benchmark.py input --map=data/train_map.txt --json=input.json
     python scripts/benchmark.py start
 
-`step`: a training step of the full network (1000 classes) on one batch in memory: Keras under its TensorFlow backend
-beside PyTorch on the same network, with its default contiguous layout. PyTorch's rows need it installed (the extra
-`torch`).
+`step`: a training step of the full network (1000 classes) on one batch in memory, on the CPU: ours, under each of
+`--backends`, beside PyTorch on the same network, eager and through torch.compile, with images in either memory layout.
+PyTorch's rows need it installed (the extra `torch`), and torch.compile a C++ compiler. Each side has a process of its
+own, in memory all the while: about 2 GB each of the full network.
 
 `input`: from a map's paths to finished batches: the training pipeline, its parts and the evaluation pipeline, beside
 libjpeg-turbo, which decodes the same files, held in memory, to whole images, and beside a PyTorch DataLoader with
@@ -27,110 +28,68 @@ import functools
 import importlib.metadata
 import importlib.util
 import json
-import os
-import platform
 import re
 import shlex
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
-import benchmark_input as sides
+import benchmark_input as input_sides
 import benchmark_start
-import numpy as np
+import benchmark_step as step_sides
 from PIL import features
 
-from keras_alexnet import cli
+from keras_alexnet import machine
 from keras_alexnet.atomic import check_target, write_text
 from keras_alexnet.data.maps import read_map
 from keras_alexnet.errors import UserError
-from keras_alexnet.workers import cpu_count
-
-PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
-
-
-def keras_step(precision: str, images: np.ndarray, labels: np.ndarray) -> Callable[[int], None]:
-    """Returns a function that does a number of training steps, compiled by its first call."""
-    with cli.quiet_framework_start():
-        import keras
-        import tensorflow as tf
-
-        from keras_alexnet.model import build_alexnet, set_precision
-        from keras_alexnet.training.config import TrainConfig
-        from keras_alexnet.training.evaluation import compile_model
-        from keras_alexnet.training.optimizer import SGDWithL2
-
-    keras.utils.set_random_seed(0)
-    model = build_alexnet()
-    set_precision(model, PRECISIONS[precision])
-    recipe = TrainConfig()
-    compile_model(model, SGDWithL2(recipe.learning_rate, momentum=recipe.momentum, l2=recipe.weight_decay))
-    batches = tf.data.Dataset.from_tensors((images, labels)).repeat()
-    return lambda steps: model.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0)
-
-
-def torch_step(precision: str, images: np.ndarray, labels: np.ndarray) -> Callable[[int], None]:
-    """The same network and update in plain PyTorch."""
-    import torch
-    from torch import nn
-
-    torch.manual_seed(0)
-    norm = lambda: nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0)  # noqa: E731
-    network = nn.Sequential(
-        *(nn.Conv2d(3, 96, 11, stride=4), nn.ReLU(), norm(), nn.MaxPool2d(3, 2)),
-        *(nn.Conv2d(96, 192, 5, padding=2), nn.ReLU(), norm(), nn.MaxPool2d(3, 2)),
-        *(nn.Conv2d(192, 384, 3, padding=1), nn.ReLU()),
-        *(nn.Conv2d(384, 384, 3, padding=1), nn.ReLU()),
-        *(nn.Conv2d(384, 256, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Flatten()),
-        *(nn.Linear(256 * 6 * 6, 4096), nn.ReLU(), nn.Dropout(0.5)),
-        *(nn.Linear(4096, 4096), nn.ReLU(), nn.Dropout(0.5)),
-        nn.Linear(4096, 1000),
-    )
-    if sum(parameter.numel() for parameter in network.parameters()) != 62_003_496:
-        raise AssertionError("PyTorch's network is not the same")
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=0.0005)
-    x = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-    y = torch.from_numpy(labels).long()
-
-    def run(steps: int) -> None:
-        for _ in range(steps):
-            optimizer.zero_grad()
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16"):
-                logits = network(x.float() - 114)
-            nn.functional.cross_entropy(logits.float(), y).backward()
-            optimizer.step()
-
-    return run
+from keras_alexnet.presets import PRESETS
 
 
 def benchmark_step(options: argparse.Namespace) -> None:
-    """Prints images per second of both sides, measured in turns."""
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (options.batch_size, 227, 227, 3), dtype=np.uint8)
-    labels = rng.integers(0, 1000, options.batch_size).astype(np.int32)
+    """Prints the images per second of our training step and of PyTorch's, at each precision."""
+    if options.json:
+        check_target(options.json)
+    for backend in options.backends:
+        if not importlib.util.find_spec(backend):
+            raise UserError(f"{backend} of --backends is not installed: pip install -e '.[{backend}]'")
+    print(
+        f"network {options.network}, batches of {options.batch_size}, {options.steps} steps a repeat, medians of "
+        f"{options.repeats} repeats (and range)"
+    )
+    figures = {}
     for precision in options.precision:
-        sides = {"keras_alexnet": keras_step(precision, images, labels)}
-        if importlib.util.find_spec("torch"):
-            sides["pytorch"] = torch_step(precision, images, labels)
-        rates: dict[str, list[float]] = {name: [] for name in sides}
-        for run in sides.values():
-            run(2)
-        for _ in range(options.repeats):
-            for name, run in sides.items():
-                start = time.perf_counter()
-                run(options.steps)
-                rates[name].append(options.steps * options.batch_size / (time.perf_counter() - start))
+        rates, left_out = step_sides.measure(
+            options.backends, precision, options.network, options.batch_size, options.steps, options.repeats
+        )
+        figures[precision] = _step_figures(rates, left_out)
         for name, measured in rates.items():
-            print(
-                f"{precision:9} {name:14} {statistics.median(measured):6.1f} img/s "
-                f"({min(measured):.1f} to {max(measured):.1f})"
-            )
-        if "pytorch" in rates:
-            ratio = statistics.median(rates["keras_alexnet"]) / statistics.median(rates["pytorch"])
-            print(f"{precision:9} ratio of the medians {ratio:.2f}")
+            print(f"{precision:9} {name:30} {_spread(measured):>24} img/s")
+        for name, reason in left_out.items():
+            print(f"{precision:9} {name:30} left out: {reason}")
+        for ratio in figures[precision]["ratios"]:
+            print(f"{precision:9} {ratio['name']} does {ratio['ratio']:.2f} of {ratio['of']}", flush=True)
+    if options.json:
+        settings = {name: getattr(options, name) for name in ("network", "batch_size", "steps", "repeats")}
+        _write_json(options.json, {"precisions": figures} | settings)
+
+
+def _step_figures(rates: dict[str, list[float]], left_out: dict[str, str]) -> dict:
+    """Of each side the spread; of each of ours the ratio to the best layout of each kind of PyTorch."""
+    medians = {name: statistics.median(measured) for name, measured in rates.items()}
+    kinds = ([name for name in rates if name.startswith(kind)] for kind in (step_sides.EAGER, step_sides.COMPILED))
+    best = [max(layouts, key=medians.get) for layouts in kinds if layouts]
+    return {
+        "sides": [{"name": name} | _range(measured) for name, measured in rates.items()],
+        "ratios": [
+            {"name": name, "of": peer, "ratio": medians[name] / medians[peer]}
+            for name in rates
+            if name.startswith(step_sides.OURS)
+            for peer in best
+        ],
+        "left_out": left_out,
+    }
 
 
 def benchmark_input(options: argparse.Namespace) -> None:
@@ -138,7 +97,7 @@ def benchmark_input(options: argparse.Namespace) -> None:
     image_map = read_map(options.map)
     if options.json:
         check_target(options.json)
-    stages = sides.measure(image_map, options.batch_size, options.images, options.repeats)
+    stages = input_sides.measure(image_map, options.batch_size, options.images, options.repeats)
     print(
         f"{options.images:,} images a repeat out of {len(image_map):,}, batches of {options.batch_size}, medians of "
         f"{options.repeats} repeats (and range)"
@@ -149,22 +108,14 @@ def benchmark_input(options: argparse.Namespace) -> None:
     figures = _input_figures(stages)
     print(f"training_dataset does {figures['ratio']:.2f} of libjpeg-turbo's images per core")
     if options.json:
-        figures |= {
-            "images": options.images,
-            "batch_size": options.batch_size,
-            "repeats": options.repeats,
-            "machine": machine(),
-            "versions": versions(),
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "command": shlex.join(["python", *sys.argv]),
-        }
-        write_text(options.json, json.dumps(figures, indent=2) + "\n")
+        figures |= {name: getattr(options, name) for name in ("images", "batch_size", "repeats")}
+        _write_json(options.json, figures)
 
 
-def _input_figures(stages: list[sides.Stage]) -> dict:
+def _input_figures(stages: list[input_sides.Stage]) -> dict:
     named = {stage.name: stage for stage in stages}
-    ours, turbo = named[sides.TRAINING], named[sides.LIBJPEG_TURBO]
-    torch = named.get(sides.TORCH)
+    ours, turbo = named[input_sides.TRAINING], named[input_sides.LIBJPEG_TURBO]
+    torch = named.get(input_sides.TORCH)
     return {
         "per_core": ours.median("per_core"),
         "wall": ours.median("wall"),
@@ -173,17 +124,25 @@ def _input_figures(stages: list[sides.Stage]) -> dict:
         "ratio": ours.median("per_core") / turbo.median("per_core"),
         "stages": [
             {"name": stage.name, "images": stage.images}
-            | {
-                figure: {
-                    "median": stage.median(figure),
-                    "min": min(stage.values(figure)),
-                    "max": max(stage.values(figure)),
-                }
-                for figure in ("wall", "per_core")
-            }
+            | {figure: _range(stage.values(figure)) for figure in ("wall", "per_core")}
             for stage in stages
         ],
     }
+
+
+def _write_json(path: str, figures: dict) -> None:
+    """Writes figures with where, when and how they were measured."""
+    figures = figures | {
+        "machine": machine.processor(),
+        "versions": versions(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["python", *sys.argv]),
+    }
+    write_text(path, json.dumps(figures, indent=2) + "\n")
+
+
+def _range(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def _spread(values: list[float]) -> str:
@@ -213,29 +172,9 @@ def benchmark_start_up(options: argparse.Namespace) -> None:
                 )
 
 
-def machine() -> str:
-    """Processor, cores, matrix instructions."""
-    model, flags = platform.processor() or platform.machine(), []
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            facts = dict(line.split(":", 1) for line in file if ":" in line)
-        facts = {key.strip(): value.strip() for key, value in facts.items()}
-        model, flags = facts.get("model name", model), facts.get("flags", "").split()
-    found = [name for name in ("avx512f", "avx512_bf16", "amx_bf16") if name in flags]
-    cores = f"{os.cpu_count()} cores"
-    if cpu_count() != os.cpu_count():
-        cores += f", {cpu_count()} of them used"
-    return f"{model}, {cores}, {' '.join(found)}"
-
-
 def versions() -> dict[str, str]:
     """Of Python, of the packages that are measured, and of the libjpeg-turbo inside them."""
-    found = {"Python": platform.python_version()}
-    for package in ("keras", "tensorflow", "torch", "numpy", "pillow", "simplejpeg"):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    found = machine.versions(("keras", "tensorflow", "jax", "torch", "numpy", "pillow", "simplejpeg"))
     for package, library in (("pillow", features.version("libjpeg_turbo")), ("simplejpeg", _turbo_of_simplejpeg())):
         if package in found and library:
             found[package] += f" (libjpeg-turbo {library})"
@@ -254,7 +193,7 @@ def _turbo_of_simplejpeg() -> str | None:
 
 def machine_facts() -> str:
     """Processor, cores, matrix instructions, versions."""
-    return f"{machine()}; {', '.join(f'{name} {version}' for name, version in versions().items())}"
+    return f"{machine.processor()}; {', '.join(f'{name} {version}' for name, version in versions().items())}"
 
 
 def _count(text: str) -> int:
@@ -271,9 +210,17 @@ def main() -> None:
     add = functools.partial(commands.add_parser, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     step = add("step", help="training step beside PyTorch")
     step.add_argument("--batch_size", type=_count, default=32, help="images a step")
+    precisions = list(step_sides.PRECISIONS)
+    step.add_argument("--precision", nargs="+", choices=precisions, default=precisions, help="one or several")
     step.add_argument(
-        "--precision", nargs="+", choices=list(PRECISIONS), default=list(PRECISIONS), help="one or several"
+        "--backends",
+        nargs="+",
+        choices=["tensorflow", "jax", "torch"],
+        default=["tensorflow"],
+        help="of ours, one or several",
     )
+    step.add_argument("--network", choices=list(PRESETS), default="cntk", help="sizes of the layers")
+    step.add_argument("--json", help="file to write the figures to as well")
     step.add_argument("--steps", type=_count, default=4, help="steps a repeat")
     step.add_argument("--repeats", type=_count, default=5, help="how often each side's turn comes")
     step.set_defaults(function=benchmark_step)

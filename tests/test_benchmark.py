@@ -1,4 +1,6 @@
+import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,8 +14,9 @@ from keras_alexnet.data.maps import write_map
 SCRIPT = Path(__file__).parent.parent / "scripts/benchmark.py"
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, timeout=600)
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(SCRIPT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, env=os.environ | environment)
 
 
 def write_images(folder: Path) -> str:
@@ -59,6 +62,51 @@ def test_input_measures_every_side_and_writes_the_figures(tmp_path):
     assert re.match(r"\d{4}-\d\d-\d\dT", figures["date"])
 
 
+SMALL_STEP = ("step", "--network=tiny", "--batch_size=2", "--steps=1", "--repeats=2")
+EAGER = ["PyTorch eager, contiguous", "PyTorch eager, channels_last"]
+COMPILED = ["torch.compile, contiguous", "torch.compile, channels_last"]
+
+
+@pytest.mark.slow
+def test_step_measures_every_side_and_writes_the_figures(tmp_path):
+    pytest.importorskip("torch")
+    process = run(*SMALL_STEP, "--precision=bfloat16", f"--json={tmp_path}/figures.json")
+    assert process.returncode == 0, process.stderr
+    assert process.stderr == ""
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert (figures["network"], figures["batch_size"], figures["steps"], figures["repeats"]) == ("tiny", 2, 1, 2)
+    assert {"machine", "versions", "date", "command"} <= figures.keys()
+    assert list(figures["precisions"]) == ["bfloat16"]
+    found = figures["precisions"]["bfloat16"]
+    medians = {side["name"]: side["median"] for side in found["sides"]}
+    # torch.compile needs a compiler, which not every machine has.
+    assert [*medians, *found["left_out"]] == ["keras_alexnet, tensorflow", *EAGER, *COMPILED]
+    assert set(found["left_out"]) <= set(COMPILED)
+    for side in found["sides"]:
+        assert 0 < side["min"] <= side["median"] <= side["max"]
+        assert re.search(rf"bfloat16 +{side['name']} +[\d.,]+ \([\d.,]+–[\d.,]+\) img/s", process.stdout)
+    for ratio, kind in zip(found["ratios"], (EAGER, COMPILED), strict=False):
+        best = max(medians[name] for name in kind if name in medians)
+        assert medians[ratio["of"]] == best
+        assert ratio["ratio"] == pytest.approx(medians["keras_alexnet, tensorflow"] / best)
+        assert f"keras_alexnet, tensorflow does {ratio['ratio']:.2f} of {ratio['of']}" in process.stdout
+
+
+@pytest.mark.slow
+def test_step_without_a_compiler_and_with_other_backends(tmp_path):
+    pytest.importorskip("torch")
+    backends = [name for name in ("jax", "torch") if importlib.util.find_spec(name)]
+    no_compiler = {"CXX": f"{tmp_path}/none", "TORCHINDUCTOR_CACHE_DIR": f"{tmp_path}/cache"}
+    process = run(*SMALL_STEP, "--precision=float32", "--backends", *backends, **no_compiler)
+    assert process.returncode == 0, process.stderr
+    for backend in backends:
+        assert re.search(rf"keras_alexnet, {backend} +\d.* img/s", process.stdout)
+        assert re.search(rf"keras_alexnet, {backend} does \d+\.\d\d of PyTorch eager", process.stdout)
+    for name in COMPILED:
+        assert re.search(rf"float32 +{name} +left out: .*compiler", process.stdout)
+    assert "of torch.compile" not in process.stdout
+
+
 @pytest.mark.slow
 def test_start_tells_time_and_memory_of_the_first_batch():
     process = run("start", "--lines=2000", "--batch_size=8")
@@ -90,6 +138,9 @@ def test_an_unreadable_image_is_named(tmp_path, command):
         (["input", "--map={}/map.txt", "--repeats=0"], 2, "--repeats: expected an integer of at least 1, got '0'"),
         (["input"], 2, "required: --map"),
         (["start", "--lines=20"], 1, "--lines is 20, expected at least the 256 of a batch"),
+        (["step", "--json={}"], 1, "cannot write {}: it is no regular file"),
+        (["step", "--network=vgg"], 2, "--network: invalid choice: 'vgg'"),
+        (["step", "--backends", "theano"], 2, "--backends: invalid choice: 'theano'"),
         ([], 2, "required: BENCHMARK"),
     ],
 )

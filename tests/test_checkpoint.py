@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 
 from keras_alexnet.errors import UserError
+from keras_alexnet.training import checkpoint as checkpoints
 from keras_alexnet.training.checkpoint import (
     Progress,
+    build_variables,
     check_identity,
     load_newest_checkpoint,
     restore,
-    save_checkpoint,
+    variable_arrays,
 )
-from keras_alexnet.training.evaluation import compile_model
+from keras_alexnet.training.metrics import compile_model
 from keras_alexnet.training.optimizer import SGDWithL2
 
 X, Y = np.random.default_rng(0).normal(size=(8, 5)).astype("float32"), np.arange(8) % 3
@@ -25,11 +27,16 @@ def build(seed: int, units: int = 4) -> keras.Model:
     x = keras.layers.Dropout(0.5)(keras.layers.Dense(units)(inputs))
     model = keras.Model(inputs, keras.layers.Dense(3)(x))
     compile_model(model, SGDWithL2(0.1))
+    build_variables(model)
     return model
 
 
 def progress(steps: int) -> Progress:
-    return Progress(epochs=steps // 2, steps=steps, identity={"seed": 1}, history=[{"epoch": 1, "loss": 0.1 + 0.2}])
+    return Progress(steps, [{"epoch": 1, "loss": 0.1 + 0.2}], {"seed": 1}, cores=2, epoch_seconds=0.5)
+
+
+def save_checkpoint(folder, model, where):
+    return checkpoints.save_checkpoint(folder, variable_arrays(model), where)
 
 
 @pytest.fixture
@@ -41,13 +48,14 @@ def trained():
 
 
 def test_round_trip_goes_on_bit_for_bit(trained, tmp_path):
-    """Weights, momenta, step count and the state of dropout's seeds: the next steps are the same."""
+    """Weights, momenta, step count, the state of dropout's seeds, sums of metrics: the next steps are the same."""
     save_checkpoint(tmp_path, trained, progress(6))
     other = build(2)
     checkpoint = load_newest_checkpoint(tmp_path)
     assert checkpoint.progress == progress(6)
     restore(other, checkpoint)
     assert int(other.optimizer.iterations) == 3
+    assert other.get_metrics_result() == trained.get_metrics_result()
     for _ in range(2):
         assert trained.train_on_batch(X, Y)[0] == other.train_on_batch(X, Y)[0]
     for a, b in zip(trained.variables, other.variables, strict=True):
@@ -99,7 +107,10 @@ def test_newer_format_is_refused(trained, tmp_path):
         arrays = dict(file)
     state = json.loads(arrays["state.json"].tobytes()) | {"format": 99}
     np.savez(path, **arrays | {"state.json": np.frombuffer(json.dumps(state).encode(), np.uint8)})
-    with pytest.raises(UserError, match="newer version"):
+    with pytest.raises(UserError, match="newer version of keras_alexnet; update it"):
+        load_newest_checkpoint(tmp_path)
+    np.savez(path, **arrays | {"state.json": np.frombuffer(b'{"format": 1, "epochs": 1}', np.uint8)})
+    with pytest.raises(UserError, match="older version"):
         load_newest_checkpoint(tmp_path)
 
 
@@ -111,6 +122,7 @@ def test_another_network_is_refused(trained, tmp_path, fewer):
         inputs = keras.Input((5,))
         other = keras.Model(inputs, keras.layers.Dense(3)(inputs))
         compile_model(other, SGDWithL2(0.1))
+        build_variables(other)
     before = [variable.numpy() for variable in other.variables]
     with pytest.raises(UserError, match="another network"):
         restore(other, load_newest_checkpoint(tmp_path))

@@ -36,6 +36,13 @@ def test_flags_reach_the_settings():
         "precision": "mixed_bfloat16",
         "seed": 9,
         "strategy": "none",
+        "jit_compile": "off",
+        "initial_model": "m.keras",
+        "freeze_through": "conv5",
+        "synthetic_data": True,
+        "checkpoint_minutes": 0.5,
+        "log_every": 20,
+        "tensorboard": True,
     }
     assert set(values) == {field.name for field in dataclasses.fields(TrainConfig)}
     text = {**values, "lr_drop_epochs": "1,2"}
@@ -45,9 +52,16 @@ def test_flags_reach_the_settings():
 
 
 def test_flagfile_of_a_config_reproduces_it(tmp_path):
-    config = TrainConfig(data_dir="some where", steps_per_epoch=3, lr_drop_epochs=(), learning_rate=1e-5)
+    config = TrainConfig(
+        data_dir="some where",
+        steps_per_epoch=3,
+        lr_drop_epochs=(),
+        learning_rate=1e-5,
+        initial_model="m.keras",
+        tensorboard=True,
+    )
     (tmp_path / "flags.txt").write_text(config.flagfile())
-    absolute = {name: os.path.abspath(getattr(config, name)) for name in ("data_dir", "output_dir")}
+    absolute = {name: os.path.abspath(getattr(config, name)) for name in ("data_dir", "output_dir", "initial_model")}
     assert parse(f"--flagfile={tmp_path}/flags.txt") == dataclasses.replace(config, **absolute)
 
 
@@ -75,6 +89,13 @@ def test_flagfile_of_a_config_reproduces_it(tmp_path):
         "precision=float16",
         "seed=-1",
         "strategy=tpu",
+        "jit_compile=maybe",
+        "freeze_through=fc8",
+        "freeze_through=pool1",
+        "checkpoint_minutes=0",
+        "checkpoint_minutes=-1",
+        "checkpoint_minutes=nan",
+        "log_every=-1",
     ],
 )
 def test_flags_out_of_bounds_are_told(flag):

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from cntk_reference import REFERENCE, build_reference_network, images_to_keras, to_keras
 
-from keras_alexnet.training.evaluation import compile_model
+from keras_alexnet.training.metrics import compile_model
 from keras_alexnet.training.optimizer import SGDWithL2
 
 

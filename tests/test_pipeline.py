@@ -12,15 +12,12 @@ from drawn_images import draw, encode, exif_with_orientation, with_exif, write_n
 from PIL import Image
 
 from keras_alexnet.data.maps import ImageMap
+from keras_alexnet.data.order import batch_rows, crop_numbers, permutation, steps_per_pass
 from keras_alexnet.data.pipeline import (
     DataWait,
-    batch_rows,
-    crop_numbers,
     evaluation_dataset,
     find_unreadable,
     padded_evaluation_dataset,
-    permutation,
-    steps_per_pass,
     training_dataset,
 )
 from keras_alexnet.data.transforms import evaluation_image, training_image

@@ -12,13 +12,14 @@ import pytest
 from keras_alexnet import progress
 from keras_alexnet.data.maps import read_map
 from keras_alexnet.data.pipeline import evaluation_dataset
+from keras_alexnet.data.source import read_training_data
 from keras_alexnet.errors import UserError
 from keras_alexnet.lock import exclusive
 from keras_alexnet.model import build_alexnet
 from keras_alexnet.training import loop
-from keras_alexnet.training.callbacks import write_history
 from keras_alexnet.training.config import TrainConfig
-from keras_alexnet.training.evaluation import evaluate_model, load_model
+from keras_alexnet.training.evaluation import evaluate_model
+from keras_alexnet.training.model_file import load_model
 
 EPOCHS = 2
 # The columns of history.csv that no two runs share.
@@ -57,7 +58,14 @@ def same(a: list[np.ndarray], b: list[np.ndarray]) -> bool:
 def test_what_a_run_leaves_behind(base, base_run, tmp_path):
     history, _ = base_run
     folder = tmp_path.parent.joinpath(base.output_dir)
-    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint", "flags.txt", "history.csv", "model.keras"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "best.keras",
+        "checkpoint",
+        "flags.txt",
+        "history.csv",
+        "model.keras",
+        "run.json",
+    ]
     assert [path.name for path in sorted((folder / "checkpoint").iterdir())] == [
         "step-000000003.npz",
         "step-000000006.npz",
@@ -88,7 +96,7 @@ def test_what_a_run_leaves_behind(base, base_run, tmp_path):
 def test_validation_errors_are_those_of_the_saved_model(base, base_run):
     history, _ = base_run
     model = load_model(f"{base.output_dir}/model.keras")
-    data = loop.read_training_data(base.data_dir)
+    data = read_training_data(base.data_dir)
     for batch_size in (1, 3, 256):
         results = evaluate_model(model, data.validation, batch_size)
         assert results["examples"] == 7
@@ -99,7 +107,7 @@ def test_validation_errors_are_those_of_the_saved_model(base, base_run):
 def test_evaluation_counts_each_image_once(base, base_run):
     """Against the logits themselves."""
     model = load_model(f"{base.output_dir}/model.keras")
-    validation = loop.read_training_data(base.data_dir).validation
+    validation = read_training_data(base.data_dir).validation
     pixels = [image for image, _ in evaluation_dataset(validation, 1)]
     logits = np.concatenate([model.predict_on_batch(image) for image in pixels]).astype(np.float64)
     labels = np.asarray(validation.labels)
@@ -112,7 +120,7 @@ def test_evaluation_counts_each_image_once(base, base_run):
 def test_top5_error_is_of_five(data_dir):
     """Seven classes and a network whose logits rise with the class: labels 2 to 6 are among the best five."""
     validation = dataclasses.replace(
-        loop.read_training_data(data_dir).validation, labels=[0, 1, 2, 3, 4, 5, 6], source="seven"
+        read_training_data(data_dir).validation, labels=[0, 1, 2, 3, 4, 5, 6], source="seven"
     )
     model = build_alexnet(7, preset="tiny")
     for weight in model.weights:
@@ -159,6 +167,41 @@ def test_each_setting_changes_the_weights(base, base_run, tmp_path, name, value)
     assert {layer.compute_dtype for layer in model.layers if hasattr(layer, "compute_dtype")} == {"float32"}
 
 
+def test_fine_tuning_starts_from_a_model_and_leaves_frozen_layers_alone(base, base_run, tmp_path):
+    """Whatever the preset says; and as it says which layers are trained, its checkpoint goes on with the same."""
+    tuned = dataclasses.replace(
+        base,
+        output_dir=str(tmp_path),
+        preset="cntk",
+        epochs=1,
+        initial_model=f"{base.output_dir}/model.keras",
+        freeze_through="fc7",
+    )
+    loop.train(tuned)
+    loop.train(dataclasses.replace(tuned, epochs=2))
+    weights, initial = final_weights(tuned), base_run[1]
+    assert same(weights[:-2], initial[:-2])
+    assert not same(weights[-2:], initial[-2:])
+    model = load_model(f"{tuned.output_dir}/model.keras")
+    assert len(model.trainable_weights) == 16
+
+
+def test_best_model_is_that_of_the_lowest_validation_error(base, base_run):
+    history, _ = base_run
+    best = min(history, key=lambda row: row["val_top1_error"])
+    results = evaluate_model(load_model(f"{base.output_dir}/best.keras"), read_training_data(base.data_dir).validation)
+    assert results["top1_error"] == pytest.approx(best["val_top1_error"])
+    assert results["loss"] == pytest.approx(best["val_loss"], rel=1e-4)
+
+
+def test_log_every_prints_lines(base, base_run, tmp_path, capsys):
+    logged = dataclasses.replace(base, output_dir=str(tmp_path), log_every=2, epochs=1)
+    loop.train(logged)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
+    assert len(lines) == 2
+    assert lines[0].startswith("epoch 1/1  2/3  loss ")
+
+
 def test_steps_per_epoch_changes_the_reports_alone(base, base_run, tmp_path):
     finer = dataclasses.replace(base, output_dir=str(tmp_path), steps_per_epoch=2, epochs=3)
     history = loop.train(finer)
@@ -196,7 +239,7 @@ def test_other_settings_or_data_are_refused_until_restart(base, own_data_dir, tm
     assert (tmp_path / "run/flags.txt").read_text() == flags
     with pytest.raises(UserError, match="diverged"):
         loop.train(dataclasses.replace(run, learning_rate=1e6), restart=True)
-    assert [path.name for path in (tmp_path / "run").rglob("*.*")] == ["flags.txt"]  # nothing of the old run is left
+    assert sorted(path.name for path in (tmp_path / "run").rglob("*.*")) == ["flags.txt", "run.json"]  # of the new run
     assert [row["epoch"] for row in loop.train(dataclasses.replace(run, momentum=0.5))] == [1]
 
 
@@ -210,21 +253,21 @@ def test_a_model_without_its_checkpoint_is_not_overwritten(base, tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run(base, tmp_path):
     with pytest.raises(UserError, match=r"the loss is (nan|inf), since a step between 1 and 3 .*--learning_rate"):
         loop.train(dataclasses.replace(base, output_dir=str(tmp_path), learning_rate=1e6))
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["flags.txt"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["flags.txt", "run.json"]
 
 
 def test_damage_of_the_very_last_step_is_found_before_it_is_saved(base, tmp_path):
     """Its own loss is finite; that of the validation is not."""
     with pytest.raises(UserError, match="the validation loss is nan after epoch 1: the training diverged"):
         loop.train(dataclasses.replace(base, output_dir=str(tmp_path), learning_rate=1e30, steps_per_epoch=1, epochs=1))
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["flags.txt"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["flags.txt", "run.json"]
 
 
 def test_evaluation_refuses_logits_that_are_not_finite(data_dir):
     model = build_alexnet(3, preset="tiny")
     model.get_layer("fc8").bias.assign([0.0, np.nan, 0.0])
     with pytest.raises(UserError, match="the loss is nan: the model gives logits that are not finite"):
-        evaluate_model(model, loop.read_training_data(data_dir).validation)
+        evaluate_model(model, read_training_data(data_dir).validation)
 
 
 def test_a_result_that_could_not_be_saved_is_saved_by_the_next_call(base, base_run, tmp_path, monkeypatch):
@@ -253,11 +296,6 @@ def test_images_that_have_moved_are_told_before_the_work(base, base_run, tmp_pat
         evaluate_model(load_model(f"{base.output_dir}/model.keras"), read_map(moved))
 
 
-def test_history_of_an_older_version_goes_on(tmp_path):
-    write_history(tmp_path / "history.csv", [{"epoch": 1, "loss": 2.5}, {"epoch": 2, "loss": 2.0, "data_wait": 0.25}])
-    assert (tmp_path / "history.csv").read_text() == "epoch,loss,data_wait\n1,2.5,\n2,2.0,0.25\n"
-
-
 def test_a_folder_is_one_runs_at_a_time(base, tmp_path):
     with exclusive(tmp_path), pytest.raises(UserError, match="another process is writing to"):
         loop.train(dataclasses.replace(base, output_dir=str(tmp_path)))
@@ -274,7 +312,7 @@ def test_progress_line(base, tmp_path, monkeypatch, capsys):
             rf"epoch 1/1  {step}/3  loss 1\.\d{{3}}  error \d+\.\d/0\.0 %  [\d,]+ img/s \(\d+ % wait\)  \d+:\d\d left",
             line,
         ), line
-    validation = loop.read_training_data(base.data_dir).validation
+    validation = read_training_data(base.data_dir).validation
     evaluate_model(build_alexnet(3, preset="tiny"), validation, 3)
     assert capsys.readouterr().err.splitlines() == ["evaluated 3 of 7 images", "evaluated 6 of 7 images"]
 
@@ -295,7 +333,7 @@ def test_an_unreadable_image_is_named(base, own_data_dir, tmp_path, split, conte
     with pytest.raises(UserError, match=rf"{split}/5\.JPEG \(line 6 of .*{split}_map\.txt\): .*{reason}"):
         loop.train(config)
     if split == "val":
-        validation = loop.read_training_data(own_data_dir).validation
+        validation = read_training_data(own_data_dir).validation
         with pytest.raises(UserError, match=rf"5\.JPEG .*{reason}"):
             evaluate_model(build_alexnet(3, preset="tiny"), validation, 2)
 
@@ -308,26 +346,26 @@ def test_fewer_images_than_a_batch(base, tmp_path):
 def test_maps_that_do_not_fit_the_classes(own_data_dir):
     (own_data_dir / "classmappings.txt").write_text("a\t0\n")
     with pytest.raises(UserError, match=r"train_map\.txt.*\n  line 2: label 1 is outside the 1 classes"):
-        loop.read_training_data(own_data_dir)
+        read_training_data(own_data_dir)
 
 
 def test_labels_beyond_the_models_classes(data_dir):
     with pytest.raises(UserError, match=r"labels up to 2, but the model has 2 classes"):
-        evaluate_model(build_alexnet(2, preset="tiny"), loop.read_training_data(data_dir).validation)
+        evaluate_model(build_alexnet(2, preset="tiny"), read_training_data(data_dir).validation)
 
 
 def test_models_of_another_kind_are_refused(data_dir):
     inputs = keras.Input((5,))
     model = keras.Model(inputs, keras.layers.Dense(3)(inputs))
     with pytest.raises(UserError, match=r"shape \(None, 5\) and gives \(None, 3\); expected square RGB"):
-        evaluate_model(model, loop.read_training_data(data_dir).validation)
+        evaluate_model(model, read_training_data(data_dir).validation)
 
 
 def test_evaluation_leaves_the_models_compilation_alone(data_dir):
     model = build_alexnet(3, preset="tiny")
     optimizer = keras.optimizers.Adam()
     model.compile(optimizer, "mse")
-    evaluate_model(model, loop.read_training_data(data_dir).validation)
+    evaluate_model(model, read_training_data(data_dir).validation)
     assert model.optimizer is optimizer
 
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 from drawn_images import draw, encode, exif_with_orientation
 from PIL import Image
 
-from keras_alexnet.data.pipeline import crop_numbers
+from keras_alexnet.data.order import crop_numbers
 from keras_alexnet.data.transforms import evaluation_image, training_image
 
 SHARED_REFERENCE = Path(__file__).parents[2] / "shared" / "reference"

@@ -1,11 +1,7 @@
-"""Batches of pixels and labels from a map: a pure function of the map, the seed and the position in the run.
-
-With n images and a global batch of B, a pass over the data has n // B batches. Step b of a run takes its rows from the
-permutation of pass b // (n // B), and row r of the run is cropped and mirrored by random numbers of (seed, r). So a run
-goes on at any step at no cost, any number of workers sees the same global batches, and threads change nothing.
-"""
+"""Batches of pixels and labels from a map: a pure function of the map, the seed and the position in the run."""
 
 import functools
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,6 +11,7 @@ from PIL import UnidentifiedImageError
 
 from keras_alexnet.data import images
 from keras_alexnet.data.maps import ImageMap
+from keras_alexnet.data.order import crop_numbers, permutation, steps_per_pass
 from keras_alexnet.data.transforms import evaluation_image, training_image
 from keras_alexnet.errors import UserError
 from keras_alexnet.presets import IMAGE_SIZE
@@ -23,39 +20,6 @@ from keras_alexnet.workers import cpu_count
 _NUM_THREADS = cpu_count()
 _LARGEST_CHUNK = 64
 _PREFETCH = 2
-
-
-def permutation(num_images: int, seed: int, pass_index: int) -> np.ndarray:
-    """The order of a pass: int64 (num_images,). The same under every version of NumPy, as its raw bit streams are."""
-    return np.argsort(np.random.Philox(key=[seed, pass_index]).random_raw(num_images), kind="stable")
-
-
-def steps_per_pass(num_images: int, batch_size: int) -> int:
-    """Batches in a pass; what is left over is left out of this pass alone, as each has an order of its own."""
-    if batch_size > num_images:
-        raise UserError(
-            f"batch_size is {batch_size:,}, but there are only {num_images:,} training images. "
-            f"Choose a batch size of at most {num_images:,}."
-        )
-    return num_images // batch_size
-
-
-def batch_rows(num_images: int, batch_size: int, seed: int, step: int) -> np.ndarray:
-    """The rows of the map that training step `step` (from 0) takes: int64 (batch_size,)."""
-    pass_index, batch = divmod(step, steps_per_pass(num_images, batch_size))
-    return permutation(num_images, seed, pass_index)[batch * batch_size : (batch + 1) * batch_size]
-
-
-def crop_numbers(seed: int, position: int, count: int) -> np.ndarray:
-    """The random numbers of the training images at `position`, `position` + 1, … of a run.
-
-    Returns:
-        float32 (count, 3), uniform in [0, 1), of 24 bits: a function of the seed and each position alone.
-    """
-    # No pass gets as far as the second key, so these bits are none of a permutation's. A counter gives four numbers.
-    key = np.array([seed, 2**64 - 1], np.uint64)
-    raw = np.random.Philox(key=key, counter=[position, 0, 0, 0]).random_raw(4 * count)
-    return (raw.reshape(count, 4)[:, :3] >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
 
 
 def training_dataset(
@@ -86,8 +50,6 @@ def training_dataset(
     """
     num_images = len(image_map)
     steps = steps_per_pass(num_images, batch_size)
-    if batch_size % num_workers:
-        raise UserError(f"batch_size {batch_size} does not divide by the {num_workers} workers.")
     order = functools.lru_cache(maxsize=2)(functools.partial(permutation, num_images, seed))
 
     def rows_at(step: int, part: slice) -> tuple[np.ndarray, np.ndarray]:
@@ -100,7 +62,7 @@ def training_dataset(
         image_map,
         rows_at,
         lambda data, numbers: training_image(data, numbers, image_size),
-        batch_size // num_workers,
+        _share(batch_size, num_workers),
         image_size,
         first_step=first_step,
     ).prefetch(_PREFETCH)
@@ -116,29 +78,33 @@ def evaluation_dataset(image_map: ImageMap, batch_size: int, *, image_size: int 
     return padded_evaluation_dataset(image_map, batch_size, image_size=image_size).map(without_padding)
 
 
-def padded_evaluation_dataset(image_map: ImageMap, batch_size: int, *, image_size: int = IMAGE_SIZE) -> tf.data.Dataset:
+def padded_evaluation_dataset(
+    image_map: ImageMap, batch_size: int, *, worker: int = 0, num_workers: int = 1, image_size: int = IMAGE_SIZE
+) -> tf.data.Dataset:
     """`evaluation_dataset` in batches that are all full: black images of weight 0 fill up the last one.
 
-    A smaller batch would leave a device without an image, which crashes, and be compiled once more.
+    A smaller batch would leave a device without an image, which crashes, and be compiled once more. Workers share the
+    batches as in `training_dataset`.
 
     Returns:
-        A dataset of (images, labels, weights), weights float32 (batch_size,): 1, and 0 for the padding.
+        A dataset of (images, labels, weights), weights float32: 1, and 0 for the padding.
     """
     num_images = len(image_map)
 
     def rows_at(step: int, part: slice) -> tuple[np.ndarray, np.ndarray]:
-        rows = np.arange(step * batch_size, min((step + 1) * batch_size, num_images))[part]
+        rows = np.arange(step * batch_size, min((step + 1) * batch_size, num_images))[worker::num_workers][part]
         return rows, np.zeros((len(rows), 3), np.float32)
 
     def weighted(step: tf.Tensor, batch: tuple) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        return *batch, tf.cast(step * batch_size + tf.range(batch_size, dtype=tf.int64) < num_images, tf.float32)
+        rows = step * batch_size + tf.range(worker, batch_size, num_workers, dtype=tf.int64)
+        return *batch, tf.cast(rows < num_images, tf.float32)
 
     num_steps = -(-num_images // batch_size)
     batches = _batches(
         image_map,
         rows_at,
         lambda data, _: evaluation_image(data, image_size),
-        batch_size,
+        _share(batch_size, num_workers),
         image_size,
         num_steps=num_steps,
     )
@@ -160,19 +126,20 @@ class DataWait:
 
         def note(asked: tf.Tensor, element: tuple) -> tuple:
             # With no output, nothing but its being stateful keeps the call in the graph.
-            tf.numpy_function(self._add, [tf.timestamp() - asked], ())
+            tf.numpy_function(self._add, [asked], ())
             return element
 
         options = tf.data.Options()
         # A buffer behind the clock, or clocks that run ahead, would measure something else.
         options.experimental_optimization.inject_prefetch = False
         options.experimental_optimization.map_parallelization = False
-        # Zip asks its datasets one after the other: the clock is read just before the element is asked for.
-        clock = tf.data.Dataset.counter().map(lambda _: tf.timestamp())
+        # Zip asks its datasets one after the other: the clock is read just before the element is asked for. It is
+        # Python's, as the time of day, which TensorFlow has, may jump.
+        clock = tf.data.Dataset.counter().map(lambda _: tf.numpy_function(time.monotonic, [], tf.float64))
         return tf.data.Dataset.zip(clock, dataset).map(note).with_options(options)
 
-    def _add(self, seconds: float) -> None:
-        self.seconds += seconds
+    def _add(self, asked: float) -> None:
+        self.seconds += time.monotonic() - asked
 
 
 def find_unreadable(image_map: ImageMap, rows: Iterable[int]) -> UserError | None:
@@ -275,6 +242,12 @@ def _batches(
     if chunks > 1:
         loaded = loaded.batch(chunks, drop_remainder=True).map(join)
     return loaded.with_options(options)
+
+
+def _share(batch_size: int, num_workers: int) -> int:
+    if batch_size % num_workers:
+        raise UserError(f"batch_size {batch_size} does not divide by the {num_workers} workers.")
+    return batch_size // num_workers
 
 
 def _chunk_size(batch_size: int) -> int:

@@ -1,12 +1,12 @@
 """Checkpoints: all that a run needs to go on, in one file that is whole or not there.
 
-A checkpoint is an `.npz` of every variable of the model (weights and the seed states of dropout) and of the optimizer,
-with a JSON text that says where the run stood. The zip format's CRCs tell a damaged one.
+A checkpoint is an `.npz` of every variable of the model (weights and the seed states of dropout), of the optimizer and
+of the metrics, with a JSON text that says where the run stood. The zip format's CRCs tell a damaged one.
 """
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import keras
@@ -15,7 +15,7 @@ import numpy as np
 from keras_alexnet.atomic import atomic_path
 from keras_alexnet.errors import UserError
 
-_FORMAT = 1
+_FORMAT = 2
 _KEPT = 2
 _STATE = "state.json"
 
@@ -25,16 +25,28 @@ class Progress:
     """Where a run stands.
 
     Attributes:
-        epochs: finished epochs.
         steps: finished steps.
+        history: one row a finished epoch, as in `history.csv`; the steps of the one after that may all be done, and
+            its validation not.
         identity: the settings, data and backend that make the run what it is.
-        history: one row a finished epoch, as in `history.csv`.
+        cores: CPU cores that it computed on.
+        epoch_seconds: spent on the training of the unfinished epoch.
+        epoch_wait: of these, in which there was no data.
+        total_seconds: spent on the run, over all its starts.
     """
 
-    epochs: int
     steps: int
-    identity: dict
     history: list[dict]
+    identity: dict
+    cores: int
+    epoch_seconds: float = 0.0
+    epoch_wait: float = 0.0
+    total_seconds: float = 0.0
+
+    @property
+    def epochs(self) -> int:
+        """Finished epochs."""
+        return len(self.history)
 
 
 @dataclass(frozen=True)
@@ -46,11 +58,31 @@ class Checkpoint:
     arrays: dict[str, np.ndarray]
 
 
-def save_checkpoint(folder: Path, model: keras.Model, progress: Progress) -> Path:
-    """Writes a checkpoint and removes all but the newest two."""
+def variable_arrays(model: keras.Model, kind: str = "") -> dict[str, np.ndarray]:
+    """Copies the variables of a compiled model to the host.
+
+    It waits for the device. On several workers all of them have to call it, as metrics are summed up over them.
+
+    Args:
+        model: a compiled model.
+        kind: "metrics" for these only.
+
+    Returns:
+        The arrays by the names that checkpoints have.
+    """
+    if keras.backend.backend() == "jax":
+        model.jax_state_sync()
+    return {
+        name: np.array(keras.ops.convert_to_numpy(variable))
+        for name, variable in _variables(model).items()
+        if name.startswith(kind)
+    }
+
+
+def save_checkpoint(folder: Path, arrays: dict[str, np.ndarray], progress: Progress) -> Path:
+    """Writes a checkpoint of what `variable_arrays` gave, and removes all but the newest two."""
     path = folder / f"step-{progress.steps:09}.npz"
-    state = json.dumps({"format": _FORMAT, **vars(progress)}).encode()
-    arrays = {name: np.asarray(keras.ops.convert_to_numpy(variable)) for name, variable in _variables(model).items()}
+    state = json.dumps({"format": _FORMAT, **asdict(progress)}).encode()
     with atomic_path(path) as partial:
         np.savez(partial, **{_STATE: np.frombuffer(state, np.uint8)}, **arrays)
     for old in _paths(folder)[:-_KEPT]:
@@ -62,7 +94,7 @@ def load_newest_checkpoint(folder: Path, warn=print) -> Checkpoint | None:
     """Reads the newest checkpoint of `folder` that is whole; None where there is none.
 
     Raises:
-        UserError: a checkpoint that a newer version wrote, or all of them damaged.
+        UserError: a checkpoint that another version wrote, or all of them damaged.
     """
     paths = _paths(folder)
     for path in reversed(paths):
@@ -72,12 +104,13 @@ def load_newest_checkpoint(folder: Path, warn=print) -> Checkpoint | None:
                 arrays = {name: file[name] for name in file.files}
             state = json.loads(arrays.pop(_STATE).tobytes())
             version = state.pop("format")
-            progress = Progress(**state) if version <= _FORMAT else None
+            progress = Progress(**state) if version == _FORMAT else None
         except Exception as error:  # Damage shows as errors of many kinds.
             warn(f"The checkpoint {path} is damaged ({error}); looking for the one before.")
             continue
         if progress is None:
-            raise UserError(f"{path} was written by a newer version of keras_alexnet; update it to go on.")
+            age = "a newer version of keras_alexnet; update it" if version > _FORMAT else "an older version; use that"
+            raise UserError(f"{path} was written by {age} to go on, or --restart to begin anew.")
         return Checkpoint(path, progress, arrays)
     if paths:
         raise UserError(f"no checkpoint in {folder} can be read. Use --restart to begin anew.")
@@ -85,8 +118,7 @@ def load_newest_checkpoint(folder: Path, warn=print) -> Checkpoint | None:
 
 
 def restore(model: keras.Model, checkpoint: Checkpoint) -> None:
-    """Sets every variable of a compiled model and its optimizer."""
-    model.optimizer.build(model.trainable_variables)
+    """Sets every variable of a model that `build_variables` has been called for; metrics last until they are reset."""
     variables = _variables(model)
     shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
     saved = {name: array.shape for name, array in checkpoint.arrays.items()}
@@ -96,15 +128,31 @@ def restore(model: keras.Model, checkpoint: Checkpoint) -> None:
             f"{checkpoint.path} is of another network: {odd} has shape {saved.get(odd)} there, {shapes.get(odd)} here. "
             "Use --restart to begin anew, or another --output_dir."
         )
-    for name, variable in variables.items():
-        variable.assign(checkpoint.arrays[name])
+    assign(model, checkpoint.arrays)
+
+
+def assign(model: keras.Model, arrays: dict[str, np.ndarray]) -> None:
+    """Sets the variables that `arrays` names."""
+    variables = _variables(model)
+    for name, array in arrays.items():
+        variables[name].assign(array)
+
+
+def build_variables(model: keras.Model) -> None:
+    """Makes the variables of the optimizer and of the metrics, which Keras otherwise makes at the first step."""
+    model.optimizer.build(model.trainable_variables)
+    logits = np.zeros((1, model.output_shape[-1]), np.float32)
+    model.compute_metrics(None, keras.ops.zeros((1,), "int32"), keras.ops.convert_to_tensor(logits))
+    model.reset_metrics()
 
 
 def check_identity(checkpoint: Checkpoint, identity: dict) -> None:
     """Refuses to go on with other settings, other data or another backend than the run began with."""
     old = checkpoint.progress.identity
     changed = [
-        f"  {key}: {old.get(key)} then, {identity.get(key)} now" for key in identity if old.get(key) != identity[key]
+        f"  {key}: {old.get(key)} then, {identity.get(key)} now"
+        for key in {**identity, **old}
+        if old.get(key) != identity.get(key)
     ]
     if changed:
         raise UserError(
@@ -119,5 +167,12 @@ def _paths(folder: Path) -> list[Path]:
 
 def _variables(model: keras.Model) -> dict[str, keras.Variable]:
     """Variables by a name that is the same in every process: Keras numbers some of its own names as they come up."""
-    named = {f"model/{i:02}": variable for i, variable in enumerate(model.variables)}
-    return named | {f"optimizer/{i:02}": variable for i, variable in enumerate(model.optimizer.variables)}
+    return {
+        f"{kind}/{i:02}": variable
+        for kind, variables in (
+            ("model", model.variables),
+            ("optimizer", model.optimizer.variables),
+            ("metrics", model.metrics_variables),
+        )
+        for i, variable in enumerate(variables)
+    }

@@ -4,13 +4,15 @@ import os
 from dataclasses import asdict, dataclass
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.presets import PRESETS
+from keras_alexnet.presets import FREEZABLE, PRESETS
 
 PRECISIONS = ("float32", "mixed_bfloat16")
-STRATEGIES = ("auto", "none", "mirrored")
+STRATEGIES = ("auto", "none", "mirrored", "multi_worker")
+JIT_COMPILE = ("auto", "on", "off")
 
 # A run may go on with other values of these; with any other setting changed it would be another run.
-_MAY_CHANGE = {"data_dir", "output_dir", "epochs", "strategy"}
+_MAY_CHANGE = {"data_dir", "output_dir", "epochs", "strategy", "checkpoint_minutes", "log_every", "tensorboard"}
+_PATHS = ("data_dir", "output_dir", "initial_model")
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,13 @@ class TrainConfig:
     precision: str = "float32"
     seed: int = 0
     strategy: str = "auto"
+    jit_compile: str = "auto"
+    initial_model: str | None = None
+    freeze_through: str | None = None
+    synthetic_data: bool = False
+    checkpoint_minutes: float = 10.0
+    log_every: int = 0
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         """Checks every bound; raises `UserError`."""
@@ -55,19 +64,28 @@ class TrainConfig:
         _check("precision", self.precision, self.precision in PRECISIONS, " or ".join(PRECISIONS))
         _check("seed", self.seed, 0 <= self.seed < 2**32, "0 up to 4294967295")
         _check("strategy", self.strategy, self.strategy in STRATEGIES, ", ".join(STRATEGIES))
+        _check("jit_compile", self.jit_compile, self.jit_compile in JIT_COMPILE, ", ".join(JIT_COMPILE))
+        layers, layer = FREEZABLE, self.freeze_through
+        _check("freeze_through", layer, layer is None or layer in layers, ", ".join(layers))
+        minutes = self.checkpoint_minutes
+        _check("checkpoint_minutes", minutes, 0 < minutes < float("inf"), "a number above 0; fractions are minutes too")
+        _check("log_every", self.log_every, self.log_every >= 0, "0 or above")
 
     def identity(self) -> dict:
         """The settings that make a run what it is, as JSON has them: a checkpoint of other ones is another run's."""
-        values = {name: value for name, value in asdict(self).items() if name not in _MAY_CHANGE}
+        values = {name: value for name, value in self._absolute().items() if name not in _MAY_CHANGE}
         return values | {"lr_drop_epochs": list(self.lr_drop_epochs)}
 
     def flagfile(self) -> str:
         """The settings as the lines of a flagfile for `python -m keras_alexnet.fit`."""
-        values = {name: value for name, value in asdict(self).items() if value is not None}
-        # Absolute, so that the file means the same run in any working directory.
-        values |= {name: os.path.abspath(values[name]) for name in ("data_dir", "output_dir")}
+        values = {name: value for name, value in self._absolute().items() if value is not None}
         values["lr_drop_epochs"] = ",".join(str(epoch) for epoch in self.lr_drop_epochs)
         return "".join(f"--{name}={value}\n" for name, value in values.items())
+
+    def _absolute(self) -> dict:
+        """The settings; paths mean the same in any working directory."""
+        values = asdict(self)
+        return values | {name: os.path.abspath(values[name]) for name in _PATHS if values[name] is not None}
 
 
 def _check(name: str, value: object, good: bool, expected: str) -> None:

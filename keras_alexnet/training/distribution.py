@@ -1,55 +1,147 @@
-"""Which devices a run uses."""
+"""Which devices a run uses, and what its workers have to agree on."""
 
 import contextlib
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import keras
-import tensorflow as tf
 
 from keras_alexnet.errors import UserError
+from keras_alexnet.training.cluster import Cluster, tensorflow_cluster
 
 
 @dataclass(frozen=True)
 class Devices:
-    """Where a run computes.
+    """Where a run computes: a copy of the network on each device, and an equal share of each batch.
 
     Attributes:
-        scope: the context in which the model has to be built and compiled.
-        num_replicas: copies of the network; a global batch is dealt out among them.
         description: for people.
+        num_replicas: devices, over all workers.
+        scope: makes the context in which the model has to be built, restored and compiled.
+        xla: whether steps are compiled by XLA if nobody asks: where that is the fastest known.
+        xla_possible: whether they can be.
+        worker, num_workers: the number of this process, and of all. Worker 0, the chief, writes all files.
+        agree: gives the element-wise maximum over the workers; all of them have to call it.
+        distribute: makes what `fit` and `evaluate` take out of a worker's own share of the batches.
+        adapt: mends a compiled model for `fit` and `evaluate`.
+        alone: makes the context in which the chief alone may save a model.
+        explain: gives the user's view of an exception that another worker's end has caused, None for any other.
     """
 
-    scope: contextlib.AbstractContextManager
-    num_replicas: int
     description: str
+    num_replicas: int = 1
+    scope: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
+    xla: bool = False
+    xla_possible: bool = True
+    worker: int = 0
+    num_workers: int = 1
+    agree: Callable[[Sequence[float]], Sequence[float]] = field(default=lambda values: values)
+    distribute: Callable = field(default=lambda dataset: dataset)
+    adapt: Callable[[keras.Model], None] = field(default=lambda model: None)
+    alone: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
+    explain: Callable[[Exception], UserError | None] = field(default=lambda error: None)
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.worker == 0
+
+    def jit_compile(self, setting: str) -> bool:
+        """Whether to compile with XLA for `--jit_compile`; raises `UserError` where these devices cannot."""
+        if setting == "on" and not self.xla_possible:
+            raise UserError(
+                f"jit_compile is on, which {self.description} cannot do. Use --jit_compile=auto, or another --strategy."
+            )
+        return self.xla if setting == "auto" else setting == "on"
 
 
-def choose_devices(strategy: str) -> Devices:
-    """Returns the devices for `strategy`.
+@contextlib.contextmanager
+def choose_devices(strategy: str) -> Iterator[Devices]:
+    """The devices for `strategy`, to compute on within this context.
 
     Args:
-        strategy: "auto" (all GPUs when there are several, otherwise one device), "none" (one device), or "mirrored"
-            (all GPUs; all of TensorFlow's logical CPUs when there is none).
+        strategy: "auto" (all workers if the environment names several, else all GPUs when there are several, otherwise
+            one device), "none" (one device), "mirrored" (all devices of this machine; the logical CPUs when there is no
+            GPU) or "multi_worker" (the workers that the environment names).
 
     Raises:
-        UserError: a strategy that the backend cannot do.
+        UserError: a strategy that the backend cannot do, or that the environment does not fit; or another worker ended.
     """
     backend = keras.backend.backend()
-    if backend != "tensorflow":
-        if strategy == "mirrored":
-            raise UserError(
-                f"strategy mirrored is TensorFlow's, but the Keras backend is {backend}: it trains on one device. "
-                "Use --strategy=auto, or KERAS_BACKEND=tensorflow."
-            )
-        leave_gpus_to_the_backend()
-        return Devices(contextlib.nullcontext(), 1, f"one device, {backend}")
+    if backend == "jax":
+        from keras_alexnet.training.jax_devices import jax_devices
 
+        context = jax_devices(strategy)
+    else:
+        context = contextlib.nullcontext(
+            _tensorflow_devices(strategy) if backend == "tensorflow" else _torch_device(strategy)
+        )
+    with context as devices:
+        try:
+            yield devices
+        except Exception as error:
+            explained = devices.explain(error)
+            if explained is None:
+                raise
+            raise explained from None
+
+
+def _tensorflow_devices(strategy: str) -> Devices:
+    import tensorflow as tf
+
+    cluster = tensorflow_cluster() if strategy in ("auto", "multi_worker") else None
+    if strategy == "multi_worker" and cluster is None:
+        raise UserError(
+            "strategy is multi_worker, but the environment variable TF_CONFIG names no cluster. Set it in every "
+            "worker, as the README shows, or use --strategy=auto."
+        )
+    if cluster and cluster.num_workers > 1:
+        return _tensorflow_workers(cluster)
     gpus = tf.config.list_logical_devices("GPU")
     if strategy == "mirrored" or (strategy == "auto" and len(gpus) > 1):
         devices = gpus or tf.config.list_logical_devices("CPU")
         mirrored = tf.distribute.MirroredStrategy([device.name for device in devices])
-        return Devices(mirrored.scope(), len(devices), f"{len(devices)} × {devices[0].device_type}, mirrored")
-    return Devices(contextlib.nullcontext(), 1, "one GPU" if gpus else "CPU")
+        return Devices(
+            f"{len(devices)} × {devices[0].device_type}, mirrored",
+            num_replicas=len(devices),
+            scope=mirrored.scope,
+            xla_possible=False,
+        )
+    # XLA is the fastest known on GPUs, and two to three times slower than TensorFlow's own kernels on CPUs.
+    return Devices("one GPU" if gpus else "CPU", xla=bool(gpus))
+
+
+def _tensorflow_workers(cluster: Cluster) -> Devices:
+    from keras_alexnet.training import multi_worker
+
+    if cluster.worker == 0:
+        print(f"Waiting for {cluster.num_workers - 1} other workers", flush=True)
+    strategy = multi_worker.make_strategy(cluster)
+    replicas = strategy.num_replicas_in_sync
+    kind = "GPU" if "GPU" in strategy.extended.worker_devices[0] else "CPU"
+    return Devices(
+        f"{cluster.num_workers} workers with {replicas // cluster.num_workers} {kind} each",
+        num_replicas=replicas,
+        scope=strategy.scope,
+        xla_possible=False,
+        worker=cluster.worker,
+        num_workers=cluster.num_workers,
+        agree=lambda values: multi_worker.agree(strategy, values).tolist(),
+        distribute=lambda dataset: multi_worker.distribute(strategy, dataset),
+        adapt=multi_worker.prepare_model,
+        explain=multi_worker.explain_lost_worker,
+    )
+
+
+def _torch_device(strategy: str) -> Devices:
+    if strategy in ("mirrored", "multi_worker"):
+        raise UserError(
+            f"strategy is {strategy}, but Keras trains on one device under torch. Use --strategy=auto, or "
+            "KERAS_BACKEND=tensorflow or jax."
+        )
+    leave_gpus_to_the_backend()
+    return Devices("one device, torch", xla_possible=False)
 
 
 def check_batch_size(batch_size: int, num_replicas: int) -> None:
@@ -64,8 +156,10 @@ def check_batch_size(batch_size: int, num_replicas: int) -> None:
 
 
 def leave_gpus_to_the_backend() -> None:
-    """Hides the GPUs from TensorFlow where it only reads images: it would take all of their memory."""
-    if keras.backend.backend() != "tensorflow":
+    """Hides the GPUs from TensorFlow, if it is loaded, where it only reads images: it would take all their memory."""
+    if keras.backend.backend() != "tensorflow" and "tensorflow" in sys.modules:
+        import tensorflow as tf
+
         # It cannot be changed once TensorFlow has computed something: then it has been done, or it is too late.
         with contextlib.suppress(RuntimeError):
             tf.config.set_visible_devices([], "GPU")

@@ -1,62 +1,17 @@
 """The error rates of a model."""
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator
 
 import keras
-import tensorflow as tf
 
 from keras_alexnet.data.maps import ImageMap, raise_if_missing
-from keras_alexnet.data.pipeline import find_unreadable, padded_evaluation_dataset
+from keras_alexnet.data.pipeline import padded_evaluation_dataset
+from keras_alexnet.data.source import evaluation_errors
 from keras_alexnet.errors import UserError
 from keras_alexnet.progress import StatusLine
 from keras_alexnet.training.distribution import leave_gpus_to_the_backend
-
-# Batches in which an image that cannot be read is looked for. The input tells of it in its turn, however far it has
-# read; Keras and the strategies ask for a few batches ahead.
-READ_AHEAD = 6
-
-
-def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer | None = None) -> None:
-    """Compiles with cross-entropy of the logits as the loss, and the metrics that `error_rates` reads.
-
-    Args:
-        model: gives logits.
-        optimizer: for training; evaluation needs none.
-    """
-    model.compile(
-        optimizer=optimizer,
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        # Weighted, so that padding does not count. Keras's own mean of the loss would count it.
-        weighted_metrics=[
-            keras.metrics.SparseCategoricalAccuracy(name="top1_accuracy"),
-            keras.metrics.SparseTopKCategoricalAccuracy(k=min(5, model.output_shape[-1]), name="top5_accuracy"),
-            keras.metrics.SparseCategoricalCrossentropy(from_logits=True, name="cross_entropy"),
-        ],
-    )
-
-
-def error_rates(results: dict, num_images: int, prefix: str = "") -> dict[str, float]:
-    """`top1_error`, `top5_error` (exact fractions of `num_images`) and `loss`, out of Keras's results or logs."""
-    rates = {}
-    for name in ("top1", "top5"):
-        # The accuracy is a float32; the number of right images behind it is whole.
-        num_right = round(float(results[f"{prefix}{name}_accuracy"]) * num_images)
-        rates[f"{name}_error"] = (num_images - num_right) / num_images
-    return rates | {"loss": float(results[f"{prefix}cross_entropy"])}
-
-
-def load_model(path: str) -> keras.Model:
-    """Loads a `.keras` file for evaluation; raises `UserError` for a file that is not one."""
-    try:
-        return keras.models.load_model(path, compile=False)
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"cannot load the model {path}: {reason} Expected a .keras file, such as the model.keras that "
-            "python -m keras_alexnet.fit writes."
-        ) from None
+from keras_alexnet.training.metrics import compile_model, error_rates
+from keras_alexnet.training.model_file import model_sizes
 
 
 def evaluate_model(model: keras.Model, image_map: ImageMap, batch_size: int = 256) -> dict:
@@ -87,7 +42,7 @@ def evaluate_model(model: keras.Model, image_map: ImageMap, batch_size: int = 25
     batch_size = min(batch_size, len(image_map))
     watch = _EvaluationProgress(len(image_map), batch_size)
     dataset = padded_evaluation_dataset(image_map, batch_size, image_size=image_size)
-    with explained_errors(lambda: find_unreadable(image_map, rows_ahead(watch.batch, batch_size, len(image_map)))):
+    with evaluation_errors(image_map, batch_size, batch=lambda: watch.batch):
         results = scored.evaluate(dataset, verbose=0, return_dict=True, callbacks=[watch])
     rates = error_rates(results, len(image_map))
     if not math.isfinite(rates["loss"]):
@@ -96,37 +51,6 @@ def evaluate_model(model: keras.Model, image_map: ImageMap, batch_size: int = 25
             "Its training diverged, or its file is damaged; evaluate another model."
         )
     return {"examples": len(image_map)} | rates
-
-
-@contextlib.contextmanager
-def explained_errors(find: Callable[[], UserError | None]) -> Iterator[None]:
-    """Turns TensorFlow's errors into the user's mistake behind them: `find` looks for an image that cannot be read."""
-    try:
-        yield
-    except tf.errors.ResourceExhaustedError as error:
-        raise UserError(f"out of memory. Use a lower --batch_size. ({str(error).splitlines()[0]})") from None
-    except tf.errors.OpError:
-        unreadable = find()
-        if unreadable is None:
-            raise
-        raise unreadable from None
-
-
-def rows_ahead(batch: int, batch_size: int, num_images: int) -> range:
-    """The rows that evaluation may be reading while it computes `batch`: the input is a few batches ahead."""
-    return range(batch * batch_size, min((batch + READ_AHEAD) * batch_size, num_images))
-
-
-def model_sizes(model: keras.Model) -> tuple[int, int]:
-    """Image size and number of classes; raises `UserError` for a model that does not classify square RGB images."""
-    input_shape, output_shape = getattr(model, "input_shape", None), getattr(model, "output_shape", None)
-    match input_shape, output_shape:
-        case (_, int(height), int(width), 3), (_, int(num_classes)) if height == width:
-            return height, num_classes
-    raise UserError(
-        f"the model takes inputs of shape {input_shape} and gives {output_shape}; expected square RGB "
-        "images (batch, size, size, 3) and logits (batch, classes). Give a model of keras_alexnet."
-    )
 
 
 class _EvaluationProgress(keras.callbacks.Callback):

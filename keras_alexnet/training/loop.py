@@ -1,74 +1,54 @@
 """A training run from map files to `model.keras`."""
 
-import itertools
-import os
-from dataclasses import dataclass
+import contextlib
+import math
+import random
+import time
 from pathlib import Path
 
 import keras
 
-from keras_alexnet.atomic import atomic_path, write_text
-from keras_alexnet.data.maps import (
-    CLASS_MAPPINGS,
-    TRAIN_MAP,
-    VAL_MAP,
-    ImageMap,
-    raise_if_missing,
-    read_class_mappings,
-    read_map,
-)
-from keras_alexnet.data.pipeline import (
-    DataWait,
-    batch_rows,
-    find_unreadable,
-    padded_evaluation_dataset,
-    steps_per_pass,
-    training_dataset,
-)
-from keras_alexnet.errors import UserError
+from keras_alexnet.atomic import write_text
+from keras_alexnet.data.order import steps_per_pass
 from keras_alexnet.lock import exclusive
 from keras_alexnet.model import build_alexnet, set_precision
-from keras_alexnet.training.callbacks import EpochRecord, StepWatch, write_history
-from keras_alexnet.training.checkpoint import Checkpoint, check_identity, load_newest_checkpoint, restore
+from keras_alexnet.progress import duration
+from keras_alexnet.training.callbacks import StepWatch
+from keras_alexnet.training.checkpoint import (
+    Progress,
+    assign,
+    build_variables,
+    restore,
+    save_checkpoint,
+    variable_arrays,
+)
 from keras_alexnet.training.config import TrainConfig
 from keras_alexnet.training.distribution import Devices, check_batch_size, choose_devices
-from keras_alexnet.training.evaluation import (
-    READ_AHEAD,
-    compile_model,
-    explained_errors,
-    rows_ahead,
-)
+from keras_alexnet.training.initial import build_from, freeze_through
+from keras_alexnet.training.interruption import StopRequest
+from keras_alexnet.training.metrics import compile_model, error_rates
+from keras_alexnet.training.model_file import save_model
 from keras_alexnet.training.optimizer import SGDWithL2
-from keras_alexnet.training.schedule import step_schedule
-
-MODEL_FILE = "model.keras"
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """What `prepare` wrote: both maps, and the class ids in label order."""
-
-    train: ImageMap
-    validation: ImageMap
-    classes: list[str]
-
-
-def read_training_data(data_dir: str | os.PathLike) -> TrainingData:
-    """Reads the three files of `data_dir`; raises `UserError` where one is missing or does not fit the others."""
-    folder = Path(data_dir)
-    classes = read_class_mappings(folder / CLASS_MAPPINGS)
-    return TrainingData(
-        train=read_map(folder / TRAIN_MAP, len(classes)),
-        validation=read_map(folder / VAL_MAP, len(classes)),
-        classes=classes,
-    )
+from keras_alexnet.training.record import HISTORY_FILE, RunRecord, TensorBoard, write_history
+from keras_alexnet.training.run_folder import (
+    BEST_MODEL_FILE,
+    CHECKPOINT_FOLDER,
+    FLAGS_FILE,
+    MODEL_FILE,
+    find_checkpoint,
+    is_finished,
+    throw_away,
+)
+from keras_alexnet.training.schedule import rate_in_epoch, step_schedule
+from keras_alexnet.workers import cpu_count
 
 
 def train(config: TrainConfig, *, restart: bool = False) -> list[dict]:
-    """Trains, validating after each epoch; goes on after the last finished epoch of a run in the same folder.
+    """Trains, validating after each epoch; goes on at the step where a run in the same folder stopped.
 
-    Writes to `config.output_dir`: `flags.txt` at the start, `history.csv` and `checkpoint/` after each epoch, and
-    `model.keras` at the end.
+    Writes to `config.output_dir`: `flags.txt` and `run.json` at the start, `checkpoint/` as often as
+    `config.checkpoint_minutes` says, `history.csv`, `best.keras` and the points for TensorBoard after each epoch, and
+    `model.keras` at the end. Ctrl-C and SIGTERM save a checkpoint after the step at hand, and end then.
 
     Args:
         config: the settings.
@@ -79,140 +59,257 @@ def train(config: TrainConfig, *, restart: bool = False) -> list[dict]:
 
     Raises:
         UserError: anything in the data, the settings or the folder that the user can mend, or a loss not finite.
+        KeyboardInterrupt: Ctrl-C, when all is saved.
+        SystemExit: SIGTERM, when all is saved; with status 143.
     """
+    data = open_data(config)
+    steps_per_epoch = steps_in_epoch(config, data)
+    with choose_devices(config.strategy) as devices:
+        check_batch_size(config.batch_size, devices.num_replicas)
+        with exclusive(config.output_dir) if devices.is_chief else contextlib.nullcontext():
+            return _Run(config, data, steps_per_epoch, devices).train(restart)
+
+
+def open_data(config: TrainConfig):
+    """The images that the settings name, read as far as it takes to find mistakes: `TrainingData`, or synthetic."""
+    if config.synthetic_data:
+        from keras_alexnet.data.synthetic import SyntheticData
+
+        return SyntheticData(config.batch_size)
+    # TensorFlow reads images; synthetic ones do without it under the other backends.
+    from keras_alexnet.data.source import read_training_data
+
     data = read_training_data(config.data_dir)
-    for image_map in (data.train, data.validation):
-        raise_if_missing(image_map)
-    pass_steps = steps_per_pass(len(data.train), config.batch_size)
-    devices = choose_devices(config.strategy)
-    check_batch_size(config.batch_size, devices.num_replicas)
-    with exclusive(config.output_dir):
-        return _train_in_folder(config, data, config.steps_per_epoch or pass_steps, devices, restart)
+    data.raise_if_missing()
+    return data
 
 
-def save_model(model: keras.Model, path: str | os.PathLike) -> None:
-    """Saves network and weights in float32, without the optimizer or any class of this package; whole or not at all."""
-    set_precision(model, "float32")
-    # A model of the same layers that was never compiled: Keras saves the optimizer of one that was.
-    with atomic_path(path) as partial:
-        keras.Model(model.input, model.output, name=model.name).save(partial)
+def steps_in_epoch(config: TrainConfig, data) -> int:
+    """Steps of an epoch; raises `UserError` where there are fewer images than a batch takes."""
+    whole_pass = steps_per_pass(data.num_training, config.batch_size)
+    return config.steps_per_epoch or whole_pass
 
 
-def _train_in_folder(
-    config: TrainConfig, data: TrainingData, steps_per_epoch: int, devices: Devices, restart: bool
-) -> list[dict]:
-    folder = Path(config.output_dir)
-    model_path = folder / MODEL_FILE
-    identity = config.identity() | {
-        "backend": keras.backend.backend(),
-        "training images": _identity_of(data.train),
-        "validation images": _identity_of(data.validation),
-        "classes": len(data.classes),
-    }
-    if restart:
-        _throw_away(folder)
-    checkpoint = load_newest_checkpoint(folder / "checkpoint")
-    if checkpoint:
-        check_identity(checkpoint, identity)
-    elif model_path.exists():
-        raise UserError(
-            f"{folder} holds a {MODEL_FILE} but no checkpoint to go on from. Choose another --output_dir, or give "
-            "--restart to replace the model."
-        )
-    first_epoch = checkpoint.progress.epochs if checkpoint else 0
-    history = checkpoint.progress.history if checkpoint else []
-    if first_epoch >= config.epochs and _is_model_of(model_path, checkpoint):
-        print(f"This run is finished: {first_epoch} epochs. Give more --epochs to go on, or --restart to begin anew.")
-        return history
-
-    write_text(folder / "flags.txt", config.flagfile())
-    keras.utils.set_random_seed(config.seed)
-    with devices.scope:
-        model = build_alexnet(len(data.classes), preset=config.preset, dropout=config.dropout)
-        set_precision(model, config.precision)
-        compile_model(model, _optimizer(config, steps_per_epoch))
-        if checkpoint:
-            restore(model, checkpoint)
-            write_history(folder / "history.csv", history)
-    print(
-        f"{len(data.train):,} training and {len(data.validation):,} validation images of {len(data.classes):,} "
-        f"classes, {model.count_params():,} parameters, {config.precision}, {devices.description}\n"
-        f"{config.epochs} epochs of {steps_per_epoch:,} steps of {config.batch_size} images"
-        + (f"; going on after epoch {first_epoch}" if first_epoch else ""),
-        flush=True,
-    )
-    if first_epoch < config.epochs:
-        history = _fit(model, config, data, steps_per_epoch, first_epoch, identity, history)
-    save_model(model, model_path)
-    print(f"Finished. The model is {model_path}", flush=True)
-    return history
+def run_identity(config: TrainConfig, data) -> dict:
+    """What makes a run what it is: settings, backend and data, by names for people."""
+    return config.identity() | {"backend": keras.backend.backend()} | data.identity
 
 
-def _identity_of(image_map: ImageMap) -> str:
-    return f"{len(image_map):,} (SHA-256 of the map {image_map.fingerprint[:16]}…)"
-
-
-def _is_model_of(model_path: Path, checkpoint: Checkpoint) -> bool:
-    """Whether the model was saved after the checkpoint; one of an earlier stage of the run is not its result."""
-    return model_path.exists() and model_path.stat().st_mtime_ns >= checkpoint.path.stat().st_mtime_ns
-
-
-def _throw_away(folder: Path) -> None:
-    """Removes what a run leaves behind, and nothing else."""
-    for pattern in (
-        MODEL_FILE,
-        "history.csv",
-        "flags.txt",
-        "checkpoint/step-*.npz",
-        ".partial-*",
-        "checkpoint/.partial-*",
-    ):
-        for path in folder.glob(pattern):
-            try:
-                path.unlink(missing_ok=True)
-            except OSError as error:
-                raise UserError(f"cannot remove {path}: {error.strerror}. Choose another --output_dir.") from None
-
-
-def _optimizer(config: TrainConfig, steps_per_epoch: int) -> SGDWithL2:
+def build_model(config: TrainConfig, num_classes: int, steps_per_epoch: int, devices: Devices) -> keras.Model:
+    """The network of the settings, compiled, with all of its variables; to be called in the scope of `devices`."""
+    # What `keras.utils.set_random_seed` does, as far as it has a part in this, but without importing TensorFlow.
+    random.seed(config.seed)
+    if config.initial_model:
+        model = build_from(config.initial_model, num_classes, dropout=config.dropout)
+    else:
+        model = build_alexnet(num_classes, preset=config.preset, dropout=config.dropout)
+    if config.freeze_through:
+        freeze_through(model, config.freeze_through)
+    set_precision(model, config.precision)
     schedule = step_schedule(config.learning_rate, config.lr_drop_epochs, config.lr_drop_factor, steps_per_epoch)
-    return SGDWithL2(schedule, momentum=config.momentum, l2=config.weight_decay)
+    optimizer = SGDWithL2(schedule, momentum=config.momentum, l2=config.weight_decay)
+    compile_model(model, optimizer, jit_compile=devices.jit_compile(config.jit_compile))
+    build_variables(model)
+    devices.adapt(model)
+    return model
 
 
-def _fit(
-    model: keras.Model,
-    config: TrainConfig,
-    data: TrainingData,
-    steps_per_epoch: int,
-    first_epoch: int,
-    identity: dict,
-    history: list[dict],
-) -> list[dict]:
-    first_step = first_epoch * steps_per_epoch
-    batch_size = config.batch_size
-    wait = DataWait()
-    watch = StepWatch(config.epochs, steps_per_epoch, batch_size, first_epoch, wait)
-    record = EpochRecord(config, steps_per_epoch, len(data.validation), identity, history, watch)
+class _Run:
+    """The parts of a run that has a folder of its own."""
 
-    def find() -> UserError | None:
-        if watch.validating:
-            return find_unreadable(data.validation, rows_ahead(watch.batch, batch_size, len(data.validation)))
-        # Behind the last batches of an epoch, validation may have begun to read.
-        steps = range(watch.step, watch.step + READ_AHEAD)
-        rows = (batch_rows(len(data.train), batch_size, config.seed, step) for step in steps)
-        return find_unreadable(data.train, itertools.chain.from_iterable(rows)) or find_unreadable(
-            data.validation, rows_ahead(0, batch_size, len(data.validation))
+    def __init__(self, config: TrainConfig, data, steps_per_epoch: int, devices: Devices):
+        self.config = config
+        self.data = data
+        self.steps_per_epoch = steps_per_epoch
+        self.devices = devices
+        self.folder = Path(config.output_dir)
+        self.identity = run_identity(config, data)
+        # Synthetic images teach nothing. And to save a model, Keras would import TensorFlow.
+        self.keeps_weights = not config.synthetic_data
+        self.training_metrics: dict = {}  # of an epoch whose validation is going on
+
+    def train(self, restart: bool) -> list[dict]:
+        checkpoint = None if restart else find_checkpoint(self.folder, self.identity, self.devices, self._say)
+        progress = checkpoint.progress if checkpoint else Progress(0, [], self.identity, cpu_count())
+        self.history = list(progress.history)
+        if is_finished(self.folder, progress, self.config.epochs, self.steps_per_epoch):
+            self._say(
+                f"This run is finished: {progress.epochs} epochs. Give more --epochs to go on, or --restart to begin "
+                "anew."
+            )
+            return self.history
+
+        self._began = time.monotonic() - progress.total_seconds
+        with self.devices.scope():
+            self.model = build_model(self.config, self.data.num_classes, self.steps_per_epoch, self.devices)
+            if checkpoint:
+                restore(self.model, checkpoint)
+        del checkpoint  # Its arrays take as much memory as the weights and the momenta.
+        self._tell_start(progress)
+        if self.devices.is_chief:
+            if restart:
+                throw_away(self.folder)
+            write_text(self.folder / FLAGS_FILE, self.config.flagfile())
+            write_history(self.folder / HISTORY_FILE, self.history)
+            self.record = RunRecord(
+                self.folder, self.config, self.identity, self.devices.description, first_step=progress.steps
+            )
+            self.record.write(self.history, progress.steps, self._seconds())
+            self.tensorboard = TensorBoard(self.folder) if self.config.tensorboard else None
+
+        with StopRequest() as stop_request:
+            self.watch = StepWatch(
+                self.config,
+                self.steps_per_epoch,
+                progress.steps,
+                self.devices,
+                stop_request,
+                waited=lambda: self.data.waited,
+                save=self._save_checkpoint,
+                log=self._log,
+            )
+            for epoch in range(progress.epochs, self.config.epochs):
+                self._run_epoch(epoch, progress)
+        if self.devices.is_chief and self.keeps_weights:
+            self._save_model(MODEL_FILE)
+            steps = self.config.epochs * self.steps_per_epoch
+            self.record.write(self.history, steps, self._seconds(), model_steps=steps)
+        self.devices.agree([0.0])  # All wait here until the chief has saved.
+        self._say(f"Finished. The model is {self.folder / MODEL_FILE}" if self.keeps_weights else "Finished.")
+        return self.history
+
+    def _run_epoch(self, epoch: int, progress: Progress) -> None:
+        """Trains and validates; `progress` is where the run stood at its start."""
+        config, model, watch = self.config, self.model, self.watch
+        first_batch, seconds, waited = 0, 0.0, 0.0
+        if epoch == progress.epochs:
+            first_batch = progress.steps - epoch * self.steps_per_epoch
+            seconds, waited = progress.epoch_seconds, progress.epoch_wait
+        watch.begin_epoch(epoch, first_batch, seconds, waited)
+        share = {"worker": self.devices.worker, "num_workers": self.devices.num_workers}
+
+        if first_batch < self.steps_per_epoch:
+            callbacks = [watch]
+            if first_batch:
+                # `fit` resets the metrics just before it calls this.
+                metrics = variable_arrays(model, "metrics")
+                callbacks.append(keras.callbacks.LambdaCallback(on_epoch_begin=lambda *_: assign(model, metrics)))
+            step = epoch * self.steps_per_epoch + first_batch
+            batches = self.data.training_batches(config.batch_size, seed=config.seed, first_step=step, **share)
+            with self.data.training_errors(config.batch_size, seed=config.seed, step=lambda: watch.step):
+                model.fit(
+                    self.devices.distribute(batches),
+                    initial_epoch=epoch,
+                    epochs=epoch + 1,
+                    steps_per_epoch=self.steps_per_epoch - first_batch,
+                    shuffle=False,
+                    verbose=0,
+                    callbacks=callbacks,
+                )
+        training = watch.end_training(model.get_metrics_result())
+        self.training_metrics = variable_arrays(model, "metrics")
+        batches = self.data.validation_batches(config.batch_size, **share)
+        with self.data.validation_errors(config.batch_size, batch=lambda: watch.batch):
+            results = model.evaluate(self.devices.distribute(batches), verbose=0, return_dict=True, callbacks=[watch])
+        validation = error_rates(results, self.data.num_validation)
+        watch.check_validation_loss(validation["loss"])
+        self._end_epoch(epoch, training, validation)
+
+    def _end_epoch(self, epoch: int, training: dict[str, float], validation: dict[str, float]) -> None:
+        """Prints and records the errors, and saves."""
+        config, watch = self.config, self.watch
+        num_images = self.steps_per_epoch * config.batch_size
+        best = min((row["val_top1_error"] for row in self.history), default=float("inf"))
+        row = {
+            "epoch": epoch + 1,
+            "steps": (epoch + 1) * self.steps_per_epoch,
+            "learning_rate": rate_in_epoch(epoch, config.learning_rate, config.lr_drop_epochs, config.lr_drop_factor),
+            **training,
+            **{f"val_{name}": value for name, value in validation.items()},
+            "images_per_second": round(num_images / watch.training_seconds, 1),
+            "data_wait": round(watch.training_wait / watch.training_seconds, 4),
+            "seconds": round(watch.epoch_seconds(), 1),
+        }
+        self.history.append(row)
+        arrays = variable_arrays(self.model)
+        watch.begin_epoch(epoch + 1, 0, 0.0, 0.0)
+        if not self.devices.is_chief:
+            return
+        # In this order nothing is lost by an interruption between two of them: each is written again if what comes
+        # after it is not there.
+        if row["val_top1_error"] < best and self.keeps_weights:
+            self._save_model(BEST_MODEL_FILE)
+        self._write_checkpoint(arrays)
+        write_history(self.folder / HISTORY_FILE, self.history)
+        if self.tensorboard:
+            self.tensorboard.write(row["steps"], training | {"learning_rate": row["learning_rate"]}, "epoch")
+            self.tensorboard.write(row["steps"], validation, "validation")
+            speed = {name: row[name] for name in ("images_per_second", "data_wait")}
+            self.tensorboard.write(row["steps"], speed, "speed")
+        self._say(
+            f"epoch {epoch + 1}/{config.epochs}  {_rates_text(training)}  validation: {_rates_text(validation)}  "
+            f"{row['images_per_second']:,.0f} img/s  {100 * row['data_wait']:.0f} % waiting for data  "
+            f"{duration(row['seconds'])}"
         )
 
-    with explained_errors(find):
-        model.fit(
-            wait.measure(training_dataset(data.train, batch_size, seed=config.seed, first_step=first_step)),
-            validation_data=padded_evaluation_dataset(data.validation, batch_size),
-            initial_epoch=first_epoch,
-            epochs=config.epochs,
-            steps_per_epoch=steps_per_epoch,
-            shuffle=False,
-            verbose=0,
-            callbacks=[watch, record],
+    def _save_model(self, name: str) -> None:
+        with self.devices.alone():
+            save_model(self.model, self.folder / name, self.config.precision)
+
+    def _save_checkpoint(self) -> None:
+        """In the middle of an epoch, or of its validation."""
+        arrays = variable_arrays(self.model)
+        if self.watch.validating:
+            arrays |= self.training_metrics
+        if self.devices.is_chief:
+            self._write_checkpoint(arrays)
+
+    def _write_checkpoint(self, arrays: dict) -> None:
+        epoch_seconds, epoch_wait = self.watch.clocks()
+        progress = Progress(
+            steps=self.watch.step,
+            history=self.history,
+            identity=self.identity,
+            cores=cpu_count(),
+            epoch_seconds=epoch_seconds,
+            epoch_wait=epoch_wait,
+            total_seconds=self._seconds(),
         )
-    return record.history
+        if self.keeps_weights:
+            save_checkpoint(self.folder / CHECKPOINT_FOLDER, arrays, progress)
+        self.watch.saved()
+        self.record.write(self.history, progress.steps, progress.total_seconds)
+
+    def _log(self, steps: int, rates: dict[str, float], images_per_second: float, waiting: float) -> None:
+        if self.devices.is_chief and self.tensorboard:
+            self.tensorboard.write(steps, rates, "training")
+            self.tensorboard.write(steps, {"images_per_second": images_per_second, "data_wait": waiting}, "speed")
+
+    def _tell_start(self, progress: Progress) -> None:
+        data, config = self.data, self.config
+        trained = sum(math.prod(variable.shape) for variable in self.model.trainable_variables)
+        frozen = f", {trained:,} of them trained" if config.freeze_through else ""
+        first_batch = progress.steps - progress.epochs * self.steps_per_epoch
+        going_on = f"; going on after epoch {progress.epochs}" if progress.steps else ""
+        if first_batch:
+            going_on += f" and {first_batch:,} steps"
+        self._say(
+            f"{data.num_training:,} training and {data.num_validation:,} validation images of {data.num_classes:,} "
+            f"classes, {self.model.count_params():,} parameters{frozen}, {config.precision}, "
+            f"{self.devices.description}\n"
+            f"{config.epochs} epochs of {self.steps_per_epoch:,} steps of {config.batch_size} images{going_on}"
+        )
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    def _say(self, text: str) -> None:
+        if self.devices.is_chief:
+            print(text, flush=True)
+
+
+def _rates_text(rates: dict[str, float]) -> str:
+    return (
+        f"loss {rates['loss']:.3f}  top-1 error {100 * rates['top1_error']:.1f} %  "
+        f"top-5 error {100 * rates['top5_error']:.1f} %"
+    )

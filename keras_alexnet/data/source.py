@@ -1,0 +1,155 @@
+"""The images of a training run: both maps of a folder, the batches that they give, and what may go wrong with them."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tensorflow as tf
+
+from keras_alexnet.data.maps import (
+    CLASS_MAPPINGS,
+    TRAIN_MAP,
+    VAL_MAP,
+    ImageMap,
+    raise_if_missing,
+    read_class_mappings,
+    read_map,
+)
+from keras_alexnet.data.order import batch_rows
+from keras_alexnet.data.pipeline import DataWait, find_unreadable, padded_evaluation_dataset, training_dataset
+from keras_alexnet.errors import UserError
+
+# Batches in which an image that cannot be read is looked for. The input tells of it in its turn, however far it has
+# read; Keras and the strategies ask for a few batches ahead.
+_READ_AHEAD = 6
+# Images at either end of a map that a quick check reads.
+_LOOKED_AT = 8
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What `prepare` wrote: both maps, and the class ids in label order."""
+
+    train: ImageMap
+    validation: ImageMap
+    classes: list[str]
+    _wait: DataWait = field(default_factory=DataWait, compare=False)
+
+    @property
+    def num_training(self) -> int:
+        """Images to train on."""
+        return len(self.train)
+
+    @property
+    def num_validation(self) -> int:
+        """Images to validate on."""
+        return len(self.validation)
+
+    @property
+    def num_classes(self) -> int:
+        """Labels are below it."""
+        return len(self.classes)
+
+    @property
+    def identity(self) -> dict:
+        """What tells these data from others, for people and for JSON."""
+        return {
+            "training images": _identity(self.train),
+            "validation images": _identity(self.validation),
+            "classes": self.num_classes,
+        }
+
+    @property
+    def waited(self) -> float:
+        """Seconds in which the training had to wait for images, so far."""
+        return self._wait.seconds
+
+    def raise_if_missing(self) -> None:
+        """Raises `UserError` where the images are not there, as far as a quick look tells."""
+        for image_map in (self.train, self.validation):
+            raise_if_missing(image_map)
+
+    def check_first_and_last(self) -> None:
+        """Raises `UserError` where the first or the last images of a map cannot be read."""
+        for image_map in (self.train, self.validation):
+            total = len(image_map)
+            rows = sorted({*range(min(total, _LOOKED_AT)), *range(max(total - _LOOKED_AT, 0), total)})
+            unreadable = find_unreadable(image_map, rows)
+            if unreadable:
+                raise unreadable
+
+    def training_batches(
+        self, batch_size: int, *, seed: int, first_step: int, worker: int = 0, num_workers: int = 1
+    ) -> tf.data.Dataset:
+        """This worker's share of the global batches of `batch_size`, without end: `training_dataset`."""
+        return self._wait.measure(
+            training_dataset(
+                self.train, batch_size, seed=seed, first_step=first_step, worker=worker, num_workers=num_workers
+            )
+        )
+
+    def validation_batches(self, batch_size: int, *, worker: int = 0, num_workers: int = 1) -> tf.data.Dataset:
+        """This worker's share of the validation images: `padded_evaluation_dataset`."""
+        return padded_evaluation_dataset(self.validation, batch_size, worker=worker, num_workers=num_workers)
+
+    def training_errors(
+        self, batch_size: int, *, seed: int, step: Callable[[], int]
+    ) -> contextlib.AbstractContextManager:
+        """Within it, errors of the input at training step `step()` or a little later are told as the user's mistake."""
+
+        def find() -> UserError | None:
+            rows: list[int] = []
+            for ahead in range(_READ_AHEAD):
+                rows += batch_rows(self.num_training, batch_size, seed, step() + ahead).tolist()
+            return find_unreadable(self.train, rows)
+
+        return explained_errors(find)
+
+    def validation_errors(self, batch_size: int, *, batch: Callable[[], int]) -> contextlib.AbstractContextManager:
+        """As `training_errors`, for the validation."""
+        return evaluation_errors(self.validation, batch_size, batch=batch)
+
+
+def read_training_data(data_dir: str | os.PathLike) -> TrainingData:
+    """Reads the three files of `data_dir`; raises `UserError` where one is missing or does not fit the others."""
+    folder = Path(data_dir)
+    classes = read_class_mappings(folder / CLASS_MAPPINGS)
+    return TrainingData(
+        train=read_map(folder / TRAIN_MAP, len(classes)),
+        validation=read_map(folder / VAL_MAP, len(classes)),
+        classes=classes,
+    )
+
+
+def evaluation_errors(
+    image_map: ImageMap, batch_size: int, *, batch: Callable[[], int]
+) -> contextlib.AbstractContextManager:
+    """Within it, errors of an evaluation that computes `batch()` are told as the user's mistake."""
+
+    def find() -> UserError | None:
+        first = batch() * batch_size
+        return find_unreadable(image_map, range(first, min(first + _READ_AHEAD * batch_size, len(image_map))))
+
+    return explained_errors(find)
+
+
+@contextlib.contextmanager
+def explained_errors(find: Callable[[], UserError | None]) -> Iterator[None]:
+    """Turns TensorFlow's errors into the user's mistake behind them: `find` looks for an image that cannot be read."""
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        raise UserError(f"out of memory. Use a lower --batch_size. ({str(error).splitlines()[0]})") from None
+    except (tf.errors.UnavailableError, tf.errors.DeadlineExceededError):
+        raise  # Another worker has ended.
+    except tf.errors.OpError:
+        unreadable = find()
+        if unreadable is None:
+            raise
+        raise unreadable from None
+
+
+def _identity(image_map: ImageMap) -> str:
+    return f"{len(image_map):,} (SHA-256 of the map {image_map.fingerprint[:16]}…)"

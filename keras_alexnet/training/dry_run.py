@@ -1,0 +1,129 @@
+"""Everything that a run needs, tried in seconds, and what the run will cost."""
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+
+from keras_alexnet.errors import UserError
+from keras_alexnet.progress import duration
+from keras_alexnet.training.config import TrainConfig
+from keras_alexnet.training.distribution import Devices, check_batch_size, choose_devices
+from keras_alexnet.training.loop import build_model, open_data, run_identity, steps_in_epoch
+from keras_alexnet.training.run_folder import find_checkpoint, is_finished
+
+# A checkpoint holds weights and momenta, and the two newest are there while one more is written.
+_WEIGHTS_ON_DISK = 3 * 2 + 2
+
+
+def dry_run(config: TrainConfig, *, restart: bool = False) -> None:
+    """Tries all that `train` with these settings does, and writes nothing.
+
+    It reads the maps, the first and the last images, and the checkpoint to go on from; does two steps and one batch of
+    validation; tries to write to the output folder; and prints steps, estimated time, memory and disk.
+
+    Raises:
+        UserError: what would stop the run.
+    """
+    data = open_data(config)
+    data.check_first_and_last()
+    steps_per_epoch = steps_in_epoch(config, data)
+    folder = Path(config.output_dir)
+    with choose_devices(config.strategy) as devices:
+        check_batch_size(config.batch_size, devices.num_replicas)
+        say = print if devices.is_chief else lambda *_: None
+        checkpoint = None if restart else find_checkpoint(folder, run_identity(config, data), devices, say)
+        steps_done = 0
+        if checkpoint:
+            if is_finished(folder, checkpoint.progress, config.epochs, steps_per_epoch):
+                say(f"This run is finished: {checkpoint.progress.epochs} epochs. There is nothing left to do.")
+                return
+            steps_done = checkpoint.progress.steps
+        writable = _try_writing(folder)
+        with devices.scope():
+            model = build_model(config, data.num_classes, steps_per_epoch, devices)
+        step_seconds, validation_seconds = _try_steps(model, config, data, devices)
+
+        steps = config.epochs * steps_per_epoch - steps_done
+        num_validations = config.epochs - steps_done // steps_per_epoch
+        batches = -(-data.num_validation // config.batch_size)
+        seconds = steps * step_seconds + num_validations * batches * validation_seconds
+        disk = _WEIGHTS_ON_DISK * 4 * model.count_params()
+        free = shutil.disk_usage(writable).free
+        say(
+            f"Images      {data.num_training:,} to train on, {data.num_validation:,} to validate on, "
+            f"{data.num_classes:,} classes\n"
+            f"Network     {model.count_params():,} parameters, {config.precision}\n"
+            f"Devices     {devices.description}\n"
+            + (f"Checkpoint  goes on after step {steps_done:,}\n" if steps_done else "")
+            + f"Steps       {steps:,} of {config.batch_size} images ({config.epochs} epochs of {steps_per_epoch:,}), "
+            f"and {num_validations:,} validations\n"
+            f"Speed       {config.batch_size / step_seconds:,.0f} images per second, from one step\n"
+            f"Time        about {duration(seconds)} (h:mm:ss), if images are read as fast as that\n"
+            f"Memory      {_memory()}\n"
+            f"Disk        {disk / 1e9:.1f} GB in {folder}, {free / 1e9:,.1f} GB are free"
+        )
+        if free < disk:
+            raise UserError(
+                f"{folder} needs {disk / 1e9:.1f} GB, and only {free / 1e9:.1f} GB are free. Make room there, or "
+                "choose another --output_dir."
+            )
+        say("Nothing was written. The run can start.")
+
+
+def _try_steps(model: keras.Model, config: TrainConfig, data, devices: Devices) -> tuple[float, float]:
+    """Seconds of a training step and of a batch of validation; each is done once before, to be compiled."""
+    share = {"worker": devices.worker, "num_workers": devices.num_workers}
+    batches = data.training_batches(config.batch_size, seed=config.seed, first_step=0, **share)
+    with data.training_errors(config.batch_size, seed=config.seed, step=lambda: 0):
+        fit = _timed(lambda: model.fit(devices.distribute(batches), steps_per_epoch=1, shuffle=False, verbose=0))
+    batches = data.validation_batches(config.batch_size, **share)
+    with data.validation_errors(config.batch_size, batch=lambda: 0):
+        evaluate = _timed(lambda: model.evaluate(devices.distribute(batches), steps=1, verbose=0))
+    return fit, evaluate
+
+
+def _timed(function: Callable[[], object]) -> float:
+    function()
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def _try_writing(folder: Path) -> Path:
+    """Returns `folder`, or the nearest that there is above it; raises `UserError` if it cannot be written to."""
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
+    try:
+        with tempfile.TemporaryFile(dir=existing) as file:
+            file.write(b"x")
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror}. Choose another --output_dir.") from None
+    return existing
+
+
+def _memory() -> str:
+    """The most that this process has taken, and what the machine has."""
+    try:
+        import resource
+    except ImportError:  # Windows.
+        return "not known on this system"
+    unit = 1 if sys.platform == "darwin" else 1024
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    text = f"{used / 1e9:.1f} GB at most in this trial, of the machine's {total / 1e9:.1f} GB"
+    return text + _gpu_memory()
+
+
+def _gpu_memory() -> str:
+    if keras.backend.backend() != "tensorflow":
+        return ""
+    import tensorflow as tf
+
+    if not tf.config.list_logical_devices("GPU"):
+        return ""
+    return f"; {tf.config.experimental.get_memory_info('GPU:0')['peak'] / 1e9:.1f} GB of the first GPU's"

@@ -1,0 +1,118 @@
+"""What a run tells those who come after it: `history.csv`, `run.json`, and points for TensorBoard."""
+
+import csv
+import datetime
+import io
+import json
+from pathlib import Path
+
+import keras
+
+from keras_alexnet import machine
+from keras_alexnet.atomic import write_text
+from keras_alexnet.training.config import TrainConfig
+from keras_alexnet.workers import cpu_count
+
+HISTORY_FILE = "history.csv"
+RUN_FILE = "run.json"
+TENSORBOARD_FOLDER = "tensorboard"
+
+
+def write_history(path: Path, history: list[dict]) -> None:
+    """Writes the finished epochs as CSV, whole or not at all; without any there is no file."""
+    if not history:
+        path.unlink(missing_ok=True)
+        return
+    text = io.StringIO()
+    # A run that an older version began may lack columns in its first rows.
+    writer = csv.DictWriter(text, fieldnames=list(history[-1]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    write_text(path, text.getvalue())
+
+
+def read_run_file(folder: Path) -> dict:
+    """What `run.json` holds; nothing where it is not there or damaged, as it can be written anew."""
+    try:
+        run = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return run if isinstance(run, dict) else {}
+
+
+class RunRecord:
+    """Keeps `run.json` in a run's folder.
+
+    Args:
+        folder: the run's.
+        config: its settings.
+        identity: what makes it the run that it is, the data's fingerprints among them.
+        devices: a description of what it computes on.
+        first_step: finished steps at this start.
+    """
+
+    def __init__(self, folder: Path, config: TrainConfig, identity: dict, devices: str, first_step: int):
+        self._folder = folder
+        before = read_run_file(folder) if first_step else {}
+        start = {
+            "time": _now(),
+            "step": first_step,
+            "devices": devices,
+            "cores": cpu_count(),
+            "processor": machine.processor(),
+            "versions": machine.versions(),
+            "commit": machine.commit(),
+        }
+        self._facts = {
+            "seed": config.seed,
+            "backend": keras.backend.backend(),
+            "identity": identity,
+            "starts": [*before.get("starts", []), start],
+            "model_steps": before.get("model_steps"),
+        }
+
+    def write(self, history: list[dict], steps: int, seconds: float, model_steps: int | None = None) -> None:
+        """Writes the file.
+
+        Args:
+            history: rows of the finished epochs.
+            steps: finished steps.
+            seconds: spent on the run, over all its starts.
+            model_steps: those behind the weights in `model.keras`, if it has just been written.
+        """
+        if model_steps is not None:
+            self._facts["model_steps"] = model_steps
+        errors = [{name: row[name] for name in row if name == "epoch" or name.startswith("val_")} for row in history]
+        facts = self._facts | {
+            "steps": steps,
+            "epochs": len(history),
+            "wall_seconds": round(seconds, 1),
+            "last": errors[-1] if errors else None,
+            "best": min(errors, key=lambda row: row["val_top1_error"]) if errors else None,
+            "written": _now(),
+        }
+        write_text(self._folder / RUN_FILE, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+
+
+class TensorBoard:
+    """Points of a run for TensorBoard, over the finished steps."""
+
+    def __init__(self, folder: Path):
+        # TensorFlow writes the files under any backend, and takes its time to be imported.
+        import tensorflow as tf
+
+        self._tf = tf
+        self._writer = tf.summary.create_file_writer(str(folder / TENSORBOARD_FOLDER))
+
+    def write(self, steps: int, values: dict[str, float], group: str) -> None:
+        """Adds a point to the curve `group`/name of each value."""
+        # `tf.summary.scalar` would need the package tensorboard, which only those who look at the curves need.
+        summary = self._tf.compat.v1.Summary
+        points = [summary.Value(tag=f"{group}/{name}", simple_value=value) for name, value in values.items()]
+        with self._writer.as_default():
+            self._tf.summary.experimental.write_raw_pb(summary(value=points).SerializeToString(), step=steps)
+        self._writer.flush()
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

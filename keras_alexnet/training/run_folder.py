@@ -1,0 +1,87 @@
+"""The folder of a run: what is in it, and whether a run may go on there."""
+
+from pathlib import Path
+
+from keras_alexnet.errors import UserError
+from keras_alexnet.training.checkpoint import Checkpoint, Progress, check_identity, load_newest_checkpoint
+from keras_alexnet.training.distribution import Devices
+from keras_alexnet.training.record import HISTORY_FILE, RUN_FILE, TENSORBOARD_FOLDER, read_run_file
+from keras_alexnet.workers import cpu_count
+
+MODEL_FILE = "model.keras"
+BEST_MODEL_FILE = "best.keras"
+FLAGS_FILE = "flags.txt"
+CHECKPOINT_FOLDER = "checkpoint"
+
+
+def find_checkpoint(folder: Path, identity: dict, devices: Devices, warn=print) -> Checkpoint | None:
+    """Returns the checkpoint to go on from, None for a new run.
+
+    Args:
+        folder: the run's; all workers have to see the same.
+        identity: what makes the run what it is.
+        devices: those of the run.
+        warn: told what the user should know, but cannot mend.
+
+    Raises:
+        UserError: the folder holds something else, or the workers see different ones.
+    """
+    checkpoint = load_newest_checkpoint(folder / CHECKPOINT_FOLDER, warn)
+    steps = checkpoint.progress.steps if checkpoint else -1
+    most, least = devices.agree([steps, -steps])
+    if most != -least:
+        raise UserError(
+            f"the workers do not see the same checkpoint in {folder}: worker {devices.worker} sees "
+            + (f"one of step {steps:,}" if checkpoint else "none")
+            + f", and the newest of all is of step {int(most):,}. Give an --output_dir that all workers share."
+        )
+    if checkpoint:
+        check_identity(checkpoint, identity)
+        if checkpoint.progress.cores != cpu_count():
+            warn(
+                f"The run was on {checkpoint.progress.cores} CPU cores and goes on with {cpu_count()}: sums are "
+                "rounded in another order, so its results may differ in their last bits from those of a run without "
+                "interruption."
+            )
+    elif devices.is_chief and (folder / MODEL_FILE).exists():
+        raise UserError(
+            f"{folder} holds a {MODEL_FILE} but no checkpoint to go on from. Choose another --output_dir, or give "
+            "--restart to replace the model."
+        )
+    return checkpoint
+
+
+def is_finished(folder: Path, progress: Progress, epochs: int, steps_per_epoch: int) -> bool:
+    """Whether a run of `epochs` has its result: an interruption may have come between its last checkpoint and that.
+
+    Raises:
+        UserError: it is beyond these epochs already.
+    """
+    if progress.epochs < epochs:
+        return False
+    if progress.steps > progress.epochs * steps_per_epoch:
+        raise UserError(
+            f"{folder} holds a run that has gone on to step {progress.steps:,}, in epoch {progress.epochs + 1}. Give "
+            f"--epochs={progress.epochs + 1} or more."
+        )
+    return (folder / MODEL_FILE).exists() and read_run_file(folder).get("model_steps") == progress.steps
+
+
+def throw_away(folder: Path) -> None:
+    """Removes what a run leaves behind, and nothing else."""
+    for pattern in (
+        MODEL_FILE,
+        BEST_MODEL_FILE,
+        HISTORY_FILE,
+        RUN_FILE,
+        FLAGS_FILE,
+        f"{CHECKPOINT_FOLDER}/step-*.npz",
+        f"{TENSORBOARD_FOLDER}/events.out.tfevents.*",
+        ".partial-*",
+        f"{CHECKPOINT_FOLDER}/.partial-*",
+    ):
+        for path in folder.glob(pattern):
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise UserError(f"cannot remove {path}: {error.strerror}. Choose another --output_dir.") from None

@@ -1,0 +1,110 @@
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from training_process import assert_close, finish, start_training
+
+from keras_alexnet.errors import UserError
+from keras_alexnet.training import loop
+from keras_alexnet.training.config import TrainConfig
+from keras_alexnet.training.distribution import Devices, check_batch_size, choose_devices
+
+BACKENDS = [
+    pytest.param(name, marks=pytest.mark.skipif(not importlib.util.find_spec(name), reason=f"{name} is not installed"))
+    for name in ("tensorflow", "jax")
+]
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "replicas", "choices"), [(6, 4, "4 and 8"), (3, 4, "4"), (255, 2, "254 and 256"), (1, 8, "8")]
+)
+def test_a_batch_that_does_not_divide_is_refused_with_the_nearest_that_do(batch_size, replicas, choices):
+    with pytest.raises(UserError, match=rf"does not divide by the {replicas} devices; .* are {choices}\."):
+        check_batch_size(batch_size, replicas)
+
+
+def test_batches_that_divide_are_taken():
+    check_batch_size(8, 4)
+    check_batch_size(7, 1)
+
+
+def test_compilation_that_devices_cannot_do_is_refused():
+    fast, mirrored = Devices("GPU", xla=True), Devices("2 × GPU, mirrored", xla_possible=False)
+    assert [fast.jit_compile(setting) for setting in ("auto", "on", "off")] == [True, True, False]
+    assert [mirrored.jit_compile(setting) for setting in ("auto", "off")] == [False, False]
+    with pytest.raises(UserError, match="jit_compile is on, which 2 × GPU, mirrored cannot do"):
+        mirrored.jit_compile("on")
+
+
+def test_compiled_and_not_give_nearly_the_same(data_dir, tmp_path):
+    for setting in ("on", "off"):
+        folder = str(tmp_path / setting)
+        loop.train(
+            TrainConfig(str(data_dir), folder, preset="tiny", epochs=1, batch_size=8, dropout=0.0, jit_compile=setting)
+        )
+    assert_close(tmp_path / "on", tmp_path / "off")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "tf_config", "told"),
+    [
+        ("multi_worker", "", "TF_CONFIG names no cluster"),
+        ("auto", "{", "TF_CONFIG is not JSON"),
+        (
+            "multi_worker",
+            json.dumps({"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": 2}}),
+            "worker 2, counted from 0, but its cluster has 2 worker",
+        ),
+    ],
+)
+def test_bad_clusters_are_told(monkeypatch, strategy, tf_config, told):
+    monkeypatch.setenv("TF_CONFIG", tf_config)
+    with pytest.raises(UserError, match=told), choose_devices(strategy):
+        pass
+
+
+def test_a_cluster_of_one_is_this_process(monkeypatch):
+    one = {"cluster": {"worker": ["localhost:1"]}, "task": {"type": "worker", "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(one))
+    with choose_devices("auto") as devices:
+        assert (devices.num_workers, devices.num_replicas, devices.description) == (1, 1, "CPU")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_several_devices_do_what_one_does(backend, data_dir, tmp_path):
+    """24 training and 7 validation images, in batches of 8: the last one of validation has an image of padding."""
+    config = {"data_dir": str(data_dir), "preset": "tiny", "epochs": 2, "batch_size": 8, "dropout": 0.0}
+    for num_devices in (1, 2, 4):
+        strategy = "mirrored" if num_devices > 1 else "none"
+        run = config | {"output_dir": str(tmp_path / str(num_devices)), "strategy": strategy}
+        printed = finish(start_training(backend, run, num_devices))
+        assert (f"{num_devices} × CPU" in printed) == (num_devices > 1)
+    for num_devices in ("2", "4"):
+        assert_close(tmp_path / num_devices, tmp_path / "1")
+    odd = config | {"output_dir": str(tmp_path / "6"), "strategy": "mirrored", "batch_size": 6}
+    process = start_training(backend, odd, 4)
+    _, stderr = process.communicate()
+    assert "batch_size 6 does not divide by the 4 devices; the nearest that do are 4 and 8." in stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="torch is not installed")
+@pytest.mark.parametrize("strategy", ["mirrored", "multi_worker"])
+def test_torch_trains_on_one_device(strategy, data_dir, tmp_path):
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "keras_alexnet.fit", f"--data_dir={data_dir}", f"--output_dir={tmp_path}/run"),
+            *(f"--strategy={strategy}", "--batch_size=8"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "KERAS_BACKEND": "torch"},
+    )
+    assert result.returncode == 1
+    assert f"strategy is {strategy}, but Keras trains on one device under torch" in result.stderr
+    assert not (tmp_path / "run").exists()

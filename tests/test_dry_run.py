@@ -1,0 +1,77 @@
+import dataclasses
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from keras_alexnet.errors import UserError
+from keras_alexnet.training import loop
+from keras_alexnet.training.config import TrainConfig
+from keras_alexnet.training.dry_run import dry_run
+
+
+@pytest.fixture
+def config(data_dir, tmp_path) -> TrainConfig:
+    return TrainConfig(
+        data_dir=str(data_dir),
+        output_dir=str(tmp_path / "out/run"),
+        preset="tiny",
+        epochs=3,
+        batch_size=8,
+        learning_rate=0.001,
+        lr_drop_epochs=(),
+    )
+
+
+def files(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_it_tells_what_a_run_costs_and_writes_nothing(config, tmp_path, capsys):
+    dry_run(config)
+    printed = capsys.readouterr().out
+    assert "24 to train on, 7 to validate on, 3 classes" in printed
+    assert "874,195 parameters, float32" in printed
+    assert "9 of 8 images (3 epochs of 3), and 3 validations" in printed
+    for line in ("Devices     CPU", "Speed ", "Time        about 0:", "Memory ", "Disk        0.0 GB in "):
+        assert line in printed
+    assert printed.endswith("Nothing was written. The run can start.\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_counts_what_is_left_of_a_run(config, capsys):
+    loop.train(dataclasses.replace(config, epochs=1))
+    before = files(Path(config.output_dir))
+    capsys.readouterr()
+    dry_run(config)
+    printed = capsys.readouterr().out
+    assert "goes on after step 3" in printed
+    assert "6 of 8 images (3 epochs of 3), and 2 validations" in printed
+    dry_run(config, restart=True)
+    assert "9 of 8 images" in capsys.readouterr().out
+    dry_run(dataclasses.replace(config, epochs=1))
+    assert capsys.readouterr().out.startswith("This run is finished: 1 epochs.")
+    with pytest.raises(UserError, match="holds another run"):
+        dry_run(dataclasses.replace(config, momentum=0.5))
+    assert files(Path(config.output_dir)) == before
+
+
+@pytest.mark.parametrize(("split", "number"), [("train", 23), ("val", 0)])
+def test_first_and_last_images_are_read(config, own_data_dir, split, number):
+    (own_data_dir / split / f"{number}.JPEG").write_bytes(b"no image")
+    with pytest.raises(UserError, match=rf"{split}/{number}\.JPEG \(line {number + 1} of .*it is not an image"):
+        dry_run(dataclasses.replace(config, data_dir=str(own_data_dir)))
+
+
+def test_a_folder_that_cannot_be_written_is_told(config):
+    with pytest.raises(UserError, match=r"cannot write /proc/run: .*--output_dir"):
+        dry_run(dataclasses.replace(config, output_dir="/proc/run"))
+
+
+def test_a_disk_that_is_too_small_is_told(config, monkeypatch, capsys):
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(UserError, match=r"needs 0\.0 GB, and only 0\.0 GB are free"):
+        dry_run(config)
+    assert re.search(r"Disk        0\.0 GB in .*, 0\.0 GB are free", capsys.readouterr().out)

@@ -1,0 +1,268 @@
+"""Runs that are interrupted anywhere, and go on as if they had not been."""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from training_process import arrays_of, finish, history_of, newest_checkpoint, start_training
+
+from keras_alexnet.errors import UserError
+from keras_alexnet.training import loop, run_folder
+from keras_alexnet.training.config import TrainConfig
+from keras_alexnet.training.model_file import load_model
+
+BACKENDS = [
+    pytest.param(name, marks=pytest.mark.skipif(not importlib.util.find_spec(name), reason=f"{name} is not installed"))
+    for name in ("tensorflow", "jax", "torch")
+]
+
+
+@pytest.fixture(scope="module")
+def whole(data_dir, tmp_path_factory) -> TrainConfig:
+    """The settings of a run that was never interrupted; a checkpoint is due at each step."""
+    config = TrainConfig(
+        data_dir=str(data_dir),
+        output_dir=str(tmp_path_factory.mktemp("whole") / "run"),
+        preset="tiny",
+        epochs=2,
+        batch_size=8,
+        learning_rate=0.001,
+        lr_drop_epochs=(1,),
+        seed=3,
+        checkpoint_minutes=1e-9,
+    )
+    loop.train(config)
+    return config
+
+
+def weights_of(folder: Path, name: str) -> list[np.ndarray]:
+    return load_model(f"{folder}/{name}.keras").get_weights()
+
+
+def assert_same_results(config: TrainConfig, whole: TrainConfig) -> None:
+    """History but for its times, the last checkpoint, and both models."""
+    ours, theirs = Path(config.output_dir), Path(whole.output_dir)
+    assert history_of(ours) == history_of(theirs)
+    arrays, expected = arrays_of(ours), arrays_of(theirs)
+    assert arrays.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(arrays[name], array, err_msg=name)
+    for name in ("model", "best"):
+        for weights, whole_weights in zip(weights_of(ours, name), weights_of(theirs, name), strict=True):
+            np.testing.assert_array_equal(weights, whole_weights, err_msg=name)
+
+
+class Saves:
+    """Lets something happen after a save of a checkpoint, and notes (steps, finished epochs) of all of them."""
+
+    def __init__(self, monkeypatch):
+        self.seen = []
+        self._then = None
+        save = loop.save_checkpoint
+
+        def saved(folder, arrays, progress):
+            save(folder, arrays, progress)
+            self.seen.append((progress.steps, progress.epochs))
+            if self._then and len(self.seen) == self._then[0]:
+                self._then[1]()
+
+        monkeypatch.setattr(loop, "save_checkpoint", saved)
+
+    def then(self, number, action):
+        self.seen = []
+        self._then = (number, action)
+
+
+def test_a_checkpoint_is_written_when_it_is_due(whole, tmp_path, monkeypatch):
+    saves = Saves(monkeypatch)
+    run = dataclasses.replace(whole, output_dir=str(tmp_path / "each"), epochs=1)
+    loop.train(run)
+    # Before the second and the third step, before the validation, and after it.
+    assert saves.seen == [(1, 0), (2, 0), (3, 0), (3, 1)]
+    saves.then(0, None)
+    loop.train(dataclasses.replace(run, output_dir=str(tmp_path / "seldom"), checkpoint_minutes=10))
+    assert saves.seen == [(3, 1)]
+
+
+@pytest.mark.parametrize(
+    ("precision", "saves_a_start", "expected"),
+    [
+        ("float32", 1, [(1, 0), (2, 0), (3, 0), (3, 1), (4, 1), (5, 1), (6, 1), (6, 2)]),
+        ("mixed_bfloat16", 2, [(2, 0), (3, 1), (5, 1), (6, 2)]),
+    ],
+)
+def test_killed_after_any_step_it_goes_on_bit_for_bit(whole, tmp_path, monkeypatch, precision, saves_a_start, expected):
+    if precision != whole.precision:
+        whole = dataclasses.replace(whole, precision=precision, output_dir=str(tmp_path / "whole"))
+        loop.train(whole)
+    saves = Saves(monkeypatch)
+    run = dataclasses.replace(whole, output_dir=str(tmp_path / "run"))
+
+    def killed():
+        raise MemoryError("killed")
+
+    positions = []
+    for _ in expected:
+        saves.then(saves_a_start, killed)
+        with pytest.raises(MemoryError):
+            loop.train(run)
+        positions.append(saves.seen[-1])
+    assert positions == expected
+    saves.then(0, None)
+    assert len(loop.train(run)) == 2
+    assert saves.seen == []
+    assert_same_results(run, whole)
+    starts = json.loads((tmp_path / "run/run.json").read_text())["starts"]
+    assert [start["step"] for start in starts] == [0] + [step for step, _ in expected]
+
+
+@pytest.mark.parametrize(
+    ("saves_before", "number", "expected"),
+    [
+        (2, signal.SIGTERM, SystemExit),  # in the first epoch
+        (3, signal.SIGINT, KeyboardInterrupt),  # before its validation
+        (5, signal.SIGTERM, SystemExit),  # in the second epoch
+    ],
+)
+def test_a_signal_saves_within_the_step_and_ends_the_run(
+    whole, tmp_path, monkeypatch, capsys, saves_before, number, expected
+):
+    saves = Saves(monkeypatch)
+    run = dataclasses.replace(whole, output_dir=str(tmp_path / "run"))
+    saves.then(saves_before, lambda: os.kill(os.getpid(), number))
+    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(expected) as raised:
+        loop.train(run)
+    if expected is SystemExit:
+        assert raised.value.code == 143
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert len(saves.seen) == saves_before + 1
+    assert "Stopped and saved after step" in capsys.readouterr().out
+    loop.train(run)
+    assert "going on after epoch" in capsys.readouterr().out
+    assert_same_results(run, whole)
+
+
+def test_a_second_signal_does_not_wait(whole, tmp_path, monkeypatch):
+    saves = Saves(monkeypatch)
+
+    def twice():
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    saves.then(1, twice)
+    with pytest.raises(SystemExit):
+        loop.train(dataclasses.replace(whole, output_dir=str(tmp_path / "run")))
+    assert saves.seen == [(1, 0)]
+
+
+def test_a_damaged_newest_checkpoint_costs_what_came_after_the_one_before(whole, tmp_path, monkeypatch, capsys):
+    saves = Saves(monkeypatch)
+    run = dataclasses.replace(whole, output_dir=str(tmp_path / "run"))
+    saves.then(5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(SystemExit):
+        loop.train(run)
+    newest = sorted((tmp_path / "run/checkpoint").iterdir())[-1]
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    loop.train(run)
+    assert f"The checkpoint {newest} is damaged" in capsys.readouterr().out
+    assert_same_results(run, whole)
+
+
+def test_a_full_disk_stops_the_run_and_leaves_the_checkpoint_before(whole, tmp_path, monkeypatch):
+    run = dataclasses.replace(whole, output_dir=str(tmp_path / "run"))
+    saves = Saves(monkeypatch)
+    real = np.savez
+    with monkeypatch.context() as patch:
+        saves.then(2, lambda: patch.setattr(np, "savez", full_disk(real)))
+        with pytest.raises(UserError, match=r"cannot write .*step-000000003\.npz: No space left on device\. Make room"):
+            loop.train(run)
+    assert [path.name for path in sorted((tmp_path / "run/checkpoint").iterdir())] == [
+        "step-000000001.npz",
+        "step-000000002.npz",
+    ]
+    loop.train(run)
+    assert_same_results(run, whole)
+
+
+def full_disk(savez):
+    def write(path, **arrays):
+        savez(path, **dict(list(arrays.items())[:2]))
+        raise OSError(28, "No space left on device")
+
+    return write
+
+
+def test_what_may_change_on_the_way_and_what_may_not(whole, tmp_path, monkeypatch):
+    saves = Saves(monkeypatch)
+    run = dataclasses.replace(whole, output_dir=str(tmp_path / "run"), epochs=1)
+    saves.then(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(SystemExit):
+        loop.train(run)
+    with pytest.raises(UserError, match="jit_compile: auto then, on now"):
+        loop.train(dataclasses.replace(run, jit_compile="on"))
+    with pytest.raises(UserError, match="freeze_through: None then, conv5 now"):
+        loop.train(dataclasses.replace(run, freeze_through="conv5"))
+    loop.train(dataclasses.replace(run, epochs=2, strategy="none", checkpoint_minutes=5, log_every=1, tensorboard=True))
+    assert_same_results(run, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_backend_goes_on_bit_for_bit(whole, tmp_path, backend):
+    """As processes: one that nobody disturbs, and one that is killed."""
+    config = dataclasses.asdict(whole) | {"steps_per_epoch": 5, "checkpoint_minutes": 0.0001}
+    folder = tmp_path / "run"
+    finish(start_training(backend, config | {"output_dir": str(tmp_path / "whole")}))
+    process = start_training(backend, config | {"output_dir": str(folder)})
+    while not any(int(path.stem[5:]) >= 2 for path in (folder / "checkpoint").glob("step-*.npz")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    assert "going on after epoch" in finish(start_training(backend, config | {"output_dir": str(folder)}))
+    assert history_of(folder) == history_of(tmp_path / "whole")
+    arrays, expected = arrays_of(folder), arrays_of(tmp_path / "whole")
+    for name in expected:
+        np.testing.assert_array_equal(arrays[name], expected[name], err_msg=name)
+
+
+def test_a_checkpoint_of_another_backend_is_refused(whole, tmp_path):
+    shutil.copytree(whole.output_dir, tmp_path / "run")
+    path = newest_checkpoint(tmp_path / "run")
+    with np.load(path) as file:
+        arrays = dict(file)
+    state = arrays["state.json"].tobytes().replace(b'"backend": "tensorflow"', b'"backend": "jax"')
+    np.savez(path, **arrays | {"state.json": np.frombuffer(state, np.uint8)})
+    with pytest.raises(UserError, match="backend: jax then, tensorflow now"):
+        loop.train(dataclasses.replace(whole, output_dir=str(tmp_path / "run"), epochs=3))
+
+
+def test_another_number_of_cores_is_told(whole, tmp_path, monkeypatch, capsys):
+    saves = Saves(monkeypatch)
+    run = dataclasses.replace(whole, output_dir=str(tmp_path / "run"), epochs=1)
+    saves.then(1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(SystemExit):
+        loop.train(run)
+    monkeypatch.setattr(run_folder, "cpu_count", lambda: 64)
+    loop.train(run)
+    assert "CPU cores and goes on with 64" in capsys.readouterr().out
+
+
+def test_fewer_epochs_than_are_done(whole, tmp_path, monkeypatch):
+    saves = Saves(monkeypatch)
+    run = dataclasses.replace(whole, output_dir=str(tmp_path / "run"))
+    saves.then(5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(SystemExit):
+        loop.train(run)
+    with pytest.raises(UserError, match=r"gone on to step 5, in epoch 2\. Give --epochs=2 or more"):
+        loop.train(dataclasses.replace(run, epochs=1))
+    loop.train(run)
+    assert_same_results(run, whole)

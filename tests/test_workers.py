@@ -1,0 +1,165 @@
+"""Several real processes on this machine that train together, by scripts/launch_local.sh."""
+
+import importlib.util
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from training_process import assert_close, newest_checkpoint
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parent.parent
+FIT = (sys.executable, "-m", "keras_alexnet.fit")
+BACKENDS = [
+    pytest.param(name, marks=pytest.mark.skipif(not importlib.util.find_spec(name), reason=f"{name} is not installed"))
+    for name in ("tensorflow", "jax")
+]
+
+
+class Workers:
+    """Runs of the same training by any number of workers."""
+
+    def __init__(self, backend: str, data_dir: Path):
+        self.environment = {**os.environ, "KERAS_BACKEND": backend}
+        self.arguments = [
+            *(f"--data_dir={data_dir}", "--preset=tiny", "--epochs=2", "--steps_per_epoch=12", "--batch_size=12"),
+            *("--dropout=0", "--learning_rate=0.001", "--lr_drop_epochs=1", "--checkpoint_minutes=0.0001"),
+        ]
+
+    def start(self, count: int, folder: Path, **environment: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            ["scripts/launch_local.sh", str(count), *self.arguments, f"--output_dir={folder}"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=self.environment | environment,
+        )
+
+    def run(self, count: int, folder: Path) -> str:
+        process = self.start(count, folder)
+        stdout, stderr = process.communicate(timeout=300)
+        assert process.returncode == 0, stderr
+        return stdout
+
+
+def process_of(worker: int, folder: Path) -> int:
+    """The process id of a worker of the run in `folder`."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            command, environment = (entry / "cmdline").read_bytes(), (entry / "environ").read_bytes()
+        except OSError:
+            continue
+        numbers = [int(a or b) for a, b in re.findall(rb'"index": (\d+)|PROCESS_ID=(\d+)', environment)]
+        if b"keras_alexnet.fit" in command and str(folder).encode() in command and numbers == [worker]:
+            return int(entry.name)
+    raise AssertionError(f"no worker {worker}")
+
+
+def wait_for_checkpoint(process: subprocess.Popen, folder: Path, step: int) -> None:
+    while not any(int(path.stem[5:]) >= step for path in (folder / "checkpoint").glob("step-*.npz")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def workers(request, data_dir, tmp_path_factory):
+    """Workers of a backend, and the folder of a run of one process."""
+    folder = tmp_path_factory.mktemp(request.param) / "single"
+    started = Workers(request.param, data_dir)
+    started.run(1, folder)
+    return started, folder
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_worker_ends_the_others_and_the_same_command_goes_on(workers, tmp_path, victim):
+    started, single = workers
+    folder = tmp_path / "run"
+    process = started.start(2, folder)
+    wait_for_checkpoint(process, folder, 2)
+    os.kill(process_of(victim, folder), signal.SIGKILL)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode not in (0, 2)
+    assert len(re.findall("another (worker ended|process of the training)", stderr)) == 1, stderr
+    assert "Traceback" not in stderr
+    assert int(newest_checkpoint(folder).stem[5:]) < 24
+    assert "going on after epoch" in started.run(2, folder)
+    assert_close(folder, single)
+
+
+def test_a_signal_to_one_worker_saves_and_ends_all_and_another_number_of_workers_goes_on(workers, tmp_path):
+    started, single = workers
+    count = 3 if started.environment["KERAS_BACKEND"] == "tensorflow" else 2
+    folder = tmp_path / "run"
+    process = started.start(count, folder)
+    wait_for_checkpoint(process, folder, 2)
+    os.kill(process_of(count - 1, folder), signal.SIGTERM)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 143, stderr
+    assert stdout.count("Stopped and saved after step") == 1
+    assert f"{count} workers with 1 CPU each" in stdout
+    assert "going on after epoch" in started.run(1, folder)
+    assert_close(folder, single)
+
+
+def test_workers_that_see_different_folders_are_told(workers, tmp_path):
+    """One of them reads an empty folder: as if the folder were not shared."""
+    started, single = workers
+    if started.environment["KERAS_BACKEND"] == "jax":
+        pytest.skip("one backend is enough")
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    processes = []
+    for index, folder in enumerate((single, tmp_path / "elsewhere")):
+        config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        processes.append(
+            subprocess.Popen(
+                [*FIT, *started.arguments, f"--output_dir={folder}", "--epochs=3"],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=os.environ | {"TF_CONFIG": json.dumps(config)},
+            )
+        )
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [1, 1]
+    assert any("the workers do not see the same checkpoint" in error for error in errors)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_port_in_use_is_told(workers, tmp_path):
+    started, _ = workers
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        cluster = {"worker": [address, f"127.0.0.1:{free_ports(1)[0]}"]}
+        environment = {
+            "TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": "worker", "index": 0}}),
+            "KERAS_DISTRIBUTION_JOB_ADDRESSES": address,
+            "KERAS_DISTRIBUTION_NUM_PROCESSES": "2",
+            "KERAS_DISTRIBUTION_PROCESS_ID": "0",
+        }
+        result = subprocess.run(
+            [*FIT, *started.arguments, f"--output_dir={tmp_path}/run"],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=started.environment | environment,
+        )
+    assert result.returncode == 1
+    assert f"cannot listen on port {address.split(':')[1]}" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def free_ports(count: int) -> list[int]:
+    servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [server.getsockname()[1] for server in servers]
+    for server in servers:
+        server.close()
+    return ports

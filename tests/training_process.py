@@ -1,0 +1,75 @@
+"""Trainings in processes of their own, and what they leave behind."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+# The columns of history.csv that no two runs share.
+TIMES = {"images_per_second", "data_wait", "seconds"}
+
+_PROGRAM = """
+import json, os, sys
+from keras_alexnet import cli
+num_devices, config = int(sys.argv[1]), json.loads(sys.argv[2])
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={num_devices}"
+with cli.quiet_framework_start():
+    import tensorflow as tf
+    from keras_alexnet.training import loop
+    from keras_alexnet.training.config import TrainConfig
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * num_devices
+)
+loop.train(TrainConfig(**config))
+"""
+
+
+def start_training(backend: str, config: dict, num_devices: int = 1, **environment: str) -> subprocess.Popen:
+    """Starts `train` with so many logical CPU devices."""
+    import json
+
+    return subprocess.Popen(
+        [sys.executable, "-c", _PROGRAM, str(num_devices), json.dumps(config)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "KERAS_BACKEND": backend, **environment},
+    )
+
+
+def finish(process: subprocess.Popen) -> str:
+    """Waits for a success, and returns what was printed."""
+    stdout, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
+    return stdout
+
+
+def newest_checkpoint(folder: Path) -> Path:
+    return max((folder / "checkpoint").glob("step-*.npz"))
+
+
+def arrays_of(folder: Path) -> dict[str, np.ndarray]:
+    """The variables at the end of a run."""
+    with np.load(newest_checkpoint(folder)) as file:
+        return {name: file[name] for name in file.files if name != "state.json"}
+
+
+def history_of(folder: Path) -> list[dict[str, float]]:
+    with open(folder / "history.csv", newline="") as file:
+        return [{k: float(v) for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)]
+
+
+def assert_close(folder: Path, expected: Path) -> None:
+    """The same weights, momenta and errors, but for rounding."""
+    arrays, expected_arrays = arrays_of(folder), arrays_of(expected)
+    assert arrays.keys() == expected_arrays.keys()
+    for name, array in expected_arrays.items():
+        if not name.startswith("metrics/"):
+            atol = 1e-5 * np.abs(array.astype(np.float64)).max()
+            np.testing.assert_allclose(arrays[name], array, rtol=0, atol=atol, err_msg=name)
+    for row, expected_row in zip(history_of(folder), history_of(expected), strict=True):
+        for name, value in expected_row.items():
+            np.testing.assert_allclose(row[name], value, rtol=1e-5, err_msg=name)
