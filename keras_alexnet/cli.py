@@ -28,7 +28,8 @@ def run(
         define_flags: defines the command's flags on the `FlagValues` that it is given.
         description: what `--help` prints above the flags.
 
-    Exit status: 0 success; 1 a mistake of the user's, told on stderr in one message; 130 Ctrl-C.
+    Exit status: 0 success; 1 a mistake of the user's, told on stderr in one message; 130 Ctrl-C. The command may exit
+    with others itself.
     """
     for stream in filter(None, (sys.stdout, sys.stderr)):
         # A terminal that has not every character, or a file name that is not UTF-8, must not stop the work.

@@ -2,9 +2,12 @@
 
     python -m keras_alexnet.fit --flagfile=flags/fit_imagenet.flags --data_dir=data --output_dir=saved_models/alexnet
 
-Without flags it is CNTK's recipe for ImageNet. Give the same command again to go on after the last finished epoch. The
-output folder gets model.keras (loads with stock Keras), history.csv, flags.txt and checkpoint/. The variable
-KERAS_BACKEND chooses tensorflow (the default), jax or torch.
+Without flags it is CNTK's recipe for ImageNet. Ctrl-C and SIGTERM save and stop; whatever has stopped a run, the same
+command goes on with it. The output folder gets model.keras and best.keras (the last weights, and those of the lowest
+validation error; stock Keras loads them), history.csv, run.json, flags.txt and checkpoint/. The variable KERAS_BACKEND
+chooses tensorflow (the default), jax or torch.
+
+Exit status: 0 success; 1 a mistake, or a worker that was lost; 130 Ctrl-C; 143 SIGTERM.
 """
 
 import dataclasses
@@ -27,7 +30,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         function(name, value, *arguments, help_text, flag_values=flag_values)
 
     define(flags.DEFINE_string, "data_dir", "Folder with train_map.txt, val_map.txt and classmappings.txt.")
-    define(flags.DEFINE_string, "output_dir", "Folder for model.keras, history.csv, flags.txt and checkpoint/.")
+    define(flags.DEFINE_string, "output_dir", "Folder for all that a run leaves; another run needs another one.")
     define(flags.DEFINE_string, "preset", "The network: cntk, or tiny (the same layers, narrow, for trying things).")
     define(flags.DEFINE_integer, "epochs", "Epochs to train; never rescales the learning rate's schedule.")
     define(

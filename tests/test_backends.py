@@ -27,24 +27,6 @@ model = keras.models.load_model("model.keras")
 numpy.save("logits.npy", model.predict(numpy.load("x.npy"), verbose=0))
 """
 
-MIRRORED = """
-import sys
-from keras_alexnet import cli
-with cli.quiet_framework_start():
-    import tensorflow as tf
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-    from keras_alexnet.training.loop import train
-from keras_alexnet.training.config import TrainConfig
-from keras_alexnet.errors import UserError
-data_dir, output_dir, strategy, batch_size = sys.argv[1:]
-try:
-    train(TrainConfig(data_dir=data_dir, output_dir=output_dir, strategy=strategy, preset="tiny", epochs=2,
-                      batch_size=int(batch_size), learning_rate=0.001, lr_drop_epochs=(1,), dropout=0.0))
-except UserError as error:
-    sys.exit(str(error))
-"""
-
 
 def run(*arguments: str, **options) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False, **options)
@@ -95,33 +77,3 @@ def test_fit_and_evaluate_on_other_backends(backend, data_dir, tmp_path):
         assert result.returncode == 0, result.stderr
         losses.append(json.loads(metrics.read_text())["loss"])
     assert losses == pytest.approx([float(row["val_loss"])] * 2, rel=1e-5)
-
-    mirrored = run(*fit, "--strategy=mirrored", env=environment)
-    assert mirrored.returncode == 1
-    assert "strategy mirrored is TensorFlow's" in mirrored.stderr
-
-
-def test_mirrored_run_equals_that_of_one_device(data_dir, tmp_path):
-    """Two logical CPUs; without dropout, whose masks differ."""
-    for strategy in ("mirrored", "none"):
-        result = run("-c", MIRRORED, str(data_dir), str(tmp_path / strategy), strategy, "8")
-        assert result.returncode == 0, result.stderr
-    assert "2 × CPU, mirrored" in run("-c", MIRRORED, str(data_dir), str(tmp_path / "m2"), "mirrored", "12").stdout
-    ends = [np.load(tmp_path / strategy / "checkpoint/step-000000006.npz") for strategy in ("mirrored", "none")]
-    assert ends[0].files == ends[1].files
-    for name in ends[0].files:
-        if name != "state.json":
-            mirrored, single = ends[0][name].astype(np.float64), ends[1][name].astype(np.float64)
-            assert np.abs(mirrored - single).max() <= 1e-5 * max(np.abs(single).max(), 1e-4), name
-    rows = [
-        (tmp_path / strategy / "history.csv").read_text().splitlines()[-1].split(",")
-        for strategy in ("mirrored", "none")
-    ]
-    for name in range(3, 9):
-        assert float(rows[0][name]) == pytest.approx(float(rows[1][name]), rel=1e-4)
-
-
-def test_mirrored_needs_a_batch_that_divides(data_dir, tmp_path):
-    result = run("-c", MIRRORED, str(data_dir), str(tmp_path / "run"), "mirrored", "7")
-    assert result.returncode == 1
-    assert "batch_size 7 does not divide by the 2 devices; the nearest that do are 6 and 8." in result.stderr

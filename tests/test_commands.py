@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -154,16 +155,22 @@ def test_a_killed_run_goes_on_after_its_last_epoch(trained, data_dir, tmp_path):
     assert not list(tmp_path.rglob(".partial-*"))
 
 
-def test_ctrl_c_says_so(data_dir, tmp_path):
-    command = [*FIT, f"--data_dir={data_dir}", f"--output_dir={tmp_path}", "--epochs=500"]
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_ends_with_its_status(data_dir, tmp_path, number, status):
+    command = [*FIT, f"--data_dir={data_dir}", f"--output_dir={tmp_path}", "--epochs=500", "--steps_per_epoch=100"]
     process = subprocess.Popen(
-        [sys.executable, "-m", f"keras_alexnet.{command[0]}", *command[1:]], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", f"keras_alexnet.{command[0]}", *command[1:], "--checkpoint_minutes=0.0001"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    while not (tmp_path / "history.csv").exists():
+    while not list((tmp_path / "checkpoint").glob("step-*.npz")):
         time.sleep(0.05)
         assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate()
-    assert process.returncode == 130
-    assert "interrupted" in stderr
+    process.send_signal(number)
+    stdout, stderr = process.communicate()
+    assert process.returncode == status
+    saved = int(re.search(r"Stopped and saved after step (\d+), in epoch 1\. Give the same command", stdout)[1])
+    assert max((tmp_path / "checkpoint").iterdir()).name == f"step-{saved:09}.npz"
     assert "Traceback" not in stderr
+    assert ("interrupted" in stderr) == (number == signal.SIGINT)

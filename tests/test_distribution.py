@@ -77,7 +77,7 @@ def test_a_cluster_of_one_is_this_process(monkeypatch):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_several_devices_do_what_one_does(backend, data_dir, tmp_path):
     """24 training and 7 validation images, in batches of 8: the last one of validation has an image of padding."""
-    config = {"data_dir": str(data_dir), "preset": "tiny", "epochs": 2, "batch_size": 8, "dropout": 0.0}
+    config = {"data_dir": str(data_dir), "preset": "tiny", "epochs": 1, "batch_size": 8, "dropout": 0.0}
     for num_devices in (1, 2, 4):
         strategy = "mirrored" if num_devices > 1 else "none"
         run = config | {"output_dir": str(tmp_path / str(num_devices)), "strategy": strategy}

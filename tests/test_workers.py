@@ -30,7 +30,7 @@ class Workers:
     def __init__(self, backend: str, data_dir: Path):
         self.environment = {**os.environ, "KERAS_BACKEND": backend}
         self.arguments = [
-            *(f"--data_dir={data_dir}", "--preset=tiny", "--epochs=2", "--steps_per_epoch=12", "--batch_size=12"),
+            *(f"--data_dir={data_dir}", "--preset=tiny", "--epochs=2", "--steps_per_epoch=5", "--batch_size=12"),
             *("--dropout=0", "--learning_rate=0.001", "--lr_drop_epochs=1", "--checkpoint_minutes=0.0001"),
         ]
 
@@ -79,9 +79,10 @@ def workers(request, data_dir, tmp_path_factory):
     return started, folder
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_worker_ends_the_others_and_the_same_command_goes_on(workers, tmp_path, victim):
+def test_a_killed_worker_ends_the_others_and_the_same_command_goes_on(workers, tmp_path):
     started, single = workers
+    # JAX's worker 0 holds the service that the others ask; TensorFlow's is no different from the others.
+    victim = 0 if started.environment["KERAS_BACKEND"] == "jax" else 1
     folder = tmp_path / "run"
     process = started.start(2, folder)
     wait_for_checkpoint(process, folder, 2)
@@ -90,7 +91,7 @@ def test_a_killed_worker_ends_the_others_and_the_same_command_goes_on(workers, t
     assert process.returncode not in (0, 2)
     assert len(re.findall("another (worker ended|process of the training)", stderr)) == 1, stderr
     assert "Traceback" not in stderr
-    assert int(newest_checkpoint(folder).stem[5:]) < 24
+    assert int(newest_checkpoint(folder).stem[5:]) < 10
     assert "going on after epoch" in started.run(2, folder)
     assert_close(folder, single)
 

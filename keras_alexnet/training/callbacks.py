@@ -115,7 +115,7 @@ class StepWatch(keras.callbacks.Callback):
     def on_test_batch_begin(self, batch: int, logs=None) -> None:
         self.batch = batch
         due = self._due()
-        if batch and due.line:
+        if batch and due.line and self._devices.is_chief:
             self._line.show(f"epoch {self.epoch + 1}/{self._config.epochs}  validating, batch {batch:,}")
         self._save_or_stop(due)
 

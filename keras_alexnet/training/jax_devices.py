@@ -45,7 +45,8 @@ _TERMINATING = "Terminating process because the JAX distributed service detected
 # they are followed by an abort.
 _FILTER = """
 import json, re, signal, sys
-signal.signal(signal.SIGINT, signal.SIG_IGN)
+for number in (signal.SIGINT, signal.SIGTERM):  # They may go to all processes of a group.
+    signal.signal(number, signal.SIG_IGN)
 said = False
 for line in sys.stdin.buffer:
     text = line.decode(errors="replace")
@@ -123,6 +124,8 @@ def _processes(cluster: Cluster) -> Iterator[None]:
         }
     )
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # JAX would take SIGTERM for itself.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             coordinator,
