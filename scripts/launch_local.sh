@@ -10,9 +10,10 @@ if ! [[ ${1:-} =~ ^[1-9][0-9]*$ ]]; then
 fi
 num_workers=$1
 shift
-cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
-python=.venv/bin/python
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd) || exit
+python=$root/.venv/bin/python
 [[ -x $python ]] || python=python3
+export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 
 # Opened all at once, so that they differ.
 addresses=$("$python" -c '

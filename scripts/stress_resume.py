@@ -20,11 +20,11 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_alexnet import machine
+from keras_alexnet import cli, machine
 from keras_alexnet.errors import UserError
 from keras_alexnet.training.config import PRECISIONS
 from keras_alexnet.training.record import HISTORY_FILE
-from keras_alexnet.training.run_folder import CHECKPOINT_FOLDER
+from keras_alexnet.training.run_folder import BEST_MODEL_FILE, CHECKPOINT_FOLDER, MODEL_FILE
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 # What a command may end with after each of them: the signal itself, or the documented status.
@@ -60,9 +60,14 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 
 def results(folder: Path) -> tuple[dict[str, np.ndarray], list[dict]]:
-    """The arrays of the last checkpoint, and the history without its times."""
+    """The arrays of the last checkpoint and of both models, and the history without its times."""
     with np.load(newest_checkpoint(folder)) as file:
         arrays = {name: file[name] for name in file.files if name != "state.json"}
+    with cli.quiet_framework_start():
+        from keras_alexnet.training.model_file import load_model
+    for name in (MODEL_FILE, BEST_MODEL_FILE):
+        weights = load_model(str(folder / name)).get_weights()
+        arrays |= {f"{name} {number}": array for number, array in enumerate(weights)}
     with open(folder / HISTORY_FILE, newline="", encoding="utf-8") as file:
         return arrays, [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)]
 

@@ -95,6 +95,13 @@ def test_damaged_newest_falls_back_to_the_one_before(trained, tmp_path, damage):
     assert str(newest) in told[0]
 
 
+def test_what_lies_beyond_a_new_checkpoint_is_no_longer_kept(trained, tmp_path):
+    """A damaged one that the run did not go on from would else take the place of a good one."""
+    for steps in (8, 2, 4):
+        save_checkpoint(tmp_path, trained, progress(steps))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000002.npz", "step-000000004.npz"]
+
+
 def test_all_damaged(trained, tmp_path):
     save_checkpoint(tmp_path, trained, progress(2)).write_bytes(b"")
     with pytest.raises(UserError, match=r"no checkpoint in .* can be read"):

@@ -109,6 +109,11 @@ def test_library_use_is_checked_too():
         TrainConfig(precision="float16")
 
 
+def test_a_run_must_not_replace_the_model_that_it_starts_from(tmp_path):
+    with pytest.raises(UserError, match=r"initial_model .*best\.keras lies in output_dir"):
+        TrainConfig(initial_model=f"{tmp_path}/run/best.keras", output_dir=f"{tmp_path}/other/../run")
+
+
 @pytest.mark.parametrize("path", FLAGFILES, ids=lambda path: path.name)
 def test_flagfiles_parse_and_are_headed(path):
     parse(f"--flagfile={path}")

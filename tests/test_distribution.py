@@ -4,13 +4,14 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
-from training_process import assert_close, finish, start_training
+from training_process import arrays_of, assert_close, finish, history_of, start_training
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.training import loop
 from keras_alexnet.training.config import TrainConfig
-from keras_alexnet.training.distribution import Devices, check_batch_size, choose_devices
+from keras_alexnet.training.distribution import Devices, check_batch_size, check_same_settings, choose_devices
 
 BACKENDS = [
     pytest.param(name, marks=pytest.mark.skipif(not importlib.util.find_spec(name), reason=f"{name} is not installed"))
@@ -39,13 +40,30 @@ def test_compilation_that_devices_cannot_do_is_refused():
         mirrored.jit_compile("on")
 
 
+def test_workers_with_other_settings_are_told():
+    numbers = []
+
+    def agree(values):
+        numbers.append(values)
+        return [max(pair) for pair in zip(*numbers, strict=True)]
+
+    devices = Devices("2 workers", agree=agree)
+    check_same_settings(devices, {"learning_rate": 0.1}, 3)
+    check_same_settings(devices, {"learning_rate": 0.1}, 3)
+    with pytest.raises(UserError, match="not started with the same settings"):
+        check_same_settings(devices, {"learning_rate": 0.2}, 3)
+
+
 def test_compiled_and_not_give_nearly_the_same(data_dir, tmp_path):
     for setting in ("on", "off"):
         folder = str(tmp_path / setting)
         loop.train(
             TrainConfig(str(data_dir), folder, preset="tiny", epochs=1, batch_size=8, dropout=0.0, jit_compile=setting)
         )
-    assert_close(tmp_path / "on", tmp_path / "off")
+    on, off = (history_of(tmp_path / setting) for setting in ("on", "off"))
+    assert on[0] == pytest.approx(off[0], rel=1e-4)
+    weights = [arrays_of(tmp_path / setting) for setting in ("on", "off")]
+    assert any(not np.array_equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ import subprocess
 import pytest
 
 from keras_alexnet import machine
+from keras_alexnet.errors import UserError
 from keras_alexnet.training import loop
 from keras_alexnet.training.config import TrainConfig
-from keras_alexnet.training.record import write_history
+from keras_alexnet.training.record import TensorBoard, write_history
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +85,12 @@ def test_wall_time_and_starts_add_up(run):
     after = json.loads((folder / "run.json").read_text())
     assert after["wall_seconds"] > before["wall_seconds"]
     assert [start["step"] for start in after["starts"]] == [0, 6]
+
+
+def test_a_full_disk_is_told(tmp_path):
+    (tmp_path / "tensorboard").write_text("")
+    with pytest.raises(UserError, match=r"cannot write .*tensorboard: .* Make room"):
+        TensorBoard(tmp_path)
 
 
 def test_history_of_an_older_version_goes_on(tmp_path):

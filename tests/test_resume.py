@@ -32,7 +32,8 @@ def whole(data_dir, tmp_path_factory) -> TrainConfig:
         output_dir=str(tmp_path_factory.mktemp("whole") / "run"),
         preset="tiny",
         epochs=2,
-        batch_size=8,
+        steps_per_epoch=3,
+        batch_size=3,
         learning_rate=0.001,
         lr_drop_epochs=(1,),
         seed=3,
@@ -40,6 +41,10 @@ def whole(data_dir, tmp_path_factory) -> TrainConfig:
     )
     loop.train(config)
     return config
+
+
+def killed():
+    raise MemoryError("killed")
 
 
 def weights_of(folder: Path, name: str) -> list[np.ndarray]:
@@ -105,9 +110,6 @@ def test_killed_after_any_step_it_goes_on_bit_for_bit(whole, tmp_path, monkeypat
     saves = Saves(monkeypatch)
     run = dataclasses.replace(whole, output_dir=str(tmp_path / "run"))
 
-    def killed():
-        raise MemoryError("killed")
-
     positions = []
     for _ in expected:
         saves.then(saves_a_start, killed)
@@ -124,15 +126,16 @@ def test_killed_after_any_step_it_goes_on_bit_for_bit(whole, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("saves_before", "number", "expected"),
+    ("saves_before", "position", "number", "expected"),
     [
-        (2, signal.SIGTERM, SystemExit),  # in the first epoch
-        (3, signal.SIGINT, KeyboardInterrupt),  # before its validation
-        (5, signal.SIGTERM, SystemExit),  # in the second epoch
+        (2, (3, 0), signal.SIGTERM, SystemExit),  # in the first epoch
+        (3, (3, 0), signal.SIGINT, KeyboardInterrupt),  # in its validation, of three batches
+        (4, (3, 1), signal.SIGTERM, SystemExit),  # at its end
+        (5, (5, 1), signal.SIGTERM, SystemExit),  # in the second epoch
     ],
 )
 def test_a_signal_saves_within_the_step_and_ends_the_run(
-    whole, tmp_path, monkeypatch, capsys, saves_before, number, expected
+    whole, tmp_path, monkeypatch, capsys, saves_before, position, number, expected
 ):
     saves = Saves(monkeypatch)
     run = dataclasses.replace(whole, output_dir=str(tmp_path / "run"))
@@ -143,8 +146,8 @@ def test_a_signal_saves_within_the_step_and_ends_the_run(
     if expected is SystemExit:
         assert raised.value.code == 143
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
-    assert len(saves.seen) == saves_before + 1
-    assert "Stopped and saved after step" in capsys.readouterr().out
+    assert saves.seen[-1] == position
+    assert f"Stopped and saved after step {position[0]}, in epoch" in capsys.readouterr().out
     loop.train(run)
     assert "going on after epoch" in capsys.readouterr().out
     assert_same_results(run, whole)
@@ -166,11 +169,20 @@ def test_a_second_signal_does_not_wait(whole, tmp_path, monkeypatch):
 def test_a_damaged_newest_checkpoint_costs_what_came_after_the_one_before(whole, tmp_path, monkeypatch, capsys):
     saves = Saves(monkeypatch)
     run = dataclasses.replace(whole, output_dir=str(tmp_path / "run"))
-    saves.then(5, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    with pytest.raises(SystemExit):
+    saves.then(5, killed)
+    with pytest.raises(MemoryError):
         loop.train(run)
     newest = sorted((tmp_path / "run/checkpoint").iterdir())[-1]
     newest.write_bytes(newest.read_bytes()[:-1000])
+    saves.then(1, killed)
+    with pytest.raises(MemoryError):
+        loop.train(run)
+    # The same step came again, beside the whole one before.
+    assert [path.name for path in sorted((tmp_path / "run/checkpoint").iterdir())] == [
+        "step-000000003.npz",
+        "step-000000004.npz",
+    ]
+    saves.then(0, None)
     loop.train(run)
     assert f"The checkpoint {newest} is damaged" in capsys.readouterr().out
     assert_same_results(run, whole)
@@ -256,13 +268,53 @@ def test_another_number_of_cores_is_told(whole, tmp_path, monkeypatch, capsys):
     assert "CPU cores and goes on with 64" in capsys.readouterr().out
 
 
-def test_fewer_epochs_than_are_done(whole, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("saves_before", "told"), [(4, "step 4, in epoch 2"), (8, "step 6, in epoch 2")])
+def test_fewer_epochs_than_are_done(whole, tmp_path, monkeypatch, saves_before, told):
     saves = Saves(monkeypatch)
     run = dataclasses.replace(whole, output_dir=str(tmp_path / "run"))
-    saves.then(5, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    with pytest.raises(SystemExit):
+    saves.then(saves_before, killed)
+    with pytest.raises(MemoryError):
         loop.train(run)
-    with pytest.raises(UserError, match=r"gone on to step 5, in epoch 2\. Give --epochs=2 or more"):
+    if saves_before == 4:
+        saves.then(1, killed)
+        with pytest.raises(MemoryError):
+            loop.train(run)
+    saves.then(0, None)
+    with pytest.raises(UserError, match=rf"gone on to {told}\. Give --epochs=2 or more"):
         loop.train(dataclasses.replace(run, epochs=1))
     loop.train(run)
     assert_same_results(run, whole)
+
+
+def test_a_restart_that_was_interrupted_never_mixes_two_runs(whole, tmp_path, monkeypatch):
+    """Its first step is to remove the checkpoints, so what is left is refused, or is a new run's."""
+    run = dataclasses.replace(whole, output_dir=str(tmp_path / "run"))
+    unlink = Path.unlink
+    for files_removed in (1, 4):
+        shutil.copytree(whole.output_dir, run.output_dir, dirs_exist_ok=True)
+        left = [files_removed]
+
+        def removed(path, missing_ok=False, left=left):
+            if "checkpoint" not in path.parts and not path.name.startswith("."):
+                if not left[0]:
+                    raise KeyboardInterrupt
+                left[0] -= 1
+            unlink(path, missing_ok=missing_ok)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", removed)
+            with pytest.raises(KeyboardInterrupt):
+                loop.train(run, restart=True)
+        with pytest.raises(UserError, match="but no checkpoint to go on from"):
+            loop.train(run)
+
+
+def test_a_checkpoint_that_cannot_be_read_is_not_taken_for_damage(whole, tmp_path, monkeypatch):
+    shutil.copytree(whole.output_dir, tmp_path / "run")
+
+    def broken(*arguments, **settings):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(np, "load", broken)
+    with pytest.raises(UserError, match=r"cannot read .*step-000000006\.npz: Permission denied\. Mend that"):
+        loop.train(dataclasses.replace(whole, output_dir=str(tmp_path / "run"), epochs=3))

@@ -42,6 +42,7 @@ class StepWatch(keras.callbacks.Callback):
         epoch: the one that is being computed, from 0.
         batch: of the epoch, or of its validation: the one that is being computed.
         validating: whether the training of the epoch is done.
+        stopped: whether it has ended the run at somebody's request.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class StepWatch(keras.callbacks.Callback):
         self._seen = self._next_agreement = 0
         self._last_agreement = (time.monotonic(), 0)
         self.epoch, self.batch = divmod(first_step, steps_per_epoch)
-        self.validating = False
+        self.validating = self.stopped = False
         self.saved()
 
     @property
@@ -142,22 +143,17 @@ class StepWatch(keras.callbacks.Callback):
         # Validation changes nothing that a checkpoint holds.
         if (due.checkpoint or due.signal) and self.step != self._saved_step:
             self._line.clear()
+            if not self.validating:
+                self._check_loss(self._results(), self.batch)
             self._save()
             self.saved()
         if due.signal:
             self._devices.agree([0.0])  # All wait here until the chief has saved.
-            if self._devices.is_chief:
-                print(
-                    f"Stopped and saved after step {self.step:,}, in epoch {self.epoch + 1}. Give the same command to "
-                    "go on.",
-                    flush=True,
-                )
+            self.stopped = True
             stop(due.signal)
 
     def _tell(self, line: bool, log: bool) -> None:
-        if keras.backend.backend() == "jax":
-            self.model.jax_state_sync()
-        results = self.model.get_metrics_result()
+        results = self._results()
         self._check_loss(results, self.batch)
         num_images = self.batch * self._config.batch_size
         rates = error_rates(results, num_images)
@@ -180,6 +176,11 @@ class StepWatch(keras.callbacks.Callback):
             print(text, flush=True)
         if line:
             self._line.show(text)
+
+    def _results(self) -> dict:
+        if keras.backend.backend() == "jax":
+            self.model.jax_state_sync()
+        return self.model.get_metrics_result()
 
     def _clock(self) -> tuple[float, float]:
         seconds = time.monotonic() - self._begin

@@ -80,13 +80,15 @@ def variable_arrays(model: keras.Model, kind: str = "") -> dict[str, np.ndarray]
 
 
 def save_checkpoint(folder: Path, arrays: dict[str, np.ndarray], progress: Progress) -> Path:
-    """Writes a checkpoint of what `variable_arrays` gave, and removes all but the newest two."""
+    """Writes a checkpoint of what `variable_arrays` gave, and removes all others but the one before."""
     path = folder / f"step-{progress.steps:09}.npz"
     state = json.dumps({"format": _FORMAT, **asdict(progress)}).encode()
     with atomic_path(path) as partial:
         np.savez(partial, **{_STATE: np.frombuffer(state, np.uint8)}, **arrays)
-    for old in _paths(folder)[:-_KEPT]:
-        old.unlink(missing_ok=True)
+    # What lies beyond it was found damaged when the run went on from one before.
+    kept = [other for other in _paths(folder) if other <= path][-_KEPT:]
+    for other in set(_paths(folder)) - set(kept):
+        other.unlink(missing_ok=True)
     return path
 
 
@@ -105,7 +107,11 @@ def load_newest_checkpoint(folder: Path, warn=print) -> Checkpoint | None:
             state = json.loads(arrays.pop(_STATE).tobytes())
             version = state.pop("format")
             progress = Progress(**state) if version == _FORMAT else None
+        except MemoryError:
+            raise UserError(f"cannot read {path}: there is not enough memory for it. Make some free.") from None
         except Exception as error:  # Damage shows as errors of many kinds.
+            if isinstance(error, OSError) and error.errno:
+                raise UserError(f"cannot read {path}: {error.strerror}. Mend that, and start again.") from None
             warn(f"The checkpoint {path} is damaged ({error}); looking for the one before.")
             continue
         if progress is None:

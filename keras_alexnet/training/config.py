@@ -67,6 +67,11 @@ class TrainConfig:
         _check("jit_compile", self.jit_compile, self.jit_compile in JIT_COMPILE, ", ".join(JIT_COMPILE))
         layers, layer = FREEZABLE, self.freeze_through
         _check("freeze_through", layer, layer is None or layer in layers, ", ".join(layers))
+        if self.initial_model and _folder(self.initial_model) == os.path.realpath(self.output_dir):
+            raise UserError(
+                f"initial_model {self.initial_model} lies in output_dir, where this run replaces the models. Choose "
+                "another --output_dir."
+            )
         minutes = self.checkpoint_minutes
         _check("checkpoint_minutes", minutes, 0 < minutes < float("inf"), "a number above 0; fractions are minutes too")
         _check("log_every", self.log_every, self.log_every >= 0, "0 or above")
@@ -86,6 +91,10 @@ class TrainConfig:
         """The settings; paths mean the same in any working directory."""
         values = asdict(self)
         return values | {name: os.path.abspath(values[name]) for name in _PATHS if values[name] is not None}
+
+
+def _folder(path: str) -> str:
+    return os.path.dirname(os.path.realpath(path))
 
 
 def _check(name: str, value: object, good: bool, expected: str) -> None:

@@ -1,6 +1,8 @@
 """Which devices a run uses, and what its workers have to agree on."""
 
 import contextlib
+import hashlib
+import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -152,6 +154,18 @@ def check_batch_size(batch_size: int, num_replicas: int) -> None:
         raise UserError(
             f"batch_size {batch_size} does not divide by the {num_replicas} devices; the nearest that do are "
             f"{' and '.join(choices)}."
+        )
+
+
+def check_same_settings(devices: Devices, *settings: object) -> None:
+    """Raises `UserError` where the workers have different ones: each would train a network of its own."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).digest()
+    number = float(int.from_bytes(digest[:6], "big"))
+    most, least = devices.agree([number, -number])
+    if most != -least:
+        raise UserError(
+            "the workers were not started with the same settings, or see different data. Give each the same command, "
+            "the same files, and the same version of keras_alexnet."
         )
 
 

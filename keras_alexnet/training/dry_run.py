@@ -5,7 +5,6 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -13,19 +12,20 @@ import keras
 from keras_alexnet.errors import UserError
 from keras_alexnet.progress import duration
 from keras_alexnet.training.config import TrainConfig
-from keras_alexnet.training.distribution import Devices, check_batch_size, choose_devices
+from keras_alexnet.training.distribution import Devices, check_batch_size, check_same_settings, choose_devices
 from keras_alexnet.training.loop import build_model, open_data, run_identity, steps_in_epoch
 from keras_alexnet.training.run_folder import find_checkpoint, is_finished
 
 # A checkpoint holds weights and momenta, and the two newest are there while one more is written.
 _WEIGHTS_ON_DISK = 3 * 2 + 2
+_MOST_STEPS, _ENOUGH_SECONDS = 50, 2.0
 
 
 def dry_run(config: TrainConfig, *, restart: bool = False) -> None:
-    """Tries all that `train` with these settings does, and writes nothing.
+    """Tries what `train` with these settings needs, and writes nothing.
 
-    It reads the maps, the first and the last images, and the checkpoint to go on from; does two steps and one batch of
-    validation; tries to write to the output folder; and prints steps, estimated time, memory and disk.
+    It reads the maps, the first and the last images, and the checkpoint to go on from; does a few steps and a batch of
+    validation with new weights; tries to write to the output folder; and prints steps, estimated time, memory and disk.
 
     Raises:
         UserError: what would stop the run.
@@ -36,21 +36,22 @@ def dry_run(config: TrainConfig, *, restart: bool = False) -> None:
     folder = Path(config.output_dir)
     with choose_devices(config.strategy) as devices:
         check_batch_size(config.batch_size, devices.num_replicas)
+        check_same_settings(devices, run_identity(config, data), config.epochs, restart)
         say = print if devices.is_chief else lambda *_: None
         checkpoint = None if restart else find_checkpoint(folder, run_identity(config, data), devices, say)
-        steps_done = 0
+        steps_done = epochs_done = 0
         if checkpoint:
             if is_finished(folder, checkpoint.progress, config.epochs, steps_per_epoch):
                 say(f"This run is finished: {checkpoint.progress.epochs} epochs. There is nothing left to do.")
                 return
-            steps_done = checkpoint.progress.steps
+            steps_done, epochs_done = checkpoint.progress.steps, checkpoint.progress.epochs
         writable = _try_writing(folder)
         with devices.scope():
             model = build_model(config, data.num_classes, steps_per_epoch, devices)
         step_seconds, validation_seconds = _try_steps(model, config, data, devices)
 
         steps = config.epochs * steps_per_epoch - steps_done
-        num_validations = config.epochs - steps_done // steps_per_epoch
+        num_validations = config.epochs - epochs_done
         batches = -(-data.num_validation // config.batch_size)
         seconds = steps * step_seconds + num_validations * batches * validation_seconds
         disk = _WEIGHTS_ON_DISK * 4 * model.count_params()
@@ -63,8 +64,8 @@ def dry_run(config: TrainConfig, *, restart: bool = False) -> None:
             + (f"Checkpoint  goes on after step {steps_done:,}\n" if steps_done else "")
             + f"Steps       {steps:,} of {config.batch_size} images ({config.epochs} epochs of {steps_per_epoch:,}), "
             f"and {num_validations:,} validations\n"
-            f"Speed       {config.batch_size / step_seconds:,.0f} images per second, from one step\n"
-            f"Time        about {duration(seconds)} (h:mm:ss), if images are read as fast as that\n"
+            f"Speed       {config.batch_size / step_seconds:,.0f} images per second, from a few steps\n"
+            f"Time        about {duration(seconds)}, if images are read as fast as that\n"
             f"Memory      {_memory()}\n"
             f"Disk        {disk / 1e9:.1f} GB in {folder}, {free / 1e9:,.1f} GB are free"
         )
@@ -77,22 +78,43 @@ def dry_run(config: TrainConfig, *, restart: bool = False) -> None:
 
 
 def _try_steps(model: keras.Model, config: TrainConfig, data, devices: Devices) -> tuple[float, float]:
-    """Seconds of a training step and of a batch of validation; each is done once before, to be compiled."""
+    """Seconds of a training step and of a batch of validation."""
     share = {"worker": devices.worker, "num_workers": devices.num_workers}
     batches = data.training_batches(config.batch_size, seed=config.seed, first_step=0, **share)
     with data.training_errors(config.batch_size, seed=config.seed, step=lambda: 0):
-        fit = _timed(lambda: model.fit(devices.distribute(batches), steps_per_epoch=1, shuffle=False, verbose=0))
+        timer = _StepTimer(devices)
+        model.fit(devices.distribute(batches), steps_per_epoch=_MOST_STEPS, shuffle=False, verbose=0, callbacks=[timer])
+        step_seconds = timer.seconds()
     batches = data.validation_batches(config.batch_size, **share)
     with data.validation_errors(config.batch_size, batch=lambda: 0):
-        evaluate = _timed(lambda: model.evaluate(devices.distribute(batches), steps=1, verbose=0))
-    return fit, evaluate
+        model.evaluate(devices.distribute(batches), steps=1, verbose=0)  # to be compiled
+        start = time.perf_counter()
+        model.evaluate(devices.distribute(batches), steps=1, verbose=0)
+    return step_seconds, time.perf_counter() - start
 
 
-def _timed(function: Callable[[], object]) -> float:
-    function()
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
+class _StepTimer(keras.callbacks.Callback):
+    """Times the steps after the first, which is compiled and waits for the input to start, and ends them in seconds."""
+
+    def __init__(self, devices: Devices):
+        super().__init__()
+        self._devices = devices
+        self._steps = 0
+
+    def on_train_batch_begin(self, batch: int, logs=None) -> None:
+        if batch == 1:
+            self._start = time.perf_counter()
+        if batch:
+            self._steps += 1
+            # The slowest worker counts, as all have to end at the same step; this one is done yet.
+            (seconds,) = self._devices.agree([time.perf_counter() - self._start])
+            self.model.stop_training = seconds > _ENOUGH_SECONDS
+
+    def on_train_end(self, logs=None) -> None:
+        self._end = time.perf_counter()
+
+    def seconds(self) -> float:
+        return (self._end - self._start) / self._steps
 
 
 def _try_writing(folder: Path) -> Path:

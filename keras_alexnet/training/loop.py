@@ -23,7 +23,7 @@ from keras_alexnet.training.checkpoint import (
     variable_arrays,
 )
 from keras_alexnet.training.config import TrainConfig
-from keras_alexnet.training.distribution import Devices, check_batch_size, choose_devices
+from keras_alexnet.training.distribution import Devices, check_batch_size, check_same_settings, choose_devices
 from keras_alexnet.training.initial import build_from, freeze_through
 from keras_alexnet.training.interruption import StopRequest
 from keras_alexnet.training.metrics import compile_model, error_rates
@@ -66,6 +66,7 @@ def train(config: TrainConfig, *, restart: bool = False) -> list[dict]:
     steps_per_epoch = steps_in_epoch(config, data)
     with choose_devices(config.strategy) as devices:
         check_batch_size(config.batch_size, devices.num_replicas)
+        check_same_settings(devices, run_identity(config, data), config.epochs, config.log_every, restart)
         with exclusive(config.output_dir) if devices.is_chief else contextlib.nullcontext():
             return _Run(config, data, steps_per_epoch, devices).train(restart)
 
@@ -132,7 +133,8 @@ class _Run:
         checkpoint = None if restart else find_checkpoint(self.folder, self.identity, self.devices, self._say)
         progress = checkpoint.progress if checkpoint else Progress(0, [], self.identity, cpu_count())
         self.history = list(progress.history)
-        if is_finished(self.folder, progress, self.config.epochs, self.steps_per_epoch):
+        finished = is_finished(self.folder, progress, self.config.epochs, self.steps_per_epoch)
+        if not any(self.devices.agree([not finished])):
             self._say(
                 f"This run is finished: {progress.epochs} epochs. Give more --epochs to go on, or --restart to begin "
                 "anew."
@@ -168,11 +170,16 @@ class _Run:
                 save=self._save_checkpoint,
                 log=self._log,
             )
-            for epoch in range(progress.epochs, self.config.epochs):
-                self._run_epoch(epoch, progress)
+            try:
+                for epoch in range(progress.epochs, self.config.epochs):
+                    self._run_epoch(epoch, progress)
+            except (KeyboardInterrupt, SystemExit):
+                if self.watch.stopped:
+                    self._tell_stop(restart)
+                raise
         if self.devices.is_chief and self.keeps_weights:
             self._save_model(MODEL_FILE)
-            steps = self.config.epochs * self.steps_per_epoch
+            steps = len(self.history) * self.steps_per_epoch
             self.record.write(self.history, steps, self._seconds(), model_steps=steps)
         self.devices.agree([0.0])  # All wait here until the chief has saved.
         self._say(f"Finished. The model is {self.folder / MODEL_FILE}" if self.keeps_weights else "Finished.")
@@ -231,21 +238,22 @@ class _Run:
             "seconds": round(watch.epoch_seconds(), 1),
         }
         self.history.append(row)
-        arrays = variable_arrays(self.model)
         watch.begin_epoch(epoch + 1, 0, 0.0, 0.0)
+        watch.saved()  # By all workers, who have to agree on what is due.
+        arrays = self._arrays()
         if not self.devices.is_chief:
             return
-        # In this order nothing is lost by an interruption between two of them: each is written again if what comes
-        # after it is not there.
-        if row["val_top1_error"] < best and self.keeps_weights:
-            self._save_model(BEST_MODEL_FILE)
-        self._write_checkpoint(arrays)
-        write_history(self.folder / HISTORY_FILE, self.history)
+        # In this order nothing is lost by an interruption between two of them: what comes before the checkpoint is
+        # written again if that is not there, and what comes after it when the run goes on.
         if self.tensorboard:
             self.tensorboard.write(row["steps"], training | {"learning_rate": row["learning_rate"]}, "epoch")
             self.tensorboard.write(row["steps"], validation, "validation")
             speed = {name: row[name] for name in ("images_per_second", "data_wait")}
             self.tensorboard.write(row["steps"], speed, "speed")
+        if row["val_top1_error"] < best and self.keeps_weights:
+            self._save_model(BEST_MODEL_FILE)
+        self._write_checkpoint(arrays)
+        write_history(self.folder / HISTORY_FILE, self.history)
         self._say(
             f"epoch {epoch + 1}/{config.epochs}  {_rates_text(training)}  validation: {_rates_text(validation)}  "
             f"{row['images_per_second']:,.0f} img/s  {100 * row['data_wait']:.0f} % waiting for data  "
@@ -258,11 +266,15 @@ class _Run:
 
     def _save_checkpoint(self) -> None:
         """In the middle of an epoch, or of its validation."""
-        arrays = variable_arrays(self.model)
+        arrays = self._arrays()
         if self.watch.validating:
             arrays |= self.training_metrics
         if self.devices.is_chief:
             self._write_checkpoint(arrays)
+
+    def _arrays(self) -> dict:
+        """What a checkpoint holds; all workers take part in the metrics, and only the chief needs the rest."""
+        return variable_arrays(self.model, "" if self.devices.is_chief else "metrics")
 
     def _write_checkpoint(self, arrays: dict) -> None:
         epoch_seconds, epoch_wait = self.watch.clocks()
@@ -277,7 +289,6 @@ class _Run:
         )
         if self.keeps_weights:
             save_checkpoint(self.folder / CHECKPOINT_FOLDER, arrays, progress)
-        self.watch.saved()
         self.record.write(self.history, progress.steps, progress.total_seconds)
 
     def _log(self, steps: int, rates: dict[str, float], images_per_second: float, waiting: float) -> None:
@@ -299,6 +310,14 @@ class _Run:
             f"{self.devices.description}\n"
             f"{config.epochs} epochs of {self.steps_per_epoch:,} steps of {config.batch_size} images{going_on}"
         )
+
+    def _tell_stop(self, restart: bool) -> None:
+        position = f"after step {self.watch.step:,}, in epoch {self.watch.epoch + 1}"
+        if self.keeps_weights:
+            again = "the same command, without --restart," if restart else "the same command"
+            self._say(f"Stopped and saved {position}. Give {again} to go on.")
+        else:
+            self._say(f"Stopped {position}.")
 
     def _seconds(self) -> float:
         return time.monotonic() - self._began

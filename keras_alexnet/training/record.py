@@ -1,16 +1,20 @@
 """What a run tells those who come after it: `history.csv`, `run.json`, and points for TensorBoard."""
 
+import contextlib
 import csv
 import datetime
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
 
 from keras_alexnet import machine
 from keras_alexnet.atomic import write_text
+from keras_alexnet.errors import UserError
 from keras_alexnet.training.config import TrainConfig
+from keras_alexnet.training.distribution import leave_gpus_to_the_backend
 from keras_alexnet.workers import cpu_count
 
 HISTORY_FILE = "history.csv"
@@ -101,17 +105,31 @@ class TensorBoard:
         # TensorFlow writes the files under any backend, and takes its time to be imported.
         import tensorflow as tf
 
+        leave_gpus_to_the_backend()
         self._tf = tf
-        self._writer = tf.summary.create_file_writer(str(folder / TENSORBOARD_FOLDER))
+        self._folder = folder / TENSORBOARD_FOLDER
+        with self._explained():
+            self._writer = tf.summary.create_file_writer(str(self._folder))
 
     def write(self, steps: int, values: dict[str, float], group: str) -> None:
         """Adds a point to the curve `group`/name of each value."""
         # `tf.summary.scalar` would need the package tensorboard, which only those who look at the curves need.
         summary = self._tf.compat.v1.Summary
         points = [summary.Value(tag=f"{group}/{name}", simple_value=value) for name, value in values.items()]
-        with self._writer.as_default():
-            self._tf.summary.experimental.write_raw_pb(summary(value=points).SerializeToString(), step=steps)
-        self._writer.flush()
+        with self._explained():
+            with self._writer.as_default():
+                self._tf.summary.experimental.write_raw_pb(summary(value=points).SerializeToString(), step=steps)
+            self._writer.flush()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except self._tf.errors.OpError as error:
+            raise UserError(
+                f"cannot write {self._folder}: {error.message.splitlines()[0]}. Make room or permit writing there, or "
+                "go on without --tensorboard."
+            ) from None
 
 
 def _now() -> str:

@@ -43,11 +43,14 @@ def find_checkpoint(folder: Path, identity: dict, devices: Devices, warn=print) 
                 "rounded in another order, so its results may differ in their last bits from those of a run without "
                 "interruption."
             )
-    elif devices.is_chief and (folder / MODEL_FILE).exists():
-        raise UserError(
-            f"{folder} holds a {MODEL_FILE} but no checkpoint to go on from. Choose another --output_dir, or give "
-            "--restart to replace the model."
-        )
+    elif devices.is_chief:
+        # Synthetic runs keep their history alone, and the next one may replace it.
+        for name in (MODEL_FILE, *([] if identity["synthetic_data"] else [HISTORY_FILE])):
+            if (folder / name).exists():
+                raise UserError(
+                    f"{folder} holds a {name} but no checkpoint to go on from. Choose another --output_dir, or give "
+                    "--restart to replace what is there."
+                )
     return checkpoint
 
 
@@ -59,26 +62,32 @@ def is_finished(folder: Path, progress: Progress, epochs: int, steps_per_epoch: 
     """
     if progress.epochs < epochs:
         return False
-    if progress.steps > progress.epochs * steps_per_epoch:
+    if (folder / MODEL_FILE).exists() and read_run_file(folder).get("model_steps") == progress.steps:
+        return True
+    begun = -(-progress.steps // steps_per_epoch)
+    if begun > epochs:
         raise UserError(
-            f"{folder} holds a run that has gone on to step {progress.steps:,}, in epoch {progress.epochs + 1}. Give "
-            f"--epochs={progress.epochs + 1} or more."
+            f"{folder} holds a run that has gone on to step {progress.steps:,}, in epoch {begun}. Give "
+            f"--epochs={begun} or more."
         )
-    return (folder / MODEL_FILE).exists() and read_run_file(folder).get("model_steps") == progress.steps
+    return False
 
 
 def throw_away(folder: Path) -> None:
-    """Removes what a run leaves behind, and nothing else."""
+    """Removes what a run leaves behind, and nothing else.
+
+    Its checkpoints go first and its model last, so that nobody goes on with half of it after an interruption.
+    """
     for pattern in (
-        MODEL_FILE,
-        BEST_MODEL_FILE,
-        HISTORY_FILE,
-        RUN_FILE,
-        FLAGS_FILE,
         f"{CHECKPOINT_FOLDER}/step-*.npz",
+        f"{CHECKPOINT_FOLDER}/.partial-*",
         f"{TENSORBOARD_FOLDER}/events.out.tfevents.*",
         ".partial-*",
-        f"{CHECKPOINT_FOLDER}/.partial-*",
+        BEST_MODEL_FILE,
+        FLAGS_FILE,
+        RUN_FILE,
+        HISTORY_FILE,
+        MODEL_FILE,
     ):
         for path in folder.glob(pattern):
             try:
