@@ -3,6 +3,7 @@
     python scripts/benchmark.py step --batch_size=32
     python scripts/benchmark.py input --map=data/train_map.txt --json=input.json
     python scripts/benchmark.py start
+    python scripts/benchmark.py fit --data_dir=data
 
 `step`: a training step of the full network (1000 classes) on one batch in memory, on the CPU: ours, under each of
 `--backends`, beside PyTorch on the same network, eager and through torch.compile, with images in either memory layout.
@@ -18,6 +19,9 @@ It needs the extra `bench`.
 
 `start`: what a training on a map of that many lines waits for its first batch, beyond the import of the framework, and
 the memory it takes then, beyond the framework's: from the first step on, and from step 1,000,000 on.
+
+`fit`: trainings on the images of a folder, beside synthetic images, which cost no reading, and beside the reading
+alone; and what a checkpoint costs.
 
 Figures are the median over the repeats and their range, with the facts of the machine.
 """
@@ -35,6 +39,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import benchmark_fit as fit_sides
 import benchmark_input as input_sides
 import benchmark_start
 import benchmark_step as step_sides
@@ -45,6 +50,7 @@ from keras_alexnet.atomic import check_target, write_text
 from keras_alexnet.data.maps import read_map
 from keras_alexnet.errors import UserError
 from keras_alexnet.presets import PRESETS
+from keras_alexnet.training.config import TrainConfig
 
 
 def benchmark_step(options: argparse.Namespace) -> None:
@@ -172,6 +178,19 @@ def benchmark_start_up(options: argparse.Namespace) -> None:
                 )
 
 
+def benchmark_fit(options: argparse.Namespace) -> None:
+    """Prints the images per second of trainings and of their limits, and the cost of checkpoints."""
+    rates = fit_sides.measure(options.data_dir, options.network, options.batch_size, options.steps, options.repeats)
+    for name, measured in rates.items():
+        print(f"{name:24} {_spread(measured):>24} img/s")
+    medians = {name: statistics.median(measured) for name, measured in rates.items()}
+    limit = min(medians[fit_sides.SYNTHETIC], medians[fit_sides.PIPELINE])
+    print(f"{fit_sides.REAL} does {medians[fit_sides.REAL] / limit:.3f} of the slower one of the others")
+    seconds = fit_sides.checkpoint_seconds(options.network, options.repeats)
+    share = statistics.median(seconds) / (60 * TrainConfig().checkpoint_minutes)
+    print(f"a checkpoint takes {_spread(seconds)} s, {100 * share:.2f} % of the time at the default interval")
+
+
 def versions() -> dict[str, str]:
     """Of Python, of the packages that are measured, and of the libjpeg-turbo inside them."""
     found = machine.versions(("keras", "tensorflow", "jax", "torch", "numpy", "pillow", "simplejpeg"))
@@ -238,6 +257,13 @@ def main() -> None:
     start.add_argument("--lines", type=_count, default=1_281_167, help="lines of the map that is read")
     start.add_argument("--batch_size", type=_count, default=256, help="images in the first batch")
     start.set_defaults(function=benchmark_start_up)
+    fit = add("fit", help="trainings beside their limits, and what checkpoints cost")
+    fit.add_argument("--data_dir", required=True, help="folder with the maps")
+    fit.add_argument("--network", choices=list(PRESETS), default="cntk", help="the network's sizes")
+    fit.add_argument("--batch_size", type=_count, default=32, help="images a step")
+    fit.add_argument("--steps", type=_count, default=20, help="steps of an epoch")
+    fit.add_argument("--repeats", type=_count, default=3, help="how often each side's turn comes")
+    fit.set_defaults(function=benchmark_fit)
     options = parser.parse_args()
     try:
         print(machine_facts(), flush=True)

@@ -23,8 +23,7 @@ import numpy as np
 from keras_alexnet import cli, machine
 from keras_alexnet.errors import UserError
 from keras_alexnet.training.config import PRECISIONS
-from keras_alexnet.training.record import HISTORY_FILE
-from keras_alexnet.training.run_folder import BEST_MODEL_FILE, CHECKPOINT_FOLDER, MODEL_FILE
+from keras_alexnet.training.run_files import BEST_MODEL_FILE, CHECKPOINT_FOLDER, HISTORY_FILE, MODEL_FILE
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 # What a command may end with after each of them: the signal itself, or the documented status.
@@ -121,7 +120,7 @@ def main() -> None:
                 process = start(options, folder)
                 if kills.total() < options.kills:
                     try:
-                        process.wait(chance.uniform(0, seconds))
+                        process.wait(chance.uniform(0, 0.6 * seconds))
                     except subprocess.TimeoutExpired:
                         number = chance.choice(SIGNALS)
                         process.send_signal(number)

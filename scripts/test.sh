@@ -11,4 +11,5 @@ else
   arguments=(-m "not slow" ${arguments[@]+"${arguments[@]}"})
   source "$(dirname "$0")/environment.sh" test
 fi
-exec .venv/bin/python -m pytest ${arguments[@]+"${arguments[@]}"}
+# A file's tests in one process each, as they share what takes long to make.
+exec .venv/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile ${arguments[@]+"${arguments[@]}"}

@@ -62,6 +62,17 @@ def test_input_measures_every_side_and_writes_the_figures(tmp_path):
     assert re.match(r"\d{4}-\d\d-\d\dT", figures["date"])
 
 
+@pytest.mark.slow
+def test_fit_measures_trainings_and_checkpoints(data_dir):
+    process = run("fit", f"--data_dir={data_dir}", "--network=tiny", "--batch_size=4", "--steps=2", "--repeats=1")
+    assert process.returncode == 0, process.stderr
+    assert "Traceback" not in process.stderr
+    for name in ("fit --synthetic_data", "fit", "training_dataset"):
+        assert re.search(rf"^{name} +[\d.,]+ \([\d.,]+–[\d.,]+\) img/s$", process.stdout, re.MULTILINE), process.stdout
+    assert re.search(r"^fit does \d\.\d{3} of the slower one of the others$", process.stdout, re.MULTILINE)
+    assert re.search(r"a checkpoint takes [\d.]+ .* \d\.\d\d % of the time", process.stdout)
+
+
 SMALL_STEP = ("step", "--network=tiny", "--batch_size=2", "--steps=1", "--repeats=2")
 EAGER = ["PyTorch eager, contiguous", "PyTorch eager, channels_last"]
 COMPILED = ["torch.compile, contiguous", "torch.compile, channels_last"]

@@ -29,16 +29,9 @@ from keras_alexnet.training.interruption import StopRequest
 from keras_alexnet.training.metrics import compile_model, error_rates
 from keras_alexnet.training.model_file import save_model
 from keras_alexnet.training.optimizer import SGDWithL2
-from keras_alexnet.training.record import HISTORY_FILE, RunRecord, TensorBoard, write_history
-from keras_alexnet.training.run_folder import (
-    BEST_MODEL_FILE,
-    CHECKPOINT_FOLDER,
-    FLAGS_FILE,
-    MODEL_FILE,
-    find_checkpoint,
-    is_finished,
-    throw_away,
-)
+from keras_alexnet.training.record import RunRecord, TensorBoard, write_history
+from keras_alexnet.training.run_files import BEST_MODEL_FILE, CHECKPOINT_FOLDER, FLAGS_FILE, HISTORY_FILE, MODEL_FILE
+from keras_alexnet.training.run_folder import find_checkpoint, is_finished, throw_away
 from keras_alexnet.training.schedule import rate_in_epoch, step_schedule
 from keras_alexnet.workers import cpu_count
 

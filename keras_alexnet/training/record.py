@@ -15,11 +15,8 @@ from keras_alexnet.atomic import write_text
 from keras_alexnet.errors import UserError
 from keras_alexnet.training.config import TrainConfig
 from keras_alexnet.training.distribution import leave_gpus_to_the_backend
+from keras_alexnet.training.run_files import RUN_FILE, TENSORBOARD_FOLDER
 from keras_alexnet.workers import cpu_count
-
-HISTORY_FILE = "history.csv"
-RUN_FILE = "run.json"
-TENSORBOARD_FOLDER = "tensorboard"
 
 
 def write_history(path: Path, history: list[dict]) -> None:

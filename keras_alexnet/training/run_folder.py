@@ -5,13 +5,17 @@ from pathlib import Path
 from keras_alexnet.errors import UserError
 from keras_alexnet.training.checkpoint import Checkpoint, Progress, check_identity, load_newest_checkpoint
 from keras_alexnet.training.distribution import Devices
-from keras_alexnet.training.record import HISTORY_FILE, RUN_FILE, TENSORBOARD_FOLDER, read_run_file
+from keras_alexnet.training.record import read_run_file
+from keras_alexnet.training.run_files import (
+    BEST_MODEL_FILE,
+    CHECKPOINT_FOLDER,
+    FLAGS_FILE,
+    HISTORY_FILE,
+    MODEL_FILE,
+    RUN_FILE,
+    TENSORBOARD_FOLDER,
+)
 from keras_alexnet.workers import cpu_count
-
-MODEL_FILE = "model.keras"
-BEST_MODEL_FILE = "best.keras"
-FLAGS_FILE = "flags.txt"
-CHECKPOINT_FOLDER = "checkpoint"
 
 
 def find_checkpoint(folder: Path, identity: dict, devices: Devices, warn=print) -> Checkpoint | None:
