@@ -1,6 +1,5 @@
 """Keras's other backends, and other places: each in a process of its own."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -9,15 +8,13 @@ import sys
 import numpy as np
 import pytest
 from cntk_reference import REFERENCE, build_reference_network, images_to_keras
+from training_process import installed
 
 from keras_alexnet.training.model_file import save_model
 
 pytestmark = pytest.mark.slow
 
-BACKENDS = [
-    pytest.param(name, marks=pytest.mark.skipif(not importlib.util.find_spec(name), reason=f"{name} is not installed"))
-    for name in ("tensorflow", "jax", "torch")
-]
+BACKENDS = installed("tensorflow", "jax", "torch")
 
 ELSEWHERE = """
 import sys

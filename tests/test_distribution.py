@@ -6,17 +6,14 @@ import sys
 
 import numpy as np
 import pytest
-from training_process import arrays_of, assert_close, finish, history_of, start_training
+from training_process import arrays_of, assert_close, finish, history_of, installed, start_training
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.training import loop
 from keras_alexnet.training.config import TrainConfig
 from keras_alexnet.training.distribution import Devices, check_batch_size, check_same_settings, choose_devices
 
-BACKENDS = [
-    pytest.param(name, marks=pytest.mark.skipif(not importlib.util.find_spec(name), reason=f"{name} is not installed"))
-    for name in ("tensorflow", "jax")
-]
+BACKENDS = installed("tensorflow", "jax")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Runs that are interrupted anywhere, and go on as if they had not been."""
 
 import dataclasses
-import importlib.util
 import json
 import os
 import shutil
@@ -11,17 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from training_process import arrays_of, finish, history_of, newest_checkpoint, start_training
+from training_process import arrays_of, finish, history_of, installed, newest_checkpoint, start_training
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.training import loop, run_folder
 from keras_alexnet.training.config import TrainConfig
 from keras_alexnet.training.model_file import load_model
 
-BACKENDS = [
-    pytest.param(name, marks=pytest.mark.skipif(not importlib.util.find_spec(name), reason=f"{name} is not installed"))
-    for name in ("tensorflow", "jax", "torch")
-]
+BACKENDS = installed("tensorflow", "jax", "torch")
 
 
 @pytest.fixture(scope="module")

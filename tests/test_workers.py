@@ -1,6 +1,5 @@
 """Several real processes on this machine that train together, by scripts/launch_local.sh."""
 
-import importlib.util
 import json
 import os
 import re
@@ -12,16 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
-from training_process import assert_close, newest_checkpoint
+from training_process import assert_close, installed, newest_checkpoint
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 FIT = (sys.executable, "-m", "keras_alexnet.fit")
-BACKENDS = [
-    pytest.param(name, marks=pytest.mark.skipif(not importlib.util.find_spec(name), reason=f"{name} is not installed"))
-    for name in ("tensorflow", "jax")
-]
+BACKENDS = installed("tensorflow", "jax")
 
 
 class Workers:

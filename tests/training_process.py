@@ -1,12 +1,15 @@
 """Trainings in processes of their own, and what they leave behind."""
 
 import csv
+import importlib.util
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 # The columns of history.csv that no two runs share.
 TIMES = {"images_per_second", "data_wait", "seconds"}
@@ -27,10 +30,16 @@ loop.train(TrainConfig(**config))
 """
 
 
+def installed(*backends: str) -> list:
+    """Parameters of tests, of which those are skipped whose backend is not installed."""
+    return [
+        pytest.param(name, marks=pytest.mark.skipif(not importlib.util.find_spec(name), reason=f"no {name} installed"))
+        for name in backends
+    ]
+
+
 def start_training(backend: str, config: dict, num_devices: int = 1, **environment: str) -> subprocess.Popen:
     """Starts `train` with so many logical CPU devices."""
-    import json
-
     return subprocess.Popen(
         [sys.executable, "-c", _PROGRAM, str(num_devices), json.dumps(config)],
         stdout=subprocess.PIPE,
