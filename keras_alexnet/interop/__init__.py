@@ -1,0 +1,1 @@
+"""Models of other frameworks: reading them, and writing ours for them."""
