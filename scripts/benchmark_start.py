@@ -79,7 +79,8 @@ def measure(path: str, different_lines: int, batch_size: int, first_step: int) -
     with cli.quiet_framework_start():
         import tensorflow as tf
 
-        from keras_alexnet.data.pipeline import batch_rows, find_unreadable, training_dataset
+        from keras_alexnet.data.order import batch_rows
+        from keras_alexnet.data.pipeline import find_unreadable, training_dataset
     imported, before = time.perf_counter(), _memory()
     image_map = read_map(path)
     batches = iter(training_dataset(image_map, batch_size, seed=0, first_step=first_step))

@@ -139,7 +139,8 @@ def main() -> None:
         total = options.epochs * options.steps_per_epoch
         print(
             f"{kills.total()} kills ({', '.join(f'{count} × {name}' for name, count in sorted(kills.items()))}) in "
-            f"{runs} runs, with the newest checkpoint at {len(set(positions))} different steps of {total} "
+            f"{runs} runs\n"
+            f"newest checkpoint at the kills: {len(set(positions))} different steps of {total} "
             f"({', '.join(map(str, sorted(set(positions))))})\n"
             f"{runs - wrong} of {runs} runs ended with the same bits as the one in peace"
         )
