@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from keras_alexnet.errors import UserError
+from keras_alexnet.training import dry_run as dry_run_module
 from keras_alexnet.training import loop
 from keras_alexnet.training.config import TrainConfig
 from keras_alexnet.training.dry_run import dry_run
@@ -58,7 +59,8 @@ def test_it_counts_what_is_left_of_a_run(config, capsys):
 
 
 @pytest.mark.parametrize(("split", "number"), [("train", 23), ("val", 0)])
-def test_first_and_last_images_are_read(config, own_data_dir, split, number):
+def test_first_and_last_images_are_read_before_any_step(config, own_data_dir, monkeypatch, split, number):
+    monkeypatch.setattr(dry_run_module, "_try_steps", lambda *_: pytest.fail("a step was tried"))
     (own_data_dir / split / f"{number}.JPEG").write_bytes(b"no image")
     with pytest.raises(UserError, match=rf"{split}/{number}\.JPEG \(line {number + 1} of .*it is not an image"):
         dry_run(dataclasses.replace(config, data_dir=str(own_data_dir)))

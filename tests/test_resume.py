@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -206,6 +207,16 @@ def full_disk(savez):
         raise OSError(28, "No space left on device")
 
     return write
+
+
+def test_weights_of_a_loss_that_is_not_finite_are_not_saved(whole, tmp_path, monkeypatch):
+    saves = Saves(monkeypatch)
+    diverging = dataclasses.replace(whole, output_dir=str(tmp_path), learning_rate=1e6, steps_per_epoch=6)
+    with pytest.raises(UserError, match=r"since a step between (\d) and \1 ") as raised:
+        loop.train(diverging)
+    step = int(re.search(r"between (\d)", str(raised.value))[1])
+    assert step < 6
+    assert saves.seen[-1] == (step - 1, 0)
 
 
 def test_what_may_change_on_the_way_and_what_may_not(whole, tmp_path, monkeypatch):
