@@ -13,6 +13,7 @@ from test_wire import field, fixed, packed, varint
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.interop import caffe
+from keras_alexnet.interop.caffe_schema import V1_TYPES
 
 REFERENCE = Path(__file__).parent / "reference"
 PARAMETERS = json.loads((REFERENCE / "caffe_parameters.json").read_text())
@@ -536,7 +537,7 @@ def test_prototxt_with_byte_order_mark(tmp_path):
 
 
 def test_v1_types_have_todays_names(tmp_path):
-    names = ["NONE", *(name for name in caffe._V1_TYPES if name != "NONE")]
+    names = ["NONE", *(name for name in V1_TYPES if name != "NONE")]
     for number, name in enumerate(names[1:], 1):
         (binary,) = read(tmp_path, v1_layer("x", number, field(10, field(1, 1) + field(4, 1)),
                                             field(17, field(1, 1)), field(19, field(2, 1)))).layers  # fmt: skip
@@ -545,9 +546,9 @@ def test_v1_types_have_todays_names(tmp_path):
             f'layers {{ name: "x" type: {name} convolution_param {{ num_output: 1 kernel_size: 1 }} '
             "inner_product_param { num_output: 1 } pooling_param { kernel_size: 1 } }",
         ).layers
-        assert binary.type == text.type == caffe._V1_TYPES[name]
+        assert binary.type == text.type == V1_TYPES[name]
     known = {4: "Convolution", 14: "InnerProduct", 21: "SoftmaxWithLoss", 25: "Eltwise", 35: "AbsVal"}
-    assert {number: caffe._V1_TYPES[names[number]] for number in known} == known
+    assert {number: V1_TYPES[names[number]] for number in known} == known
     assert len(names) == 40
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.interop import cntk_v2
+from keras_alexnet.interop import cntk_dictionary
 from keras_alexnet.interop.cntk import CntkBlock, read_cntk_model
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -554,7 +554,7 @@ def test_missing_file_and_folder_are_told(tmp_path):
 
 
 def test_too_many_fields_are_told(read, monkeypatch):
-    monkeypatch.setattr(cntk_v2, "_MAX_FIELDS", 100)
+    monkeypatch.setattr(cntk_dictionary, "_MAX_FIELDS", 100)
     with pytest.raises(UserError, match="is more than 100 fields, too many for a network"):
         read(model_of(functions=[TIMES, function("U", 3, *["X"] * 100)]))
 

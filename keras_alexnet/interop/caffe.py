@@ -16,6 +16,7 @@ import numpy as np
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.interop import wire
+from keras_alexnet.interop.caffe_schema import BLOB, NET, V1_TYPES
 from keras_alexnet.interop.text_format import LONGEST_STRING, as_written, parse_text
 from keras_alexnet.interop.wire import Field, Span
 
@@ -28,107 +29,6 @@ _AGAIN = "Correct a .prototxt; download or save any other file again."
 _MOST_ENTRIES = 10_000
 _LONGEST_PROTOTXT = 2**20
 _MOST_AXES = 32
-
-# Each message: a field's name → its number and kind. Kinds: int, bool, float, str; list[int] for integers that may be
-# packed; a tuple for an enum, its names in the order of their numbers; a dict for a message. `Field` and `Span` leave
-# for later what is large; the text format has nothing of these kinds that is wanted.
-_SHAPE = {"dim": (1, list[int])}
-_BLOB = {
-    "num": (1, int),
-    "channels": (2, int),
-    "height": (3, int),
-    "width": (4, int),
-    "data": (5, Field),
-    "shape": (7, _SHAPE),
-    "double_data": (8, Field),
-}
-_CONVOLUTION = {
-    "num_output": (1, int),
-    "bias_term": (2, bool),
-    "pad": (3, list[int]),
-    "kernel_size": (4, list[int]),
-    "group": (5, int),
-    "stride": (6, list[int]),
-    "pad_h": (9, int),
-    "pad_w": (10, int),
-    "kernel_h": (11, int),
-    "kernel_w": (12, int),
-    "stride_h": (13, int),
-    "stride_w": (14, int),
-    "dilation": (18, list[int]),
-}
-_POOLING = {
-    "pool": (1, ("MAX", "AVE", "STOCHASTIC")),
-    "kernel_size": (2, int),
-    "stride": (3, int),
-    "pad": (4, int),
-    "kernel_h": (5, int),
-    "kernel_w": (6, int),
-    "stride_h": (7, int),
-    "stride_w": (8, int),
-    "pad_h": (9, int),
-    "pad_w": (10, int),
-    "global_pooling": (12, bool),
-}
-_LRN = {
-    "local_size": (1, int),
-    "alpha": (2, float),
-    "beta": (3, float),
-    "norm_region": (4, ("ACROSS_CHANNELS", "WITHIN_CHANNEL")),
-    "k": (5, float),
-}
-_INNER_PRODUCT = {"num_output": (1, int), "bias_term": (2, bool), "axis": (5, int), "transpose": (6, bool)}
-_DROPOUT = {"dropout_ratio": (1, float)}
-_RELU = {"negative_slope": (1, float)}
-_INPUT = {"shape": (1, _SHAPE)}
-_LAYER = {
-    "name": (1, str),
-    "type": (2, str),
-    "bottom": (3, str),
-    "top": (4, str),
-    "blobs": (7, Span),
-    "convolution_param": (106, _CONVOLUTION),
-    "dropout_param": (108, _DROPOUT),
-    "inner_product_param": (117, _INNER_PRODUCT),
-    "lrn_param": (118, _LRN),
-    "pooling_param": (121, _POOLING),
-    "relu_param": (123, _RELU),
-    "input_param": (143, _INPUT),
-}
-# The types of V1 layers in the order of their numbers, and what they are called today.
-_V1_TYPE_PAIRS = """
-    NONE:None ACCURACY:Accuracy BNLL:BNLL CONCAT:Concat CONVOLUTION:Convolution DATA:Data DROPOUT:Dropout
-    EUCLIDEAN_LOSS:EuclideanLoss FLATTEN:Flatten HDF5_DATA:HDF5Data HDF5_OUTPUT:HDF5Output IM2COL:Im2col
-    IMAGE_DATA:ImageData INFOGAIN_LOSS:InfogainLoss INNER_PRODUCT:InnerProduct LRN:LRN
-    MULTINOMIAL_LOGISTIC_LOSS:MultinomialLogisticLoss POOLING:Pooling RELU:ReLU SIGMOID:Sigmoid SOFTMAX:Softmax
-    SOFTMAX_LOSS:SoftmaxWithLoss SPLIT:Split TANH:TanH WINDOW_DATA:WindowData ELTWISE:Eltwise POWER:Power
-    SIGMOID_CROSS_ENTROPY_LOSS:SigmoidCrossEntropyLoss HINGE_LOSS:HingeLoss MEMORY_DATA:MemoryData ARGMAX:ArgMax
-    THRESHOLD:Threshold DUMMY_DATA:DummyData SLICE:Slice MVN:MVN ABSVAL:AbsVal SILENCE:Silence
-    CONTRASTIVE_LOSS:ContrastiveLoss EXP:Exp DECONVOLUTION:Deconvolution
-"""
-_V1_TYPES = dict(pair.split(":") for pair in _V1_TYPE_PAIRS.split())
-_V1_LAYER = {
-    "layer": (1, Span),  # of the layers before V1
-    "bottom": (2, str),
-    "top": (3, str),
-    "name": (4, str),
-    "type": (5, tuple(_V1_TYPES)),
-    "blobs": (6, Span),
-    "convolution_param": (10, _CONVOLUTION),
-    "dropout_param": (12, _DROPOUT),
-    "inner_product_param": (17, _INNER_PRODUCT),
-    "lrn_param": (18, _LRN),
-    "pooling_param": (19, _POOLING),
-    "relu_param": (30, _RELU),
-}
-_NET = {
-    "name": (1, str),
-    "layers": (2, _V1_LAYER),
-    "input": (3, str),
-    "input_dim": (4, list[int]),
-    "input_shape": (8, _SHAPE),
-    "layer": (100, _LAYER),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,7 +76,7 @@ def read_caffemodel(path: str | os.PathLike) -> CaffeNet:
     """
     message = wire.open_message(path, _MODEL)
     _refuse_other_files(message)
-    return _net(_decoded(message, _NET), message.path)
+    return _net(_decoded(message, NET), message.path)
 
 
 def read_prototxt(path: str | os.PathLike) -> CaffeNet:
@@ -198,7 +98,7 @@ def read_prototxt(path: str | os.PathLike) -> CaffeNet:
             f"{message.path}: at byte {error.start:,} is no text in UTF-8. Expected {_PROTOTXT}; the weights are what "
             "a .caffemodel has."
         ) from None
-    return _net(parse_text(text, _NET, message.path, _PROTOTXT), message.path)
+    return _net(parse_text(text, NET, message.path, _PROTOTXT), message.path)
 
 
 def read_mean(path: str | os.PathLike) -> np.ndarray:
@@ -271,7 +171,7 @@ def _layer(raw: dict[str, list], path: str, number: int) -> CaffeLayer:
             "upgrade_net_proto_binary (a .prototxt with upgrade_net_proto_text)."
         )
     written = _last(raw, "type", "NONE")
-    layer_type = _V1_TYPES.get(written, written)
+    layer_type = V1_TYPES.get(written, written)
     if layer_type in ("", "None"):
         raise UserError(f"{where} has no type. Expected one such as Convolution. {_AGAIN}")
     parameters = {}
@@ -395,7 +295,7 @@ def _pair(raw: dict[str, list], name: str, stem: str, default: int | None, least
 
 def _blob(message: Span, where: str) -> np.ndarray:
     """The numbers of a blob in their shape, float32."""
-    raw = _decoded(message, _BLOB)
+    raw = _decoded(message, BLOB)
     old = [_last(raw, name, None) for name in ("num", "channels", "height", "width")]
     if any(size is not None for size in old):
         dims = [size or 0 for size in old]

@@ -8,29 +8,24 @@ Source/ComputationNetworkLib (ComputationNetwork.cpp, and `Load` of each node's 
 import dataclasses
 import functools
 import math
-import struct
 from collections.abc import Callable, Set
 from typing import Any
-
-import numpy as np
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.interop import wire
 from keras_alexnet.interop.cntk import (
-    MAX_RANK,
     CntkFunction,
     CntkGraph,
     CntkVariable,
-    checked_values,
     make_graph,
 )
+from keras_alexnet.interop.cntk_stream import Stream
 
 _NEWEST = 31
 
 # Bounds far above any AlexNet, so that a damaged file takes neither much time nor memory.
 _MAX_NODES = 10_000
 _MAX_INPUTS = 100
-_MAX_NAME = 1_000
 
 # Types without fields of their own.
 _PLAIN = """
@@ -61,7 +56,7 @@ def read_graph(file: wire.Span) -> CntkGraph:
     Raises:
         UserError: as `read_cntk_model`.
     """
-    reader = _Reader(file)
+    reader = Stream(file)
     reader.marker("BCN")
     version = 1
     if reader.is_next("BVersion"):
@@ -82,7 +77,7 @@ def read_graph(file: wire.Span) -> CntkGraph:
     return make_graph(file.path, 1, variables.values(), functions.values(), roots)
 
 
-def _read_nodes(reader: "_Reader", version: int) -> tuple[dict[str, CntkVariable], dict[str, CntkFunction]]:
+def _read_nodes(reader: Stream, version: int) -> tuple[dict[str, CntkVariable], dict[str, CntkFunction]]:
     """The variables and the functions by uid, the latter still without inputs."""
     variables: dict[str, CntkVariable] = {}
     functions: dict[str, CntkFunction] = {}
@@ -117,7 +112,7 @@ def _read_nodes(reader: "_Reader", version: int) -> tuple[dict[str, CntkVariable
     return variables, functions
 
 
-def _read_relations(reader: "_Reader", nodes: Set[str]) -> dict[str, tuple[str, ...]]:
+def _read_relations(reader: Stream, nodes: Set[str]) -> dict[str, tuple[str, ...]]:
     """The inputs of each node, by uid."""
     inputs = {}
     reader.marker("BRelation")
@@ -129,7 +124,7 @@ def _read_relations(reader: "_Reader", nodes: Set[str]) -> dict[str, tuple[str, 
     return inputs
 
 
-def _read_roots(reader: "_Reader", nodes: Set[str]) -> list[str]:
+def _read_roots(reader: Stream, nodes: Set[str]) -> list[str]:
     """What the file lists as outputs, criteria and evaluation nodes, in this order; often nothing."""
     groups: dict[str, list[str]] = {}
     reader.marker("BRootNodes")
@@ -146,7 +141,7 @@ def _read_roots(reader: "_Reader", nodes: Set[str]) -> list[str]:
     return [uid for marker in order for uid in groups.get(marker, ())]
 
 
-def _read_uid(reader: "_Reader", nodes: Set[str]) -> str:
+def _read_uid(reader: Stream, nodes: Set[str]) -> str:
     at, full_name = reader.offset, reader.string()
     uid, _ = _uid_and_name(full_name)
     if uid not in nodes:
@@ -161,7 +156,7 @@ def _uid_and_name(full_name: str) -> tuple[str, str]:
     return full_name, full_name
 
 
-def _read_parameter(reader: "_Reader", version: int, uid: str, name: str) -> CntkVariable:
+def _read_parameter(reader: Stream, version: int, uid: str, name: str) -> CntkVariable:
     if version >= 3:
         is_learned = reader.number("<f") != 0
         dimensions = reader.shape()
@@ -177,7 +172,7 @@ def _read_parameter(reader: "_Reader", version: int, uid: str, name: str) -> Cnt
     return CntkVariable(uid, "parameter" if is_learned else "constant", name, value.shape, value)
 
 
-def _read_input_dimensions(reader: "_Reader", version: int) -> tuple[int, ...]:
+def _read_input_dimensions(reader: Stream, version: int) -> tuple[int, ...]:
     rows, _ = reader.size(), reader.size()
     dimensions = reader.shape(legacy=True)
     if rows and rows != math.prod(dimensions):
@@ -191,7 +186,7 @@ def _read_input_dimensions(reader: "_Reader", version: int) -> tuple[int, ...]:
     return dimensions
 
 
-def _read_convolution(reader: "_Reader", version: int) -> dict[str, Any]:
+def _read_convolution(reader: Stream, version: int) -> dict[str, Any]:
     if version >= 5:
         attributes = _read_windows(reader, version)
         # Whether it was written as for images only; then the layout tells the order of the axes.
@@ -217,7 +212,7 @@ def _read_convolution(reader: "_Reader", version: int) -> dict[str, Any]:
     }
 
 
-def _read_pooling(reader: "_Reader", version: int) -> dict[str, Any]:
+def _read_pooling(reader: Stream, version: int) -> dict[str, Any]:
     attributes = _read_windows(reader, version)
     attributes["poolingWindowShape"] = attributes.pop("kernelShape")
     # Counted from 1 here: 0 is a convolution.
@@ -225,7 +220,7 @@ def _read_pooling(reader: "_Reader", version: int) -> dict[str, Any]:
     return attributes
 
 
-def _read_windows(reader: "_Reader", version: int) -> dict[str, Any]:
+def _read_windows(reader: Stream, version: int) -> dict[str, Any]:
     """What convolution and pooling have in common from format 5 on."""
     attributes = {
         "kernelShape": reader.shape(),
@@ -247,7 +242,7 @@ def _read_windows(reader: "_Reader", version: int) -> dict[str, Any]:
     return attributes
 
 
-def _read_image_pooling(reader: "_Reader", version: int, pooling_type: int) -> dict[str, Any]:
+def _read_image_pooling(reader: Stream, version: int, pooling_type: int) -> dict[str, Any]:
     """The fields of MaxPooling and AveragePooling, which came before Pooling and never pad."""
     width, layout, height = reader.number("<I"), reader.number("<I"), reader.size()
     return {
@@ -263,14 +258,14 @@ def _read_image_pooling(reader: "_Reader", version: int, pooling_type: int) -> d
     }
 
 
-def _read_times(reader: "_Reader", version: int) -> dict[str, Any]:
+def _read_times(reader: Stream, version: int) -> dict[str, Any]:
     return {
         "outputRank": reader.size() if version >= 3 else 1,
         "inferInputRankToMap": reader.number("<i") if version >= 12 else -1,
     }
 
 
-def _read_dropout(reader: "_Reader", version: int) -> dict[str, Any]:
+def _read_dropout(reader: Stream, version: int) -> dict[str, Any]:
     """The rate is not in the file: it was a setting of the training."""
     if version < 16:
         return {}
@@ -282,18 +277,18 @@ def _read_dropout(reader: "_Reader", version: int) -> dict[str, Any]:
     return {"rngSeed": reader.size(), "rngOffset": reader.size()}
 
 
-def _read_reshape(reader: "_Reader", version: int) -> dict[str, Any]:
+def _read_reshape(reader: Stream, version: int) -> dict[str, Any]:
     # Axes are counted from 1 here, and 0 is the dimension to be inferred.
     begin, end = reader.number("<i") - 1, reader.number("<i") - 1
     return {"beginAxis": begin, "endAxis": end, "newShape": tuple(d or -1 for d in reader.shape())}
 
 
-def _read_reduction(reader: "_Reader", version: int) -> dict[str, Any]:
+def _read_reduction(reader: Stream, version: int) -> dict[str, Any]:
     attributes = {"axis": reader.number("<i") - 1, "reductionOpName": reader.string()}
     return {**attributes, "reductionKeepDimensions": reader.boolean()} if version >= 24 else attributes
 
 
-_ATTRIBUTE_READERS: dict[str, Callable[["_Reader", int], dict[str, Any]]] = {
+_ATTRIBUTE_READERS: dict[str, Callable[[Stream, int], dict[str, Any]]] = {
     "AveragePooling": functools.partial(_read_image_pooling, pooling_type=1),
     "Convolution": _read_convolution,
     "Dropout": _read_dropout,
@@ -304,123 +299,3 @@ _ATTRIBUTE_READERS: dict[str, Callable[["_Reader", int], dict[str, Any]]] = {
     "Times": _read_times,
     "TransposeTimes": _read_times,
 }
-
-
-class _Reader:
-    """Reads one field after the other, none beyond the end of the file.
-
-    Attributes:
-        offset: of the next field.
-        node: the node that is being read, for messages; may be empty.
-    """
-
-    def __init__(self, file: wire.Span) -> None:
-        self.offset = 0
-        self.node = ""
-        self._file = file
-        self._data = file.data
-
-    def where(self) -> str:
-        return f"{self._file.path}, byte {self.offset:,}" + (f", {self.node}" if self.node else "")
-
-    def error(self, problem: str, at: int | None = None) -> UserError:
-        """The error that there `problem` at the offset `at`, or else at the next field."""
-        where = self.offset if at is None else at
-        return self._file.error(f"{problem} ({self.node})" if self.node else problem, where)
-
-    def number(self, form: str, most: int | None = None, what: str = "number") -> Any:
-        """A number in the form that `struct` calls so; `what` it is, in the message if there is a limit."""
-        width = struct.calcsize(form)
-        self._require(width)
-        (value,) = struct.unpack_from(form, self._data, self.offset)
-        if most is not None and value > most:
-            raise self.error(f"is a {what} of {value:,}, where at most {most:,} makes sense")
-        self.offset += width
-        return value
-
-    def size(self) -> int:
-        """C++'s size_t."""
-        return self.number("<Q")
-
-    def count(self, most: int, what: str) -> int:
-        return self.number("<Q", most, what)
-
-    def boolean(self) -> bool:
-        return self.number("<B", most=1) == 1
-
-    def booleans(self) -> list[bool]:
-        return [self.boolean() for _ in range(self.count(MAX_RANK, "number of axes"))]
-
-    def shape(self, legacy: bool = False) -> tuple[int, ...]:
-        """Dimensions in CNTK's order; `legacy` also takes the oldest form, 64-bit width, height, channels."""
-        rank = self.number("<I")
-        if legacy and rank and self.number("<I") == 0:
-            # That was the upper half of the width; CNTK puts the channels first here.
-            width, height, channels = rank, self.size(), self.size()
-            return (channels, width, height)
-        if legacy and rank:
-            self.offset -= 4
-        if rank > MAX_RANK:
-            raise self.error(f"begins a shape of {rank:,} axes, where at most {MAX_RANK} make sense")
-        return tuple(self.number("<I") for _ in range(rank))
-
-    def string(self) -> str:
-        """NUL-terminated UTF-16."""
-        limit = 2 * (_MAX_NAME + 1)
-        text = bytes(self._data[self.offset : self.offset + limit])
-        end = text.find(b"\0\0")
-        # One that begins in the middle of a character is none.
-        while end > 0 and end % 2:
-            end = text.find(b"\0\0", end + 1)
-        if end < 0:
-            at_end = len(text) < limit
-            raise self.error("begins a string that the end of the file cuts off" if at_end else "is no string")
-        self.offset += end + 2
-        return text[:end].decode("utf-16-le", errors="replace")
-
-    def marker(self, text: str) -> None:
-        if not self.is_next(text):
-            raise self.error(f"the marker {text!r} should be")
-
-    def is_next(self, text: str) -> bool:
-        """Passes over `text` if it is next."""
-        if not self.is_string_at(self.offset, text):
-            return False
-        self.offset += 2 * (len(text) + 1)
-        return True
-
-    def is_string_at(self, offset: int, text: str) -> bool:
-        encoded = f"{text}\0".encode("utf-16-le")
-        return self._data[offset : offset + len(encoded)] == encoded
-
-    def matrix(self, dimensions: tuple[int, ...]) -> np.ndarray:
-        """A matrix whose numbers are those of a tensor of `dimensions`, as a row-major view of the file."""
-        kind = self.number("<B")
-        if kind == ord("s"):
-            raise UserError(
-                f"{self.where()}: a sparse array, which is not read. Expected a dense one, as of an AlexNet."
-            )
-        if kind != ord("d"):
-            raise self.error(f"begins an array of kind {kind} instead of {ord('d')}, a dense one")
-        self.marker("BMAT")
-        width = self.size()
-        if width not in (4, 8):
-            raise self.error(f"begins an array of numbers of {width:,} bytes instead of 4 (float) or 8 (double)")
-        # The matrix's name and layout, which nothing uses.
-        self.string()
-        self.number("<i")
-        rows, columns = self.size(), self.size()
-        count = rows * columns
-        if count < 1 or count != math.prod(dimensions):
-            raise self.error(f"begins a matrix of {rows:,} × {columns:,} values for the shape {dimensions}")
-        self._require(count * width)
-        values = np.frombuffer(self._data, f"<f{width}", count, self.offset)
-        value = checked_values(values, dimensions, self.where())
-        self.offset += count * width
-        self.marker("EMAT")
-        return value
-
-    def _require(self, length: int) -> None:
-        left = max(len(self._data) - self.offset, 0)
-        if length > left:
-            raise self.error(f"{length:,} more bytes should follow, but the file has only {left:,}")
