@@ -4,8 +4,8 @@
 
 Without flags it is CNTK's recipe for ImageNet. Ctrl-C and SIGTERM save and stop; whatever has stopped a run, the same
 command goes on with it. The output folder gets model.keras and best.keras (the last weights, and those of the lowest
-validation error; stock Keras loads them), history.csv, run.json, flags.txt and checkpoint/. The variable KERAS_BACKEND
-chooses tensorflow (the default), jax or torch.
+validation error; stock Keras loads them) with their classes.txt, history.csv, run.json, flags.txt and checkpoint/. The
+variable KERAS_BACKEND chooses tensorflow (the default), jax or torch.
 
 Exit status: 0 success; 1 a mistake, or a worker that was lost; 130 Ctrl-C; 143 SIGTERM.
 """
@@ -16,7 +16,7 @@ from absl import flags
 
 from keras_alexnet import cli
 from keras_alexnet.errors import UserError
-from keras_alexnet.presets import FREEZABLE
+from keras_alexnet.presets import FREEZABLE, PRESETS
 from keras_alexnet.training.config import JIT_COMPILE, PRECISIONS, STRATEGIES, TrainConfig
 
 
@@ -31,7 +31,11 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
 
     define(flags.DEFINE_string, "data_dir", "Folder with train_map.txt, val_map.txt and classmappings.txt.")
     define(flags.DEFINE_string, "output_dir", "Folder for all that a run leaves; another run needs another one.")
-    define(flags.DEFINE_string, "preset", "The network: cntk, or tiny (the same layers, narrow, for trying things).")
+    define(
+        flags.DEFINE_string,
+        "preset",
+        f"The network: {', '.join(PRESETS)}; tiny is cntk with narrow layers, for trying things.",
+    )
     define(flags.DEFINE_integer, "epochs", "Epochs to train; never rescales the learning rate's schedule.")
     define(
         flags.DEFINE_integer,

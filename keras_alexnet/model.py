@@ -1,20 +1,29 @@
-"""AlexNet as CNTK's example builds it: no grouped convolutions, 62,003,496 parameters in 16 tensors.
+"""AlexNet as CNTK's example builds it, with 62,003,496 parameters in 16 tensors, and its relatives: no groups.
 
 Source: Krizhevsky, Sutskever and Hinton, "ImageNet Classification with Deep Convolutional Neural Networks" (2012),
-section 3, in the form of CNTK's Examples/Image/Classification/AlexNet/BrainScript/AlexNet.cntk. It is composed of stock
-Keras layers and `keras.ops` only, so a saved model loads anywhere that Keras does, without this package.
+section 3, in the form of CNTK's Examples/Image/Classification/AlexNet/BrainScript/AlexNet.cntk; `presets` has the forms
+of others. It is composed of stock Keras layers and `keras.ops` only, so a saved model loads anywhere that Keras does,
+without this package.
 """
 
+import dataclasses
 import random
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_alexnet.presets import IMAGE_SIZE, PRESETS
+from keras_alexnet.presets import (
+    NORMALIZATIONS,
+    POOL_PADDINGS,
+    POOL_STRIDE,
+    POOL_WINDOW,
+    PRESETS,
+    Preset,
+    spatial_sizes,
+)
 
-PIXEL_MEAN = 114.0
 DATA_FORMAT = "channels_last"  # whatever keras.json says
 LRN_SIZE, LRN_K, LRN_ALPHA = 5, 1.0, 1e-4
 
@@ -26,62 +35,68 @@ FLOAT32_LAYERS = ("input_mean", "norm1", "norm2", "fc8")
 def build_alexnet(
     num_classes: int = 1000,
     *,
-    preset: str = "cntk",
-    filters: Sequence[int] | None = None,
-    dense_units: int | None = None,
+    preset: str | Preset = "cntk",
     dropout: float = 0.5,
-    pool_padding: str = "valid",
+    weights: Callable[[str], tuple[np.ndarray, np.ndarray]] | None = None,
+    **changes,
 ) -> keras.Model:
-    """Builds the network, with new random weights.
+    """Builds the network, with new random weights or with given ones.
 
     Args:
         num_classes: units of fc8.
-        preset: the named sizes to start from, a key of `PRESETS`.
-        filters: five filter counts, instead of the preset's.
-        dense_units: units of fc6 and fc7, instead of the preset's.
+        preset: the network to start from, a key of `PRESETS` or a `Preset`.
         dropout: rate after fc6 and fc7, 0 up to but not including 1.
-        pool_padding: "valid" (the BrainScript example; 55→27→13→6) or "cntk", the automatic padding which the pools
-            inherit in CNTK's Python example (55→28→14→7).
+        weights: gives kernel and bias of a layer, "conv1" to "fc8", as Keras has them. It is asked for one layer after
+            the other, so that not all need to be in memory beside those of the model. None for random ones.
+        **changes: attributes of `Preset`, instead of the preset's: `filters`, `dense_units`, `image_size`, …
 
     Returns:
-        A functional model from (batch, 227, 227, 3) RGB pixels of 0 to 255, any dtype, to (batch, num_classes) float32
-        logits. Layers bear the names of the paper's tables: conv1, relu1, norm1, pool1, …, fc8.
+        A functional model from (batch, image_size, image_size, 3) RGB pixels of 0 to 255, any dtype, to
+        (batch, num_classes) float32 logits; the side is 227, but torchvision's 224. Layers bear the names of the
+        paper's tables: conv1, relu1, norm1, pool1, …, fc8. Whatever the preset, the random weights are those of CNTK's
+        and Caffe's examples: a normal distribution, biases of 0 or 0.1.
 
     Raises:
-        ValueError: an unknown preset or padding, or not five filter counts.
+        ValueError: an unknown preset, normalization or padding, not five filter counts, or images too small for it.
+        TypeError: a change that is no attribute of `Preset`.
     """
-    if preset not in PRESETS:
-        raise ValueError(f"preset is {preset!r}, expected one of {', '.join(PRESETS)}.")
-    if pool_padding not in ("valid", "cntk"):
-        raise ValueError(f"pool_padding is {pool_padding!r}, expected 'valid' or 'cntk'.")
-    filters = PRESETS[preset].filters if filters is None else tuple(filters)
-    dense_units = PRESETS[preset].dense_units if dense_units is None else dense_units
+    if isinstance(preset, str):
+        if preset not in PRESETS:
+            raise ValueError(f"preset is {preset!r}, expected one of {', '.join(PRESETS)}.")
+        preset = PRESETS[preset]
+    preset = dataclasses.replace(preset, **changes)
+    filters = preset.filters
     if len(filters) != 5:
         raise ValueError(f"filters has {len(filters)} entries, expected five, for conv1 to conv5.")
+    for name, known in (("normalization", NORMALIZATIONS), ("pool_padding", POOL_PADDINGS)):
+        if getattr(preset, name) not in known:
+            raise ValueError(f"{name} is {getattr(preset, name)!r}, expected one of {', '.join(known)}.")
+    if spatial_sizes(preset)[-1] < 1:
+        raise ValueError(f"image_size is {preset.image_size}, too small: nothing would be left for fc6.")
 
-    inputs = keras.Input((IMAGE_SIZE, IMAGE_SIZE, 3), name="image")
-    x = layers.Rescaling(1.0, offset=-PIXEL_MEAN, dtype="float32", name="input_mean")(inputs)
+    inputs = keras.Input((preset.image_size, preset.image_size, 3), name="image")
+    x = layers.Rescaling(preset.input_scale, offset=preset.input_offset, dtype="float32", name="input_mean")(inputs)
+    if preset.conv1_padding:
+        x = layers.ZeroPadding2D(preset.conv1_padding, data_format=DATA_FORMAT, name="conv1_pad")(x)
 
-    x = _conv(x, "1", filters[0], kernel_size=11, strides=4, padding="valid", bias=0.0)
-    x = _local_response_norm(x, "norm1")
-    x = _max_pool(x, "pool1", pool_padding)
+    x = _conv(x, "1", filters[0], weights, kernel_size=11, strides=4, padding="valid", bias=0.0)
+    x = _norm_and_pool(x, "1", preset)
 
-    x = _conv(x, "2", filters[1], kernel_size=5, bias=0.1)
-    x = _local_response_norm(x, "norm2")
-    x = _max_pool(x, "pool2", pool_padding)
+    x = _conv(x, "2", filters[1], weights, kernel_size=5, bias=0.1)
+    x = _norm_and_pool(x, "2", preset)
 
-    x = _conv(x, "3", filters[2], kernel_size=3, bias=0.0)
-    x = _conv(x, "4", filters[3], kernel_size=3, bias=0.1)
-    x = _conv(x, "5", filters[4], kernel_size=3, bias=0.1)
-    x = _max_pool(x, "pool5", pool_padding)
+    x = _conv(x, "3", filters[2], weights, kernel_size=3, bias=0.0)
+    x = _conv(x, "4", filters[3], weights, kernel_size=3, bias=0.1)
+    x = _conv(x, "5", filters[4], weights, kernel_size=3, bias=0.1)
+    x = _max_pool(x, "pool5", preset.pool_padding)
     x = layers.Flatten(data_format=DATA_FORMAT, name="flatten")(x)
 
     for n in "67":
-        x = _dense(x, f"fc{n}", dense_units, stddev=0.005, bias=0.1)
+        x = _dense(x, f"fc{n}", preset.dense_units, weights, stddev=0.005, bias=0.1)
         x = layers.ReLU(name=f"relu{n}")(x)
         # Keras draws its seeds in this way too. But without one given, PyTorch's dropout has its state in no variable.
         x = layers.Dropout(dropout, seed=random.randint(1, 10**9), name=f"drop{n}")(x)
-    logits = _dense(x, "fc8", num_classes, stddev=0.01, bias=0.0, dtype="float32")
+    logits = _dense(x, "fc8", num_classes, weights, stddev=0.01, bias=0.0, dtype="float32")
     return keras.Model(inputs, logits, name="alexnet")
 
 
@@ -96,8 +111,8 @@ def set_precision(model: keras.Model, precision: str) -> None:
             layer.dtype_policy = keras.DTypePolicy(precision)
 
 
-def _conv(x, n: str, filters: int, *, kernel_size: int, bias: float, strides: int = 1, padding: str = "same"):
-    x = layers.Conv2D(
+def _conv(x, n: str, filters: int, weights, *, kernel_size: int, bias: float, strides: int = 1, padding: str = "same"):
+    layer = layers.Conv2D(
         filters,
         kernel_size,
         strides=strides,
@@ -106,18 +121,40 @@ def _conv(x, n: str, filters: int, *, kernel_size: int, bias: float, strides: in
         kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
         bias_initializer=keras.initializers.Constant(bias),
         name=f"conv{n}",
-    )(x)
-    return layers.ReLU(name=f"relu{n}")(x)
+    )
+    return layers.ReLU(name=f"relu{n}")(_with_weights(layer, x, weights))
 
 
-def _dense(x, name: str, units: int, *, stddev: float, bias: float, dtype: str | None = None):
-    return layers.Dense(
+def _dense(x, name: str, units: int, weights, *, stddev: float, bias: float, dtype: str | None = None):
+    layer = layers.Dense(
         units,
         kernel_initializer=keras.initializers.RandomNormal(stddev=stddev),
         bias_initializer=keras.initializers.Constant(bias),
         dtype=dtype,
         name=name,
-    )(x)
+    )
+    return _with_weights(layer, x, weights)
+
+
+def _with_weights(layer: keras.Layer, x, weights):
+    """Calls a new layer, whose weights are then random, or those that `weights` gives for its name."""
+    if weights is None:
+        return layer(x)
+
+    def giving(array: np.ndarray):
+        def initializer(shape, dtype=None):
+            if array.shape != tuple(shape):
+                raise ValueError(f"{layer.name} has weights of shape {array.shape}, expected {tuple(shape)}.")
+            return ops.convert_to_tensor(array, dtype)
+
+        return initializer
+
+    # As its initializers: random weights that are set to others afterwards take twice the time and memory.
+    initializers = layer.kernel_initializer, layer.bias_initializer
+    layer.kernel_initializer, layer.bias_initializer = map(giving, weights(layer.name))
+    x = layer(x)
+    layer.kernel_initializer, layer.bias_initializer = initializers
+    return x
 
 
 def _local_response_norm(x, name: str):
@@ -132,11 +169,16 @@ def _local_response_norm(x, name: str):
     return layers.Multiply(dtype="float32", name=name)([x, root * ops.sqrt(root)])
 
 
-def _max_pool(x, name: str, padding: str):
-    """Max pooling 3×3 with stride 2, of values that are never negative."""
-    if padding == "cntk":
-        # CNTK centres the first window on pixel 0, which is not TensorFlow's "same" on even sizes. Zeros never win
-        # against values after a ReLU.
-        size = x.shape[1]
-        x = layers.ZeroPadding2D(((1, size % 2), (1, size % 2)), data_format=DATA_FORMAT, name=f"{name}_pad")(x)
-    return layers.MaxPooling2D(3, strides=2, padding="valid", data_format=DATA_FORMAT, name=name)(x)
+def _norm_and_pool(x, n: str, preset: Preset):
+    if preset.normalization == "before_pool":
+        x = _local_response_norm(x, f"norm{n}")
+    x = _max_pool(x, f"pool{n}", preset.pool_padding)
+    return _local_response_norm(x, f"norm{n}") if preset.normalization == "after_pool" else x
+
+
+def _max_pool(x, name: str, rule: str):
+    """Max pooling of values that are never negative, so that zeros around them are never the maximum."""
+    padding = POOL_PADDINGS[rule](x.shape[1])
+    if any(padding):
+        x = layers.ZeroPadding2D((padding, padding), data_format=DATA_FORMAT, name=f"{name}_pad")(x)
+    return layers.MaxPooling2D(POOL_WINDOW, strides=POOL_STRIDE, data_format=DATA_FORMAT, name=name)(x)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 
 from keras_alexnet import cli
 from keras_alexnet.errors import UserError
-from keras_alexnet.presets import IMAGE_SIZE, PRESETS
+from keras_alexnet.presets import PRESETS
 
 OURS, EAGER, COMPILED = "keras_alexnet", "PyTorch eager", "torch.compile"
 LAYOUTS = ("contiguous", "channels_last")
@@ -142,7 +142,7 @@ def keras_step(backend_name: str, precision: str, network: str, batch_size: int)
     config = TrainConfig(preset=network, precision=PRECISIONS[precision])
     with choose_devices("none") as devices:
         model = build_model(config, _NUM_CLASSES, 1, devices)
-    batches = synthetic_training_batches(batch_size, _NUM_CLASSES)
+    batches = synthetic_training_batches(batch_size, _NUM_CLASSES, image_size=PRESETS[network].image_size)
     return model.count_params(), lambda steps: model.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0)
 
 
@@ -167,7 +167,7 @@ def torch_step(kind: str, layout: str, precision: str, network: str, batch_size:
     memory_format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
     model = model.to(memory_format=memory_format)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=0.0005, fused=True)
-    x = torch.randint(0, 256, (batch_size, 3, IMAGE_SIZE, IMAGE_SIZE), dtype=torch.uint8)
+    x = torch.randint(0, 256, (batch_size, 3, *(PRESETS[network].image_size,) * 2), dtype=torch.uint8)
     x = x.contiguous(memory_format=memory_format)
     y = torch.randint(0, _NUM_CLASSES, (batch_size,))
 

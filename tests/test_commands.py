@@ -7,11 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
+from absl import flags
 
-from keras_alexnet import cli, fit
+from keras_alexnet import cli, evaluate, fit
+from keras_alexnet.presets import PRESETS
 
+ROOT = Path(__file__).parent.parent
 FIT = ("fit", "--preset=tiny", "--batch_size=8", "--learning_rate=0.001", "--lr_drop_epochs=")
 
 
@@ -68,7 +72,8 @@ def test_evaluate(trained, data_dir, tmp_path):
     )
     assert (result.returncode, result.stderr) == (0, "")
     metrics = json.loads(metrics_file.read_text())
-    assert set(metrics) == {"examples", "top1_error", "top5_error", "loss"}
+    assert set(metrics) == {"examples", "top1_error", "top5_error", "loss", "resize", "crops"}
+    assert (metrics["resize"], metrics["crops"]) == ("square", 1)
     assert metrics["examples"] == 7
     assert metrics["top1_error"] in [wrong / 7 for wrong in range(8)]
     assert result.stdout.splitlines()[0] == f"top-1 error {100 * metrics['top1_error']:.3f} %"
@@ -76,6 +81,67 @@ def test_evaluate(trained, data_dir, tmp_path):
 
     by_map = run("evaluate", f"--model={folder}/model.keras", f"--map_file={data_dir}/train_map.txt", "--batch_size=5")
     assert "images      24" in by_map.stdout
+
+
+def test_evaluate_takes_other_crops(trained, data_dir, tmp_path, capsys):
+    """Each flag changes the loss, and is noted."""
+    losses = set()
+    for resize, crops in (("square", 1), ("square", 10), ("warp256", 1), ("shorter256", 1)):
+        arguments = [f"--model={trained[0]}/model.keras", f"--data_dir={data_dir}", f"--resize={resize}"]
+        arguments += [f"--crops={crops}", f"--metrics_file={tmp_path}/metrics.json"]
+        evaluate.main(*cli.parse(evaluate.define_flags, arguments))
+        metrics = json.loads((tmp_path / "metrics.json").read_text())
+        assert (metrics["resize"], metrics["crops"], metrics["examples"]) == (resize, crops, 7)
+        assert "images      7" in capsys.readouterr().out
+        losses.add(metrics["loss"])
+    # A shorter side of 40: 227/256 of it is what the side of the network is of 256.
+    assert len(losses) == 3
+
+
+@pytest.mark.parametrize(
+    ("mappings", "told"),
+    [
+        ("n01\t0\nn02\t1\nn03\t2\nn04\t3\n", ("model.keras has 3 classes, but ", "classmappings.txt has 4")),
+        ("n02\t0\nn01\t1\nn03\t2\n", ("in another order: label 0 is n01 in ", "but n02 in ", "--classmappings")),
+        ("n01\t0\nn02\t1\nn05\t2\n", ("other classes than the data: label 2 is n03 in ", "but n05 in ")),
+    ],
+)
+def test_evaluate_compares_the_classes_before_the_work(trained, data_dir, tmp_path, mappings, told):
+    (tmp_path / "classmappings.txt").write_text(mappings)
+    (tmp_path / "val_map.txt").write_bytes((data_dir / "val_map.txt").read_bytes())
+    program = (
+        "import runpy, sys, atexit\n"
+        f"sys.argv = ['evaluate', '--model={trained[0]}/model.keras', '--data_dir={tmp_path}']\n"
+        "atexit.register(lambda: print('LOADED', sorted({'keras', 'tensorflow'} & set(sys.modules))))\n"
+        "runpy.run_module('keras_alexnet.evaluate', run_name='__main__', alter_sys=True)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.stdout == "LOADED []\n"
+    assert_told(result, *told)
+
+
+def test_evaluate_without_a_class_file_or_with_a_map_alone(trained, data_dir, tmp_path, capsys):
+    (tmp_path / "classmappings.txt").write_text("c\t0\nb\t1\na\t2\n")
+    (tmp_path / "val_map.txt").write_bytes((data_dir / "val_map.txt").read_bytes())
+    (tmp_path / "converted.keras").write_bytes((trained[0] / "model.keras").read_bytes())
+    for arguments in (
+        [f"--model={tmp_path}/converted.keras", f"--data_dir={tmp_path}"],
+        [f"--model={trained[0]}/model.keras", f"--map_file={tmp_path}/val_map.txt"],
+    ):
+        evaluate.main(*cli.parse(evaluate.define_flags, arguments))
+        assert "images      7" in capsys.readouterr().out
+
+
+def test_recipes_of_evaluations_have_flags_that_there_are():
+    recipes = {path.stem: path for path in sorted((ROOT / "flags").glob("evaluate_*.flags"))}
+    assert set(recipes) == {"evaluate_bvlc", "evaluate_imagenet"}
+    for name, path in recipes.items():
+        values, arguments = cli.parse(evaluate.define_flags, [f"--flagfile={path}"])
+        assert (values.resize, values.crops) == ("warp256" if name == "evaluate_bvlc" else "square", 1)
+        assert arguments == []
+        heads = ["# Purpose: ", "# Command: ", "# Hardware: ", "# Expected result: ", "# Source of the numbers: "]
+        lines = [line for line in path.read_text().splitlines() if line.startswith("# ") and line[2] != " "]
+        assert all(line.startswith(head) for head, line in zip(heads, lines, strict=True))
 
 
 def test_restart_of_a_finished_run(trained, data_dir, tmp_path, capsys):
@@ -104,11 +170,16 @@ def test_evaluate_tells_mistakes(trained, data_dir, tmp_path):
     assert_told(run("evaluate", f"--model={tmp_path}/not.keras", f"--data_dir={data_dir}"), "not.keras", "Expected")
     assert_told(run("evaluate", model, f"--data_dir={tmp_path}"), "classmappings.txt", "keras_alexnet.prepare")
     assert_told(run("evaluate", model, "--batch_size=0"), "batch_size is 0; expected at least 1")
+    assert_told(run("evaluate", model, "--crops=5"), "crops is 5; expected 1 or 10")
+    assert_told(run("evaluate", model, "--resize=whole"), "resize", "square|warp256|shorter256")
     assert_told(run("evaluate", model, "--metrics_file=/dev/null"), "/dev/null", "no regular file")
     assert_told(run("evaluate", model, "stray"), "unexpected argument 'stray'")
     (tmp_path / "classmappings.txt").write_text("a\t0\nb\t1\n")
     (tmp_path / "val_map.txt").write_text("a.jpg\t0\n")
     assert_told(run("evaluate", model, f"--data_dir={tmp_path}"), "has 3 classes, but", "has 2")
+    (tmp_path / "bare.keras").write_bytes((trained[0] / "model.keras").read_bytes())
+    bare = run("evaluate", f"--model={tmp_path}/bare.keras", f"--data_dir={tmp_path}")
+    assert_told(bare, "has 3 classes, but", "has 2")
 
 
 def test_fit_tells_mistakes(data_dir, tmp_path):
@@ -131,6 +202,12 @@ def test_help_loads_no_framework(command):
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.endswith("LOADED []\n")
     assert "--data_dir" in result.stdout or "--imagenet_dir" in result.stdout
+
+
+def test_help_of_fit_names_every_preset():
+    values = flags.FlagValues()
+    fit.define_flags(values)
+    assert all(re.search(rf"\b{name}\b", values["preset"].help) for name in PRESETS)
 
 
 def test_a_killed_run_goes_on_after_its_last_epoch(trained, data_dir, tmp_path):

@@ -8,7 +8,7 @@ from keras_alexnet import cli, fit
 from keras_alexnet.errors import UserError
 from keras_alexnet.training.config import TrainConfig
 
-FLAGFILES = sorted((Path(__file__).parent.parent / "flags").glob("*.flags"))
+FLAGFILES = sorted((Path(__file__).parent.parent / "flags").glob("fit_*.flags"))
 
 
 def parse(*arguments: str) -> TrainConfig:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from keras_alexnet.errors import UserError
+from keras_alexnet.model import build_alexnet
 from keras_alexnet.training import dry_run as dry_run_module
 from keras_alexnet.training import loop
 from keras_alexnet.training.config import TrainConfig
@@ -39,6 +40,16 @@ def test_it_tells_what_a_run_costs_and_writes_nothing(config, tmp_path, capsys):
         assert line in printed
     assert printed.endswith("Nothing was written. The run can start.\n")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("synthetic", [False, True])
+def test_it_tries_a_network_of_other_images(config, tmp_path, capsys, synthetic):
+    """torchvision's take 224 pixels."""
+    initial = tmp_path / "initial.keras"
+    build_alexnet(3, preset="torchvision", filters=(4, 6, 5, 7, 8), dense_units=9).save(initial)
+    dry_run(dataclasses.replace(config, initial_model=str(initial), synthetic_data=synthetic))
+    assert capsys.readouterr().out.endswith("Nothing was written. The run can start.\n")
+    assert list(tmp_path.iterdir()) == [initial]
 
 
 def test_it_counts_what_is_left_of_a_run(config, capsys):

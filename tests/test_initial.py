@@ -6,13 +6,12 @@ from keras import layers, ops
 from keras_alexnet import model as model_module
 from keras_alexnet.errors import UserError
 from keras_alexnet.model import build_alexnet, set_precision
-from keras_alexnet.presets import FREEZABLE
+from keras_alexnet.presets import PRESETS, WEIGHTED
 from keras_alexnet.training.initial import build_from, freeze_through
 from keras_alexnet.training.metrics import compile_model
 from keras_alexnet.training.model_file import load_model, save_model
 from keras_alexnet.training.optimizer import SGDWithL2
 
-WEIGHTED = (*FREEZABLE, "fc8")
 NARROW = {"filters": (4, 6, 5, 7, 8), "dense_units": 9}
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 227, 227, 3), dtype=np.uint8)
 LABELS = np.array([0, 1, 2, 1])
@@ -72,12 +71,20 @@ def test_other_classes_have_a_new_fc8_and_the_same_features(saved):
     np.testing.assert_array_equal(bias, np.zeros(1000))
 
 
-@pytest.mark.parametrize("settings", [{"pool_padding": "cntk"}, {"filters": (2, 3, 4, 5, 6), "dense_units": 7}])
-def test_other_sizes_and_pools(tmp_path, settings):
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"preset": name} for name in PRESETS),
+        {"filters": (2, 3, 4, 5, 6), "dense_units": 7},
+        {"image_size": 131, "conv1_padding": 3, "pool_padding": "caffe", "input_scale": 0.5},
+    ],
+)
+def test_other_presets_and_sizes(tmp_path, settings):
     network = narrow_network(**settings)
     network.save(tmp_path / "model.keras")
     built = build_from(tmp_path / "model.keras", 3)
-    np.testing.assert_array_equal(built.predict_on_batch(IMAGES), network.predict_on_batch(IMAGES))
+    size = network.input_shape[1]
+    np.testing.assert_array_equal(*(model.predict_on_batch(IMAGES[:, :size, :size]) for model in (built, network)))
     assert built.count_params() == network.count_params()
 
 
@@ -109,21 +116,20 @@ def test_a_normalisation_of_other_operations_is_accepted(tmp_path, monkeypatch):
     np.testing.assert_allclose(built.predict_on_batch(IMAGES), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
-def other_conv2(x, n, filters, **settings):
+def other_conv2(x, n, filters, weights, **settings):
     if n == "2":
         return layers.ReLU(name="relu2")(layers.Conv2D(6, 5, padding="same", groups=2, name="conv2")(x))
-    return CONV(x, n, filters, **settings)
+    return CONV(x, n, filters, weights, **settings)
 
 
-CONV = model_module._conv
+CONV, NORM = model_module._conv, model_module._local_response_norm
 
 
 @pytest.mark.parametrize(
     ("function", "replacement", "told"),
     [
         ("_conv", other_conv2, "conv2: its groups is 2, expected 1"),
-        ("_local_response_norm", lambda x, name: x, "it has no layer norm1"),
-        ("PIXEL_MEAN", 100.0, "input_mean: its offset is -100.0, expected -114.0"),
+        ("_local_response_norm", lambda x, name: NORM(x, name) if name == "norm1" else x, "it has no layer norm2"),
         ("LRN_ALPHA", 1.1e-4, "norm1 computes something else"),
         ("LRN_K", 2.0, "norm2 computes something else"),
     ],

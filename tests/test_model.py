@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import zipfile
 
@@ -8,6 +9,7 @@ from cntk_reference import REFERENCE, build_reference_network, images_to_keras
 
 from keras_alexnet import model as model_module
 from keras_alexnet.model import build_alexnet, set_precision
+from keras_alexnet.presets import PRESETS, Preset, preset_name, spatial_sizes
 
 LAYERS = [
     *("image", "input_mean"),
@@ -80,6 +82,25 @@ def test_logits_and_activations_are_cntks():
             assert relative_difference(activation, reference[f"act.{name}"].reshape(activation.shape)) < 1e-5, name
 
 
+def test_given_weights():
+    random_ones = build_alexnet(**TINY)
+    network = build_alexnet(**TINY, weights=lambda name: random_ones.get_layer(name).get_weights())
+    for weight, expected in zip(network.weights, random_ones.weights, strict=True):
+        np.testing.assert_array_equal(weight.numpy(), expected.numpy())
+    assert network.get_config()["layers"][2]["config"] == random_ones.get_config()["layers"][2]["config"]
+    # A copy is a new network.
+    copy = keras.models.clone_model(network)
+    assert 0.004 < copy.get_layer("fc6").kernel.numpy().std() < 0.006
+
+
+def test_given_weights_of_another_shape_are_told():
+    def weights(name):
+        return np.zeros((11, 11, 3, 25), np.float32), np.zeros(24, np.float32)
+
+    with pytest.raises(ValueError, match=r"conv1 has weights of shape \(11, 11, 3, 25\), expected \(11, 11, 3, 24\)"):
+        build_alexnet(**TINY, weights=weights)
+
+
 def test_dropout_drops_in_training_alone():
     network = build_alexnet(**TINY, dropout=0.5)
     undropped = keras.Model(network.input, network.get_layer("relu7").output)
@@ -114,8 +135,68 @@ def test_cntks_automatic_pool_padding(size, pooled):
     np.testing.assert_array_equal(result[0], expected)
 
 
+@pytest.mark.parametrize(("size", "pooled"), [(54, 27), (27, 13), (13, 6), (4, 2)])
+def test_caffes_pools_round_up(size, pooled):
+    """The last window sticks out where the size is even."""
+    x = np.random.default_rng(size).uniform(0, 1, (1, size, size, 2)).astype(np.float32)
+    inputs = keras.Input(x.shape[1:])
+    result = keras.Model(inputs, model_module._max_pool(inputs, "pool", "caffe")).predict_on_batch(x)
+    expected = [[x[0, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3].max((0, 1)) for j in range(pooled)] for i in range(pooled)]
+    np.testing.assert_array_equal(result[0], expected)
+
+
+@pytest.mark.parametrize(("preset", "parameters"), [("bvlc", 62_378_344), ("torchvision", 61_100_840)])
+def test_parameters_of_other_networks(preset, parameters):
+    """BVLC's 60,965,224 and the zeros of its groups; what torchvision's documentation says."""
+    assert build_alexnet(preset=preset).count_params() == parameters
+
+
+def test_layers_of_other_presets():
+    def order(preset):
+        return [layer.name for layer in build_alexnet(2, preset=preset, filters=(4, 4, 4, 4, 4), dense_units=4).layers]
+
+    after_pool = [*LAYERS[:4], "pool1", "norm1", "conv2", "relu2", "pool2", "norm2", *LAYERS[10:]]
+    without = [name for name in LAYERS if not name.startswith("norm")]
+    assert order("cntk") == order("bvlc") == LAYERS
+    assert order("caffenet") == after_pool
+    assert order("torchvision") == [*without[:2], "conv1_pad", *without[2:]]
+
+
+@pytest.mark.parametrize(
+    ("preset", "pixel", "expected"),
+    [
+        ("cntk", (200, 100, 50), (86, -14, -64)),
+        ("bvlc", (200, 100, 50), (77, -17, -54)),
+        ("torchvision", (255, 0, 51), (2.2489083, -2.0357143, -0.9155556)),
+    ],
+)
+def test_what_the_network_makes_of_pixels(preset, pixel, expected):
+    network = build_alexnet(2, preset=preset, filters=(4, 4, 4, 4, 4), dense_units=4)
+    size = network.input_shape[1]
+    seen = keras.Model(network.input, network.get_layer("input_mean").output)
+    x = np.full((1, size, size, 3), pixel, np.uint8)
+    np.testing.assert_allclose(seen.predict_on_batch(x)[0, 0, 0], expected, rtol=1e-4)
+
+
+def test_zeros_around_the_image_are_its_mean():
+    """As in torchvision, which pads what it has normalized."""
+    network = build_alexnet(2, preset="torchvision", filters=(4, 4, 4, 4, 4), dense_units=4)
+    padded = keras.Model(network.input, network.get_layer("conv1_pad").output)
+    result = padded.predict_on_batch(np.zeros((1, 224, 224, 3), np.uint8))[0]
+    assert result.shape == (228, 228, 3)
+    assert not result[:2].any()
+    assert not result[:, -2:].any()
+    assert result[2:-2, 2:-2].all()
+
+
+def test_a_preset_may_be_given_itself():
+    network = build_alexnet(2, preset=Preset((4, 5, 6, 7, 8), 9, image_size=131), dense_units=11)
+    assert network.input_shape == (None, 131, 131, 3)
+    assert [layer.units for layer in network.layers if isinstance(layer, keras.layers.Dense)] == [11, 11, 2]
+
+
 def test_pool_padding_of_the_python_example():
-    network = build_alexnet(**TINY, pool_padding="cntk")
+    network = build_alexnet(**TINY | {"preset": "cntk_python"}, filters=(4, 4, 4, 4, 64), dense_units=8)
     assert [network.get_layer(name).output.shape[1] for name in ("pool1", "pool2", "pool5")] == [28, 14, 7]
     assert network.get_layer("fc6").kernel.shape[0] == 7 * 7 * 64
 
@@ -129,8 +210,10 @@ def test_sizes_are_arguments():
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ({"preset": "vgg"}, "'vgg', expected one of cntk, tiny"),
-        ({"pool_padding": "same"}, "'same', expected 'valid' or 'cntk'"),
+        ({"preset": "vgg"}, "'vgg', expected one of cntk, cntk_python, bvlc, caffenet, torchvision, tiny"),
+        ({"pool_padding": "same"}, "pool_padding is 'same', expected one of valid, cntk, caffe"),
+        ({"normalization": "batch"}, "normalization is 'batch', expected one of before_pool, after_pool, none"),
+        ({"image_size": 50}, "image_size is 50, too small"),
         ({"filters": (1, 2, 3)}, "3 entries, expected five"),
     ],
 )
@@ -183,3 +266,19 @@ def test_saved_network_names_stock_keras_alone(tmp_path):
     found = set(modules(config))
     assert len(found) > 5
     assert all(module.split(".")[0] in ("keras", "builtins") for module, _ in found if module), found
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_sizes_are_foretold(preset):
+    network = build_alexnet(2, preset=preset, filters=(4, 4, 4, 4, 4), dense_units=4)
+    sizes = [network.get_layer(name).output.shape[1] for name in ("conv1", "pool1", "pool2", "pool5")]
+    assert spatial_sizes(PRESETS[preset]) == sizes
+
+
+def test_a_preset_is_known_by_what_it_computes():
+    assert {preset_name(preset) for preset in PRESETS.values()} == set(PRESETS)
+    # At 227 pixels Caffe's rule pads nothing; at 224 it does.
+    bvlc = dataclasses.replace(PRESETS["bvlc"], pool_padding="valid")
+    assert preset_name(bvlc) == "bvlc"
+    assert preset_name(dataclasses.replace(bvlc, image_size=224)) is None
+    assert preset_name(dataclasses.replace(PRESETS["cntk_python"], pool_padding="caffe")) == "cntk"

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_alexnet.data.synthetic import synthetic_evaluation_batches, synthetic_training_batches
+from keras_alexnet.data.synthetic import SyntheticData, synthetic_evaluation_batches, synthetic_training_batches
 
 FIT_AND_EVALUATE = """
 import sys
@@ -42,6 +42,17 @@ def test_training_batches_are_the_same_without_end():
         again = next(batches)
         np.testing.assert_array_equal(again[0], images)
         np.testing.assert_array_equal(again[1], labels)
+
+
+def test_images_are_as_large_as_the_network_takes_them():
+    data = SyntheticData(8)
+    share = {"worker": 1, "num_workers": 2, "image_size": 24}
+    images, _ = next(iter(data.training_batches(8, seed=0, first_step=0, **share)))
+    assert images.shape == (4, 24, 24, 3)
+    ((images, _, _),) = data.validation_batches(8, **share)
+    assert images.shape == (4, 24, 24, 3)
+    images, _ = next(iter(synthetic_training_batches(2, 3)))
+    assert images.shape == (2, 227, 227, 3)
 
 
 def test_seed_makes_the_batch():

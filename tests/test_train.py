@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from keras_alexnet import progress
-from keras_alexnet.data.maps import read_map
+from keras_alexnet.data.class_file import read_classes, write_classes
+from keras_alexnet.data.maps import read_class_mappings, read_map, write_class_mappings
 from keras_alexnet.data.pipeline import evaluation_dataset
 from keras_alexnet.data.source import read_training_data
 from keras_alexnet.errors import UserError
@@ -59,13 +60,17 @@ def test_what_a_run_leaves_behind(base, base_run, tmp_path):
     history, _ = base_run
     folder = tmp_path.parent.joinpath(base.output_dir)
     assert sorted(path.name for path in folder.iterdir()) == [
+        "best.classes.txt",
         "best.keras",
         "checkpoint",
         "flags.txt",
         "history.csv",
+        "model.classes.txt",
         "model.keras",
         "run.json",
     ]
+    for model in ("best.keras", "model.keras"):
+        assert read_classes(folder / model) == read_class_mappings(f"{base.data_dir}/classmappings.txt")
     assert [path.name for path in sorted((folder / "checkpoint").iterdir())] == [
         "step-000000003.npz",
         "step-000000006.npz",
@@ -184,6 +189,70 @@ def test_fine_tuning_starts_from_a_model_and_leaves_frozen_layers_alone(base, ba
     assert not same(weights[-2:], initial[-2:])
     model = load_model(f"{tuned.output_dir}/model.keras")
     assert len(model.trainable_weights) == 16
+
+
+def test_images_are_as_large_as_the_network_takes_them(base, tmp_path):
+    """Those of torchvision's have a side of 224."""
+    build_alexnet(3, preset="torchvision", filters=(4, 6, 5, 7, 8), dense_units=9).save(tmp_path / "initial.keras")
+    run = dataclasses.replace(base, output_dir=str(tmp_path / "run"), initial_model=str(tmp_path / "initial.keras"))
+    history = loop.train(dataclasses.replace(run, epochs=1))
+    model = load_model(f"{run.output_dir}/model.keras")
+    assert model.input_shape == (None, 224, 224, 3)
+    results = evaluate_model(model, read_training_data(run.data_dir).validation)
+    assert results["loss"] == pytest.approx(history[-1]["val_loss"], rel=1e-4)
+
+
+def test_synthetic_images_are_as_large_as_the_network_takes_them(base, tmp_path):
+    build_alexnet(1000, preset="torchvision", filters=(4, 6, 5, 7, 8), dense_units=9).save(tmp_path / "initial.keras")
+    run = dataclasses.replace(
+        base,
+        output_dir=str(tmp_path / "run"),
+        initial_model=str(tmp_path / "initial.keras"),
+        synthetic_data=True,
+        steps_per_epoch=1,
+        epochs=1,
+    )
+    assert len(loop.train(run)) == 1
+    assert not list(tmp_path.glob("run/*.classes.txt"))
+
+
+def test_restart_leaves_no_class_file_of_the_run_before(base, own_data_dir, tmp_path):
+    folder = tmp_path / "run"
+    run = dataclasses.replace(base, data_dir=str(own_data_dir), output_dir=str(folder), epochs=1)
+    loop.train(run)
+    write_class_mappings(own_data_dir / "classmappings.txt", ["a", "b", "c"])
+    with pytest.raises(UserError, match="diverged"):
+        loop.train(dataclasses.replace(run, learning_rate=1e6), restart=True)
+    assert not list(folder.glob("*.classes.txt"))
+    loop.train(run, restart=True)
+    assert read_classes(folder / "model.keras") == read_classes(folder / "best.keras") == ["a", "b", "c"]
+
+
+def test_a_model_is_never_there_without_its_classes(base, tmp_path, monkeypatch):
+    """An interruption may come between the two files."""
+    monkeypatch.setattr(loop, "save_model", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(dataclasses.replace(base, output_dir=str(tmp_path), epochs=1))
+    assert read_classes(tmp_path / "best.keras") == ["n01", "n02", "n03"]
+    assert not (tmp_path / "best.keras").exists()
+
+
+@pytest.mark.parametrize(
+    ("classes", "told"),
+    [(["n01", "n02", "n03"], False), (["n01", "n03", "n02"], True), (["a", "b", "c", "d"], False)],
+)
+def test_fine_tuning_tells_where_fc8_is_of_other_classes(base, tmp_path, capsys, classes, told):
+    initial = tmp_path / "initial.keras"
+    build_alexnet(len(classes), filters=(4, 6, 5, 7, 8), dense_units=9).save(initial)
+    write_classes(initial, classes)
+    run = dataclasses.replace(base, output_dir=str(tmp_path / "run"), initial_model=str(initial), epochs=1)
+    loop.train(run)
+    line = f"fc8 starts from that of {initial}, whose classes are others"
+    assert (line in capsys.readouterr().out.splitlines()) == told
+    assert read_classes(tmp_path / "run/model.keras") == ["n01", "n02", "n03"]
+    if told:  # Once, at the start.
+        loop.train(dataclasses.replace(run, epochs=2))
+        assert line not in capsys.readouterr().out
 
 
 def test_best_model_is_that_of_the_lowest_validation_error(base, base_run):

@@ -7,13 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from drawn_images import draw, encode, exif_with_orientation
+from drawn_images import UPRIGHT, draw, encode, exif_with_orientation, with_exif
 from PIL import Image
 
+from keras_alexnet.data.crops import RESIZES
 from keras_alexnet.data.order import crop_numbers
-from keras_alexnet.data.transforms import evaluation_image, training_image
+from keras_alexnet.data.transforms import evaluation_image, ten_crops, training_image
 
 SHARED_REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
+
+
+# Longer and shorter than 256 on either side, and 256 on one or both.
+SIZES = [(500, 375), (375, 500), (128, 100), (256, 256), (400, 256), (256, 300), (501, 376), (1, 1), (9, 2)]
 
 
 def opencv_bilinear(image: np.ndarray, side: int) -> np.ndarray:
@@ -46,6 +51,13 @@ def centre_square(image: np.ndarray) -> np.ndarray:
     side = crop_side(min(height, width))
     top, left = (height - side) // 2, (width - side) // 2
     return image[top : top + side, left : left + side]
+
+
+def five_squares(image: np.ndarray, side: int) -> list[np.ndarray]:
+    """The squares of `side` in the corners of a square image and in its middle."""
+    last = len(image) - side
+    corners = [(0, 0), (0, last), (last, 0), (last, last), (last // 2, last // 2)]
+    return [image[top : top + side, left : left + side] for top, left in corners]
 
 
 def crops_of_seeds(data: bytes, seeds: list[tuple[int, int]], image_size: int) -> np.ndarray:
@@ -238,8 +250,114 @@ def test_eager_and_mapped_results_are_equal():
         encode(pixels, "PNG"),
     ]
     numbers = crop_numbers(3, 4, 1)[0]
-    for transform in (lambda data: evaluation_image(data, 64), lambda data: training_image(data, numbers, 64)):
+    transforms = [lambda data: training_image(data, numbers, 64)]
+    for resize in RESIZES:
+        transforms.append(lambda data, resize=resize: evaluation_image(data, 64, resize))
+        transforms.append(lambda data, resize=resize: ten_crops(data, 64, resize))
+    for transform in transforms:
         dataset = tf.data.Dataset.from_tensor_slices(files).map(transform)
-        assert dataset.element_spec == tf.TensorSpec((64, 64, 3), tf.uint8)
+        assert dataset.element_spec in (tf.TensorSpec((64, 64, 3), tf.uint8), tf.TensorSpec((10, 64, 64, 3), tf.uint8))
         for data, mapped in zip(files, dataset.as_numpy_iterator(), strict=True):
             np.testing.assert_array_equal(transform(tf.constant(data)).numpy(), mapped)
+
+
+def noise(width: int, height: int) -> np.ndarray:
+    return np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(("side", "begin"), [(227, 14), (224, 16), (256, 0), (67, 94)])
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_warp256_is_caffes(width, height, side, begin):
+    """OpenCV's resize of the whole image, out of which data_transformer.cpp cuts the middle."""
+    pixels = noise(width, height)
+    image = evaluation_image(tf.constant(encode(pixels, "PNG")), side, "warp256").numpy()
+    exact = opencv_bilinear(pixels, 256)[begin : begin + side, begin : begin + side]
+    assert_rounded(image, exact)
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_warp256_of_a_turned_jpeg(orientation):
+    stored = encode(draw(97, 75), "JPEG", quality=95)
+    upright = UPRIGHT[orientation](np.asarray(Image.open(io.BytesIO(stored))))
+    data = with_exif(stored, exif_with_orientation(orientation, "<"), keep_jfif=True)
+    image = evaluation_image(tf.constant(data), 227, "warp256").numpy()
+    assert_rounded(image, opencv_bilinear(upright, 256)[14:241, 14:241])
+
+
+def test_warp256_of_other_kinds_of_files():
+    """As of a PNG with the pixels that Pillow reads."""
+    pixels = draw(97, 75)
+    cmyk = encode(Image.fromarray(pixels).convert("CMYK"), "JPEG", quality=95)
+    gray = encode(pixels[..., 0], "JPEG", quality=95)
+    deep = encode(pixels[..., 0].astype(np.uint16) << 8, "PNG")
+    kinds = {
+        "CMYK": (cmyk, np.asarray(Image.open(io.BytesIO(cmyk)).convert("RGB"))),
+        "gray": (gray, np.asarray(Image.open(io.BytesIO(gray)).convert("RGB"))),
+        "16-bit": (deep, np.repeat(pixels[..., :1], 3, axis=2)),
+        "BMP": (encode(pixels, "BMP"), pixels),
+        "WebP": (encode(pixels, "WEBP", lossless=True), pixels),
+    }
+    for kind, (data, whole) in kinds.items():
+        image = evaluation_image(tf.constant(data), 227, "warp256").numpy()
+        expected = evaluation_image(tf.constant(encode(whole, "PNG")), 227, "warp256").numpy()
+        np.testing.assert_array_equal(image, expected, err_msg=kind)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "network", "side", "left", "top"),
+    [
+        (256, 256, 224, 224, 16, 16),
+        (341, 256, 224, 224, 58, 16),
+        (256, 341, 227, 227, 14, 57),
+        (128, 128, 224, 112, 8, 8),
+        (500, 375, 224, 328, 86, 23),
+        (500, 375, 256, 375, 62, 0),
+        (1, 1, 67, 1, 0, 0),  # a quarter of a pixel
+    ],
+)
+def test_shorter256_is_the_square_of_the_networks_side(width, height, network, side, left, top):
+    """Of an image whose shorter side is made 256; that is, side/256 of it."""
+    pixels = noise(width, height)
+    image = evaluation_image(tf.constant(encode(pixels, "PNG")), network, "shorter256").numpy()
+    square = pixels[top : top + side, left : left + side]
+    assert_rounded(image, opencv_bilinear(square, network))
+
+
+@pytest.mark.parametrize("resize", ["square", "shorter256"])
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_ten_crops_of_the_square_in_the_middle(width, height, resize):
+    pixels = noise(width, height)
+    shorter = min(width, height)
+    side = crop_side(shorter) if resize == "square" else math.floor(shorter * 224 / 256 + 0.5)
+    # The whole shorter side, placed so that its middle is the middle of the image.
+    top, left = ((size - side) // 2 - (shorter - side) // 2 for size in (height, width))
+    assert abs(top - (height - shorter) / 2) <= 0.5
+    assert abs(left - (width - shorter) / 2) <= 0.5
+    square = pixels[top : top + shorter, left : left + shorter]
+    assert square.shape == (shorter, shorter, 3)
+    data = tf.constant(encode(pixels, "PNG"))
+    crops = ten_crops(data, 224, resize).numpy()
+    assert crops.shape == (10, 224, 224, 3)
+    for crop, mirrored, exact in zip(crops[:5], crops[5:], five_squares(square, side), strict=True):
+        assert_rounded(crop, opencv_bilinear(exact, 224))
+        np.testing.assert_array_equal(mirrored, crop[:, ::-1])
+    np.testing.assert_array_equal(crops[4], evaluation_image(data, 224, resize))
+
+
+@pytest.mark.parametrize("side", [227, 224, 256])
+def test_ten_crops_of_the_warped_image(side):
+    data = tf.constant(encode(noise(301, 207), "PNG"))
+    whole = evaluation_image(data, 256, "warp256").numpy()
+    crops = ten_crops(data, side, "warp256").numpy()
+    squares = five_squares(whole, side)
+    np.testing.assert_array_equal(crops, [*squares, *(square[:, ::-1] for square in squares)])
+    np.testing.assert_array_equal(crops[4], evaluation_image(data, side, "warp256"))
+
+
+def test_ten_crops_of_a_jpeg_with_a_shorter_side_of_256_are_its_pixels():
+    data = tf.constant(encode(draw(301, 256), "JPEG", quality=90))
+    whole = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE").numpy()
+    # (301 - 227) // 2 is 37, and 37 - (256 - 227) // 2 is 23.
+    squares = five_squares(whole[:, 23:279], 227)
+    np.testing.assert_array_equal(ten_crops(data, 227)[:5], squares)
+    np.testing.assert_array_equal(ten_crops(data, 227)[4], evaluation_image(data, 227))

@@ -54,12 +54,20 @@ def decode_square(data: tf.Tensor, window: Window) -> tf.Tensor:
         return tf.reshape(rows, tf.stack([side, side, 3]))
 
     def decode_whole() -> tf.Tensor:
-        image = tf.ensure_shape(_call_with_bytes(images.decode, data, tf.uint8), (None, None, 3))
+        image = _decode_with_pillow(data)
         corner, side = window(tf.shape(image)[:2])
         return tf.slice(image, tf.pad(corner, [[0, 1]]), tf.stack([side, side, 3]))
 
-    is_plain = tf.reduce_all(shape <= (_LONGEST_SIDE, _LONGEST_SIDE, 3))
-    return tf.cond(is_plain, decode_part, decode_whole)
+    return tf.cond(_is_plain(shape), decode_part, decode_whole)
+
+
+def decode_image(data: tf.Tensor) -> tf.Tensor:
+    """Decodes a whole image as `decode_square` does a part of it: uint8 (height, width, 3), RGB."""
+
+    def decode_plain() -> tf.Tensor:
+        return tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
+
+    return tf.cond(_is_plain(_upright_jpeg_shape(data)), decode_plain, lambda: _decode_with_pillow(data))
 
 
 def jpeg_shape_if_upright(data: bytes) -> np.ndarray:
@@ -103,6 +111,14 @@ def _upright_jpeg_shape(data: tf.Tensor) -> tf.Tensor:
         lambda: tf.io.extract_jpeg_shape(data),
         lambda: tf.ensure_shape(_call_with_bytes(jpeg_shape_if_upright, data, tf.int32), (3,)),
     )
+
+
+def _is_plain(shape: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_all(shape <= (_LONGEST_SIDE, _LONGEST_SIDE, 3))
+
+
+def _decode_with_pillow(data: tf.Tensor) -> tf.Tensor:
+    return tf.ensure_shape(_call_with_bytes(images.decode, data, tf.uint8), (None, None, 3))
 
 
 def _call_with_bytes(function: Callable, data: tf.Tensor, dtype: tf.DType) -> tf.Tensor:

@@ -10,13 +10,17 @@ import tensorflow as tf
 from PIL import UnidentifiedImageError
 
 from keras_alexnet.data import images
+from keras_alexnet.data.crops import check_crops
+from keras_alexnet.data.decode import decode_image
 from keras_alexnet.data.maps import ImageMap
 from keras_alexnet.data.order import crop_numbers, permutation, steps_per_pass
-from keras_alexnet.data.transforms import evaluation_image, training_image
+from keras_alexnet.data.transforms import evaluation_image, ten_crops, training_image
 from keras_alexnet.errors import UserError
-from keras_alexnet.presets import IMAGE_SIZE
+from keras_alexnet.presets import PRESETS
 from keras_alexnet.workers import cpu_count
 
+# CNTK's, where no network says otherwise.
+_IMAGE_SIZE = PRESETS["cntk"].image_size
 _NUM_THREADS = cpu_count()
 _LARGEST_CHUNK = 64
 _PREFETCH = 2
@@ -30,7 +34,7 @@ def training_dataset(
     first_step: int = 0,
     worker: int = 0,
     num_workers: int = 1,
-    image_size: int = IMAGE_SIZE,
+    image_size: int = _IMAGE_SIZE,
 ) -> tf.data.Dataset:
     """The endless training set from `first_step` on.
 
@@ -63,32 +67,58 @@ def training_dataset(
         rows_at,
         lambda data, numbers: training_image(data, numbers, image_size),
         _share(batch_size, num_workers),
-        image_size,
+        (image_size, image_size, 3),
         first_step=first_step,
     ).prefetch(_PREFETCH)
 
 
-def evaluation_dataset(image_map: ImageMap, batch_size: int, *, image_size: int = IMAGE_SIZE) -> tf.data.Dataset:
-    """Every image exactly once, in the map's order; elements as `training_dataset`'s; the last batch may be smaller."""
+def evaluation_dataset(
+    image_map: ImageMap, batch_size: int, *, image_size: int = _IMAGE_SIZE, resize: str = "square", crops: int = 1
+) -> tf.data.Dataset:
+    """Every image exactly once, in the map's order; elements as `training_dataset`'s; the last batch may be smaller.
+
+    `resize` and `crops` are those of `padded_evaluation_dataset`.
+    """
 
     def without_padding(images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         size = tf.math.count_nonzero(weights)
         return images[:size], labels[:size]
 
-    return padded_evaluation_dataset(image_map, batch_size, image_size=image_size).map(without_padding)
+    dataset = padded_evaluation_dataset(image_map, batch_size, image_size=image_size, resize=resize, crops=crops)
+    return dataset.map(without_padding)
 
 
 def padded_evaluation_dataset(
-    image_map: ImageMap, batch_size: int, *, worker: int = 0, num_workers: int = 1, image_size: int = IMAGE_SIZE
+    image_map: ImageMap,
+    batch_size: int,
+    *,
+    worker: int = 0,
+    num_workers: int = 1,
+    image_size: int = _IMAGE_SIZE,
+    resize: str = "square",
+    crops: int = 1,
 ) -> tf.data.Dataset:
     """`evaluation_dataset` in batches that are all full: black images of weight 0 fill up the last one.
 
     A smaller batch would leave a device without an image, which crashes, and be compiled once more. Workers share the
     batches as in `training_dataset`.
 
+    Args:
+        image_map, batch_size, worker, num_workers, image_size: as for `training_dataset`.
+        resize: which part of an image is seen, a key of `crops.RESIZES`.
+        crops: 1 for the square in the middle of each image, 10 for `ten_crops`.
+
     Returns:
-        A dataset of (images, labels, weights), weights float32: 1, and 0 for the padding.
+        A dataset of (images, labels, weights), weights float32: 1, and 0 for the padding. Images are uint8
+        (batch, image_size, image_size, 3), or (batch, 10, image_size, image_size, 3).
+
+    Raises:
+        UserError: an unknown `resize` or `crops`, or workers that do not divide the batch.
     """
+    check_crops(resize, crops, image_size)
+    crop, shape = evaluation_image, (image_size, image_size, 3)
+    if crops > 1:
+        crop, shape = ten_crops, (crops, *shape)
     num_images = len(image_map)
 
     def rows_at(step: int, part: slice) -> tuple[np.ndarray, np.ndarray]:
@@ -103,9 +133,9 @@ def padded_evaluation_dataset(
     batches = _batches(
         image_map,
         rows_at,
-        lambda data, _: evaluation_image(data, image_size),
+        lambda data, _: crop(data, image_size, resize),
         _share(batch_size, num_workers),
-        image_size,
+        shape,
         num_steps=num_steps,
     )
     return tf.data.Dataset.zip(tf.data.Dataset.range(num_steps), batches).map(weighted).prefetch(_PREFETCH)
@@ -164,7 +194,8 @@ def _why_unreadable(path: bytes) -> str | None:
             data = file.read()
         # The whole image: the damage may lie outside the square in the middle.
         images.decode(data)
-        evaluation_image(tf.constant(data), IMAGE_SIZE)
+        evaluation_image(tf.constant(data), _IMAGE_SIZE)
+        decode_image(tf.constant(data))
     except FileNotFoundError:
         return "the file is missing"
     except UnidentifiedImageError:
@@ -182,7 +213,7 @@ def _batches(
     rows_at: Callable[[int, slice], tuple[np.ndarray, np.ndarray]],
     transform: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
     batch_size: int,
-    image_size: int,
+    shape: tuple[int, ...],
     *,
     first_step: int = 0,
     num_steps: int | None = None,
@@ -195,12 +226,12 @@ def _batches(
     Args:
         image_map: paths and labels.
         rows_at: gives the rows of the map that a part of a step's batch is made of, and three numbers for each.
-        transform: (bytes of a file, its numbers) → image.
+        transform: (bytes of a file, its numbers) → uint8 of `shape`.
         batch_size: images a batch. Where `rows_at` gives fewer, black images with label 0 follow.
-        image_size: side of the images.
+        shape: of an image, or of its crops.
         first_step, num_steps: where to begin, and how many batches to give; without end if None.
     """
-    chunk_size = _chunk_size(batch_size)
+    chunk_size = _chunk_size(batch_size, _LARGEST_CHUNK if len(shape) == 3 else _LARGEST_CHUNK // shape[0])
     chunks = batch_size // chunk_size
     labels_of = np.asarray(image_map.labels, np.int32)
 
@@ -216,17 +247,17 @@ def _batches(
         pixels = tf.map_fn(
             lambda row: transform(tf.io.read_file(row[0]), row[1]),
             (paths, numbers),
-            fn_output_signature=tf.TensorSpec((image_size, image_size, 3), tf.uint8),
+            fn_output_signature=tf.TensorSpec(shape, tf.uint8),
             parallel_iterations=1,
         )
         missing = chunk_size - tf.size(labels)
         # Padding by nothing would still copy the images.
-        pixels = tf.cond(missing > 0, lambda: tf.pad(pixels, [[0, missing], [0, 0], [0, 0], [0, 0]]), lambda: pixels)
+        pixels = tf.cond(missing > 0, lambda: tf.pad(pixels, [[0, missing], *[[0, 0]] * len(shape)]), lambda: pixels)
         labels = tf.pad(labels, [[0, missing]])
-        return tf.ensure_shape(pixels, (chunk_size, image_size, image_size, 3)), tf.ensure_shape(labels, (chunk_size,))
+        return tf.ensure_shape(pixels, (chunk_size, *shape)), tf.ensure_shape(labels, (chunk_size,))
 
     def join(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return tf.reshape(images, (batch_size, image_size, image_size, 3)), tf.reshape(labels, (batch_size,))
+        return tf.reshape(images, (batch_size, *shape)), tf.reshape(labels, (batch_size,))
 
     options = tf.data.Options()
     # Rows are dealt out to workers above, before they are decoded; TensorFlow's own sharding would do it again.
@@ -250,6 +281,6 @@ def _share(batch_size: int, num_workers: int) -> int:
     return batch_size // num_workers
 
 
-def _chunk_size(batch_size: int) -> int:
-    """The largest divisor of `batch_size` up to `_LARGEST_CHUNK`."""
-    return next(size for size in range(min(batch_size, _LARGEST_CHUNK), 0, -1) if batch_size % size == 0)
+def _chunk_size(batch_size: int, largest: int) -> int:
+    """The largest divisor of `batch_size` up to `largest`."""
+    return next(size for size in range(min(batch_size, largest), 0, -1) if batch_size % size == 0)

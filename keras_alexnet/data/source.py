@@ -81,18 +81,28 @@ class TrainingData:
                 raise unreadable
 
     def training_batches(
-        self, batch_size: int, *, seed: int, first_step: int, worker: int = 0, num_workers: int = 1
+        self, batch_size: int, *, image_size: int, seed: int, first_step: int, worker: int = 0, num_workers: int = 1
     ) -> tf.data.Dataset:
         """This worker's share of the global batches of `batch_size`, without end: `training_dataset`."""
         return self._wait.measure(
             training_dataset(
-                self.train, batch_size, seed=seed, first_step=first_step, worker=worker, num_workers=num_workers
+                self.train,
+                batch_size,
+                seed=seed,
+                first_step=first_step,
+                worker=worker,
+                num_workers=num_workers,
+                image_size=image_size,
             )
         )
 
-    def validation_batches(self, batch_size: int, *, worker: int = 0, num_workers: int = 1) -> tf.data.Dataset:
+    def validation_batches(
+        self, batch_size: int, *, image_size: int, worker: int = 0, num_workers: int = 1
+    ) -> tf.data.Dataset:
         """This worker's share of the validation images: `padded_evaluation_dataset`."""
-        return padded_evaluation_dataset(self.validation, batch_size, worker=worker, num_workers=num_workers)
+        return padded_evaluation_dataset(
+            self.validation, batch_size, worker=worker, num_workers=num_workers, image_size=image_size
+        )
 
     def training_errors(
         self, batch_size: int, *, seed: int, step: Callable[[], int]

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 import keras
 import numpy as np
 
-from keras_alexnet.presets import IMAGE_SIZE
+from keras_alexnet.presets import PRESETS
 
+# CNTK's, where no network says otherwise.
+_IMAGE_SIZE = PRESETS["cntk"].image_size
 # An epoch's, unless steps_per_epoch is set.
 _STEPS = 100
 
@@ -37,13 +39,17 @@ class SyntheticData:
     def check_first_and_last(self) -> None:
         """There is nothing that could be wrong."""
 
-    def training_batches(self, batch_size: int, *, seed: int, first_step: int, worker: int = 0, num_workers: int = 1):
+    def training_batches(
+        self, batch_size: int, *, image_size: int, seed: int, first_step: int, worker: int = 0, num_workers: int = 1
+    ):
         """This worker's share of the one batch, again and again."""
-        return synthetic_training_batches(batch_size // num_workers, self.num_classes, seed=seed + worker)
+        share = batch_size // num_workers
+        return synthetic_training_batches(share, self.num_classes, seed=seed + worker, image_size=image_size)
 
-    def validation_batches(self, batch_size: int, *, worker: int = 0, num_workers: int = 1):
+    def validation_batches(self, batch_size: int, *, image_size: int, worker: int = 0, num_workers: int = 1):
         """This worker's share of one batch."""
-        return synthetic_evaluation_batches(1, batch_size // num_workers, self.num_classes, seed=worker)
+        share = batch_size // num_workers
+        return synthetic_evaluation_batches(1, share, self.num_classes, seed=worker, image_size=image_size)
 
     def training_errors(self, *arguments, **settings) -> contextlib.AbstractContextManager:
         """The input cannot fail."""
@@ -53,7 +59,7 @@ class SyntheticData:
 
 
 def synthetic_training_batches(
-    batch_size: int, num_classes: int, *, seed: int = 0, image_size: int = IMAGE_SIZE
+    batch_size: int, num_classes: int, *, seed: int = 0, image_size: int = _IMAGE_SIZE
 ) -> "keras.utils.PyDataset | tf.data.Dataset":
     """The endless training set of one batch: give `fit` its `steps_per_epoch`.
 
@@ -70,7 +76,7 @@ def synthetic_training_batches(
 
 
 def synthetic_evaluation_batches(
-    num_batches: int, batch_size: int, num_classes: int, *, seed: int = 0, image_size: int = IMAGE_SIZE
+    num_batches: int, batch_size: int, num_classes: int, *, seed: int = 0, image_size: int = _IMAGE_SIZE
 ) -> "keras.utils.PyDataset | tf.data.Dataset":
     """`num_batches` times the batch of `synthetic_training_batches`, with weights: float32 (batch_size,), all 1.
 

@@ -1,11 +1,15 @@
-"""CNTK's training and test transforms: which square of an image the network sees, and how it is resized."""
+"""Which squares of an image the network sees, and how they are resized: CNTK's way, Caffe's and torchvision's."""
 
 import tensorflow as tf
 
-from keras_alexnet.data.decode import decode_square
+from keras_alexnet.data.crops import RESIZED_SIDE
+from keras_alexnet.data.decode import decode_image, decode_square
 
 # CNTK's side_ratio 0.88671875 is 227/256: the paper's crop of 227 out of a shorter side of 256.
 _RATIO_NUMERATOR, _RATIO_DENOMINATOR = 227, 256
+
+# Where `ten_crops` takes its squares, as (row, column): 0 for the first place, 2 for the last, 1 for the middle.
+_FIVE_PLACES = ((0, 0), (0, 2), (2, 0), (2, 2), (1, 1))
 
 
 def training_image(data: tf.Tensor, random: tf.Tensor, image_size: int) -> tf.Tensor:
@@ -29,30 +33,91 @@ def training_image(data: tf.Tensor, random: tf.Tensor, image_size: int) -> tf.Te
     return tf.cond(random[2] < 0.5, lambda: tf.reverse(image, axis=[1]), lambda: image)
 
 
-def evaluation_image(data: tf.Tensor, image_size: int) -> tf.Tensor:
-    """The square of 227/256 of the shorter side in the middle; arguments and result as `training_image`."""
+def evaluation_image(data: tf.Tensor, image_size: int, resize: str = "square") -> tf.Tensor:
+    """The square in the middle of an image.
+
+    Args:
+        data: scalar string, the bytes of an image file.
+        image_size: side of the result; 256 at most for all but "square".
+        resize: a key of `crops.RESIZES`. "square": 227/256 of the shorter side, resized (CNTK's). "warp256": the whole
+            image is resized to 256×256, out of which the square is cut (Caffe's convert_imageset and
+            data_transformer.cpp). "shorter256": as if the shorter side were resized to 256 and the square cut out of
+            that (torchvision's), done as one crop that is resized.
+
+    Returns:
+        uint8 (image_size, image_size, 3), RGB.
+    """
+    if resize == "warp256":
+        begin = (RESIZED_SIDE - image_size) // 2
+        return _warped(data)[begin : begin + image_size, begin : begin + image_size]
+    numerator = _numerator(resize, image_size)
 
     def window(size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        side = _crop_side(size)
+        side = _crop_side(size, numerator)
         return (size - side) // 2, side
 
     return _resize(decode_square(data, window), image_size)
 
 
-def _crop_side(size: tf.Tensor) -> tf.Tensor:
+def ten_crops(data: tf.Tensor, image_size: int, resize: str = "square") -> tf.Tensor:
+    """Squares in the corners and in the middle, and the same mirrored (Krizhevsky et al., 2012, section 4.1).
+
+    The corners are those of the largest square in the middle of the image; those of the squeezed image, for "warp256".
+    The square in the middle is `evaluation_image`'s, whose arguments these are.
+
+    Returns:
+        uint8 (10, image_size, image_size, 3), RGB: top left, top right, bottom left, bottom right, middle, and once
+        more in this order, each mirrored.
+    """
+    if resize == "warp256":
+        whole, side = _warped(data), tf.constant(image_size)
+    else:
+        numerator = _numerator(resize, image_size)
+
+        def window(size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            side, shorter = _crop_side(size, numerator), tf.reduce_min(size)
+            # Half a pixel is rounded so that the middle of the square is the middle of the image.
+            return (size - side) // 2 - (shorter - side) // 2, shorter
+
+        whole = decode_square(data, window)
+        side = _crop_side(tf.shape(whole)[0], numerator)
+    last = tf.shape(whole)[0] - side
+    places = (0, last // 2, last)
+    five = tf.stack(
+        [
+            _resize(tf.slice(whole, (places[row], places[column], 0), (side, side, 3)), image_size)
+            for row, column in _FIVE_PLACES
+        ]
+    )
+    return tf.concat([five, tf.reverse(five, axis=[2])], axis=0)
+
+
+def _numerator(resize: str, image_size: int) -> int:
+    return {"square": _RATIO_NUMERATOR, "shorter256": image_size}[resize]
+
+
+def _crop_side(size: tf.Tensor, numerator: int = _RATIO_NUMERATOR) -> tf.Tensor:
     """The ratio of the shorter side, halves rounded up as C++'s `std::round` does (CNTK, ImageTransformers.cpp)."""
-    return (2 * _RATIO_NUMERATOR * tf.reduce_min(size) + _RATIO_DENOMINATOR) // (2 * _RATIO_DENOMINATOR)
+    side = (2 * numerator * tf.reduce_min(size) + _RATIO_DENOMINATOR) // (2 * _RATIO_DENOMINATOR)
+    # Less than half of a single pixel would be rounded to none.
+    return side if 2 * numerator >= _RATIO_DENOMINATOR else tf.maximum(side, 1)
+
+
+def _warped(data: tf.Tensor) -> tf.Tensor:
+    """The whole image at 256×256, whatever its sides."""
+    return _bilinear(decode_image(data), RESIZED_SIDE)
 
 
 def _resize(image: tf.Tensor, image_size: int) -> tf.Tensor:
-    """OpenCV's 8-bit bilinear resize, as CNTK uses it, within a grey level: half-pixel centres, no antialiasing."""
-
-    def resized() -> tf.Tensor:
-        # TensorFlow's kernel converts the four neighbours of each result: converting each pixel once takes half the
-        # time. As many results are rounded with fewer operations by adding 0.5 than by tf.round.
-        pixels = tf.cast(image[tf.newaxis], tf.float32)
-        pixels = tf.raw_ops.ResizeBilinear(images=pixels, size=(image_size,) * 2, half_pixel_centers=True)
-        return tf.cast(pixels[0] + 0.5, tf.uint8)
-
-    image = tf.cond(tf.equal(tf.shape(image)[0], image_size), lambda: image, resized)
+    """`_bilinear` of a square, which may have the size already."""
+    image = tf.cond(tf.equal(tf.shape(image)[0], image_size), lambda: image, lambda: _bilinear(image, image_size))
     return tf.ensure_shape(image, (image_size, image_size, 3))
+
+
+def _bilinear(image: tf.Tensor, side: int) -> tf.Tensor:
+    """OpenCV's 8-bit bilinear resize, as CNTK uses it, within a grey level: half-pixel centres, no antialiasing."""
+    # TensorFlow's kernel converts the four neighbours of each result: converting each pixel once takes half the time.
+    # As many results are rounded with fewer operations by adding 0.5 than by tf.round.
+    pixels = tf.cast(image[tf.newaxis], tf.float32)
+    pixels = tf.raw_ops.ResizeBilinear(images=pixels, size=(side, side), half_pixel_centers=True)
+    return tf.cast(pixels[0] + 0.5, tf.uint8)

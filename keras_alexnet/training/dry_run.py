@@ -14,6 +14,7 @@ from keras_alexnet.progress import duration
 from keras_alexnet.training.config import TrainConfig
 from keras_alexnet.training.distribution import Devices, check_batch_size, check_same_settings, choose_devices
 from keras_alexnet.training.loop import build_model, open_data, run_identity, steps_in_epoch
+from keras_alexnet.training.model_file import model_sizes
 from keras_alexnet.training.run_folder import find_checkpoint, is_finished
 
 # A checkpoint holds weights and momenta, and the two newest are there while one more is written.
@@ -79,7 +80,8 @@ def dry_run(config: TrainConfig, *, restart: bool = False) -> None:
 
 def _try_steps(model: keras.Model, config: TrainConfig, data, devices: Devices) -> tuple[float, float]:
     """Seconds of a training step and of a batch of validation."""
-    share = {"worker": devices.worker, "num_workers": devices.num_workers}
+    image_size, _ = model_sizes(model)
+    share = {"worker": devices.worker, "num_workers": devices.num_workers, "image_size": image_size}
     batches = data.training_batches(config.batch_size, seed=config.seed, first_step=0, **share)
     with data.training_errors(config.batch_size, seed=config.seed, step=lambda: 0):
         timer = _StepTimer(devices)

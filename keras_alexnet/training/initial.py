@@ -7,10 +7,9 @@ import numpy as np
 
 from keras_alexnet.errors import UserError, raise_if_any
 from keras_alexnet.model import build_alexnet
-from keras_alexnet.presets import FREEZABLE
+from keras_alexnet.presets import FREEZABLE, WEIGHTED, Preset
 from keras_alexnet.training.model_file import load_model
 
-_WEIGHTED = (*FREEZABLE, "fc8")
 # Of a layer's settings, those of the run and of the new weights: what the network computes does not depend on them.
 _NOT_COMPARED = ("trainable", "dtype", "kernel_initializer", "bias_initializer", "rate", "seed")
 
@@ -18,8 +17,8 @@ _NOT_COMPARED = ("trainable", "dtype", "kernel_initializer", "bias_initializer",
 def build_from(path: str | os.PathLike, num_classes: int, *, dropout: float = 0.5) -> keras.Model:
     """Builds the network of a saved model with its weights, for other training and perhaps for other classes.
 
-    It is built anew by `build_alexnet` with the file's filters, dense units and pool padding, and so is trainable
-    throughout and in float32, whatever the run was that wrote the file.
+    It is built anew by `build_alexnet`, and so is trainable throughout and in float32, whatever the run was that wrote
+    the file.
 
     Args:
         path: a `.keras` file of a network of `build_alexnet`.
@@ -32,32 +31,26 @@ def build_from(path: str | os.PathLike, num_classes: int, *, dropout: float = 0.
     path = os.fspath(path)
     saved = load_model(path)
     layers = {layer.name: layer for layer in getattr(saved, "layers", [])}
-    missing = [name for name in _WEIGHTED if name not in layers]
+    missing = [name for name in WEIGHTED if name not in layers]
     if missing:
         raise UserError(
             f"cannot start from {path}: its model has no layer {missing[0]}; expected those of AlexNet, "
-            f"{', '.join(_WEIGHTED)}. Give a model of keras_alexnet, such as the model.keras of another run."
+            f"{', '.join(WEIGHTED)}. Give a model of keras_alexnet, such as the model.keras of another run."
         )
     try:
         classes = layers["fc8"].units
-        sizes = {
-            "filters": [layers[f"conv{i}"].filters for i in range(1, 6)],
-            "dense_units": layers["fc6"].units,
-            "dropout": dropout,
-            "pool_padding": "cntk" if "pool1_pad" in layers else "valid",
-        }
-    except AttributeError as error:
+        model = build_alexnet(num_classes, preset=_preset_of(saved, layers), dropout=dropout)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"cannot start from {path}: a layer of its model is not what its name says ({error}). Give a model of "
             "keras_alexnet, such as the model.keras of another run."
         ) from None
-    model = build_alexnet(num_classes, **sizes)
     raise_if_any(
         _differences(saved, model),
         f"cannot start from {path}: its network is not the one that keras_alexnet builds with the same sizes. Give a "
         "model of keras_alexnet, such as the model.keras of another run",
     )
-    for name in _WEIGHTED if classes == num_classes else FREEZABLE:
+    for name in WEIGHTED if classes == num_classes else FREEZABLE:
         model.get_layer(name).set_weights(layers[name].get_weights())
     return model
 
@@ -82,6 +75,28 @@ def freeze_through(model: keras.Model, layer_name: str) -> None:
         model.get_layer(name).trainable = False
 
 
+def _preset_of(saved: keras.Model, layers: dict[str, keras.Layer]) -> Preset:
+    """What `build_alexnet` makes the network of; raises errors of many kinds for another network."""
+    names = list(layers)
+    normalization = "none"
+    if "norm1" in layers:
+        normalization = "before_pool" if names.index("norm1") < names.index("pool1") else "after_pool"
+    pool_padding = "valid"
+    if padded := [layers[name] for name in ("pool1_pad", "pool2_pad", "pool5_pad") if name in layers]:
+        pool_padding = "cntk" if padded[0].padding[0][0] else "caffe"
+    scaling = layers["input_mean"].get_config()
+    return Preset(
+        filters=tuple(layers[f"conv{i}"].filters for i in range(1, 6)),
+        dense_units=layers["fc6"].units,
+        image_size=saved.input_shape[1],
+        conv1_padding=layers["conv1_pad"].padding[0][0] if "conv1_pad" in layers else 0,
+        normalization=normalization,
+        pool_padding=pool_padding,
+        input_scale=scaling["scale"],
+        input_offset=scaling["offset"],
+    )
+
+
 def _differences(saved: keras.Model, expected: keras.Model) -> list[str]:
     """How the network of `saved` differs from `expected`, a line each; weights and the number of classes aside."""
     found, wanted = _settings(saved), _settings(expected)
@@ -95,7 +110,9 @@ def _differences(saved: keras.Model, expected: keras.Model) -> list[str]:
                 problems.append(f"{name}: its {setting} is {is_set_to}, expected {expected_setting}")
     if not problems:
         problems = [
-            f"{name} computes something else" for name in ("norm1", "norm2") if _norm_differs(saved, expected, name)
+            f"{name} computes something else"
+            for name in ("norm1", "norm2")
+            if name in wanted and _norm_differs(saved, expected, name)
         ]
     return sorted(problems)
 
@@ -139,16 +156,17 @@ def _sources(node) -> list[str]:
 
 
 def _norm_differs(saved: keras.Model, expected: keras.Model, name: str) -> bool:
-    """Whether a normalisation, with the operations before it, gives other values.
+    """Whether a normalisation, with the operations between it and the layer before it, gives other values.
 
     By its values, since the same may be composed of other operations, as in a file of another version.
     """
-    relu = name.replace("norm", "relu")
-    shape = expected.get_layer(relu).output.shape[1:]
+    names = [layer.name for layer in expected.layers]
+    before = names[names.index(name) - 1]
+    shape = expected.get_layer(before).output.shape[1:]
     # Large enough that each constant of the formula shows, and exact in the bfloat16 that a file may ask for.
     x = np.random.default_rng(0).integers(0, 256, (1, *shape)).astype("float32")
     values = [
-        keras.ops.convert_to_numpy(keras.Model(model.get_layer(relu).output, model.get_layer(name).output)(x))
+        keras.ops.convert_to_numpy(keras.Model(model.get_layer(before).output, model.get_layer(name).output)(x))
         for model in (saved, expected)
     ]
     return not np.allclose(*values, rtol=1e-4)

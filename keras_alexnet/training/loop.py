@@ -9,6 +9,7 @@ from pathlib import Path
 import keras
 
 from keras_alexnet.atomic import write_text
+from keras_alexnet.data.class_file import read_classes, write_classes
 from keras_alexnet.data.order import steps_per_pass
 from keras_alexnet.lock import exclusive
 from keras_alexnet.model import build_alexnet, set_precision
@@ -27,7 +28,7 @@ from keras_alexnet.training.distribution import Devices, check_batch_size, check
 from keras_alexnet.training.initial import build_from, freeze_through
 from keras_alexnet.training.interruption import StopRequest
 from keras_alexnet.training.metrics import compile_model, error_rates
-from keras_alexnet.training.model_file import save_model
+from keras_alexnet.training.model_file import model_sizes, save_model
 from keras_alexnet.training.optimizer import SGDWithL2
 from keras_alexnet.training.record import RunRecord, TensorBoard, write_history
 from keras_alexnet.training.run_files import BEST_MODEL_FILE, CHECKPOINT_FOLDER, FLAGS_FILE, HISTORY_FILE, MODEL_FILE
@@ -41,7 +42,8 @@ def train(config: TrainConfig, *, restart: bool = False) -> list[dict]:
 
     Writes to `config.output_dir`: `flags.txt` and `run.json` at the start, `checkpoint/` as often as
     `config.checkpoint_minutes` says, `history.csv`, `best.keras` and the points for TensorBoard after each epoch, and
-    `model.keras` at the end. Ctrl-C and SIGTERM save a checkpoint after the step at hand, and end then.
+    `model.keras` at the end; with each model its class file. Ctrl-C and SIGTERM save a checkpoint after the step at
+    hand, and end then.
 
     Args:
         config: the settings.
@@ -186,7 +188,8 @@ class _Run:
             first_batch = progress.steps - epoch * self.steps_per_epoch
             seconds, waited = progress.epoch_seconds, progress.epoch_wait
         watch.begin_epoch(epoch, first_batch, seconds, waited)
-        share = {"worker": self.devices.worker, "num_workers": self.devices.num_workers}
+        image_size, _ = model_sizes(model)
+        share = {"worker": self.devices.worker, "num_workers": self.devices.num_workers, "image_size": image_size}
 
         if first_batch < self.steps_per_epoch:
             callbacks = [watch]
@@ -254,6 +257,8 @@ class _Run:
         )
 
     def _save_model(self, name: str) -> None:
+        """Saves the classes first: no model is written without them."""
+        write_classes(self.folder / name, self.data.classes)
         with self.devices.alone():
             save_model(self.model, self.folder / name, self.config.precision)
 
@@ -303,6 +308,10 @@ class _Run:
             f"{self.devices.description}\n"
             f"{config.epochs} epochs of {self.steps_per_epoch:,} steps of {config.batch_size} images{going_on}"
         )
+        if config.initial_model and self.keeps_weights and not progress.steps:
+            classes = read_classes(config.initial_model)
+            if classes and len(classes) == data.num_classes and classes != data.classes:
+                self._say(f"fc8 starts from that of {config.initial_model}, whose classes are others")
 
     def _tell_stop(self, restart: bool) -> None:
         position = f"after step {self.watch.step:,}, in epoch {self.watch.epoch + 1}"

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from keras_alexnet.data.class_file import class_file
 from keras_alexnet.errors import UserError
 from keras_alexnet.training.checkpoint import Checkpoint, Progress, check_identity, load_newest_checkpoint
 from keras_alexnet.training.distribution import Devices
@@ -88,9 +89,11 @@ def throw_away(folder: Path) -> None:
         f"{TENSORBOARD_FOLDER}/events.out.tfevents.*",
         ".partial-*",
         BEST_MODEL_FILE,
+        class_file(BEST_MODEL_FILE).name,
         FLAGS_FILE,
         RUN_FILE,
         HISTORY_FILE,
+        class_file(MODEL_FILE).name,
         MODEL_FILE,
     ):
         for path in folder.glob(pattern):

@@ -1,0 +1,76 @@
+"""The class file of a model: `model.classes.txt` beside `model.keras` tells which class each of its labels is.
+
+Beside other files it bears their whole name, as in `model.onnx.classes.txt`: they may have another order than the
+`.keras` file of that name. It has the form of classmappings.txt. Importing this needs the standard library alone.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from keras_alexnet.data.maps import read_class_mappings, write_class_mappings
+from keras_alexnet.errors import UserError
+
+_ENDING = ".classes.txt"
+
+
+def class_file(model_path: str | os.PathLike) -> Path:
+    """The path of a model's class file: its own, with `.classes.txt` in place of `.keras`, or behind another name."""
+    path = Path(model_path)
+    return path.with_name((path.stem if path.suffix == ".keras" else path.name) + _ENDING)
+
+
+def write_classes(model_path: str | os.PathLike, classes: Sequence[str]) -> None:
+    """Writes the class file of a model, whole or not at all; `classes` are the class ids in label order."""
+    write_class_mappings(class_file(model_path), classes)
+
+
+def read_classes(model_path: str | os.PathLike) -> list[str] | None:
+    """Reads the class ids of a model in label order; None if it has no class file.
+
+    Raises:
+        UserError: the file cannot be read, or has another form than classmappings.txt.
+    """
+    path = class_file(model_path)
+    if not os.path.lexists(path):
+        return None
+    try:
+        return read_class_mappings(path)
+    except UserError as error:
+        raise UserError(
+            f"{error}\nThe file tells the classes of {model_path}: copy the classmappings.txt of the data that the "
+            f"model was trained on there, or remove {path} to go without it."
+        ) from None
+
+
+def check_classes(model_path: str | os.PathLike, classes: Sequence[str], source: str | os.PathLike) -> None:
+    """Compares the classes of a model with those of data; passes if the model has no class file.
+
+    Args:
+        model_path: the model.
+        classes: the class ids of the data, in label order.
+        source: where `classes` are from, for messages.
+
+    Raises:
+        UserError: they differ in number, in order or in themselves, or the class file is damaged.
+    """
+    of_model = read_classes(model_path)
+    if of_model is None or of_model == list(classes):
+        return
+    if len(of_model) != len(classes):
+        raise UserError(
+            f"{model_path} has {len(of_model):,} classes, but {source} has {len(classes):,}. Evaluate a model on the "
+            "classes that it was trained on."
+        )
+    label = next(label for label, pair in enumerate(zip(of_model, classes, strict=True)) if pair[0] != pair[1])
+    example = f"label {label} is {of_model[label]} in {class_file(model_path)}, but {classes[label]} in {source}"
+    if sorted(of_model) == sorted(classes):
+        raise UserError(
+            f"{model_path} has the classes of the data in another order: {example}. (CNTK's labels follow the order of "
+            "the folders on the machine that prepared them.) Evaluate the model on maps of its own order, or convert "
+            "it again with --classmappings."
+        )
+    raise UserError(
+        f"{model_path} has other classes than the data: {example}. Evaluate a model on the classes that it was trained "
+        "on."
+    )
