@@ -45,7 +45,9 @@ class CaffeLayer:
             Convolution: num_output, bias_term, kernel, stride, pad, dilation, group. Pooling: method ("MAX", "AVE",
             "STOCHASTIC"), global_pooling, kernel (None if that is true), stride, pad. LRN: local_size, alpha (for the
             whole window), beta, k, norm_region. InnerProduct: num_output, bias_term, axis, transpose. Dropout:
-            dropout_ratio. ReLU: negative_slope. Input: shapes, one for each top or one for all. Other types: none.
+            dropout_ratio. ReLU: negative_slope. Input: shapes, one for each top or one for all. Data, ImageData,
+            WindowData, MemoryData: crop_size (0 for the whole image), mean_file (may be empty), mean_values (one a
+            channel, one for all, or none), scale. Other types: none.
         blobs: its weights, float32: views of the file (read-only, maybe unaligned) until they are copied.
             Convolution: (num_output, channels / group, height, width), (num_output,). InnerProduct: (num_output,
             inputs), (num_output,), with inputs in the order channel, row, column.
@@ -176,8 +178,11 @@ def _layer(raw: dict[str, list], path: str, number: int) -> CaffeLayer:
         raise UserError(f"{where} has no type. Expected one such as Convolution. {_AGAIN}")
     parameters = {}
     if layer_type in _READERS:
-        source, read = _READERS[layer_type]
-        parameters = read(_last(raw, source, {}), f"{where}: {source}")
+        *older, source, read = _READERS[layer_type]
+        settings = {}
+        for message in (*older, source):
+            settings |= _last(raw, message, {})
+        parameters = read(settings, f"{where}: {source}")
     blobs = [_blob(blob, f"{where}, blob {index}") for index, blob in enumerate(raw.get("blobs", []))]
     # V1 files give every blob four dimensions: a bias is (1, 1, 1, n).
     for index, axes in enumerate(_BLOB_AXES.get(layer_type, ())[: len(blobs)]):
@@ -242,10 +247,20 @@ def _input(raw: dict[str, list], where: str) -> dict[str, object]:
     return {"shapes": tuple(_checked_shape(shape.get("dim", []), where) for shape in raw.get("shape", []))}
 
 
+def _transformation(raw: dict[str, list], where: str) -> dict[str, object]:
+    means = tuple(_finite({"mean_value": [value]}, "mean_value", 0.0, where) for value in raw.get("mean_value", []))
+    return {
+        "crop_size": _integer(raw, "crop_size", 0, 0, where),
+        "mean_file": _last(raw, "mean_file", ""),
+        "mean_values": means,
+        "scale": _finite(raw, "scale", 1.0, where),
+    }
+
+
 # How many axes the weights and biases have.
 _BLOB_AXES = {"Convolution": (4, 1), "InnerProduct": (2, 1)}
 
-# The types with parameters, the message that has them, and its reader.
+# The types with parameters, the messages that have them, an older one first, and their reader.
 _READERS = {
     "Convolution": ("convolution_param", _convolution),
     "Pooling": ("pooling_param", _pooling),
@@ -254,6 +269,10 @@ _READERS = {
     "Dropout": ("dropout_param", _dropout),
     "ReLU": ("relu_param", _relu),
     "Input": ("input_param", _input),
+    "Data": ("data_param", "transform_param", _transformation),
+    "ImageData": ("image_data_param", "transform_param", _transformation),
+    "WindowData": ("window_data_param", "transform_param", _transformation),
+    "MemoryData": ("transform_param", _transformation),
 }
 
 

@@ -54,12 +54,19 @@ _INNER_PRODUCT = {"num_output": (1, int), "bias_term": (2, bool), "axis": (5, in
 _DROPOUT = {"dropout_ratio": (1, float)}
 _RELU = {"negative_slope": (1, float)}
 _INPUT = {"shape": (1, _SHAPE)}
+_TRANSFORMATION = {"scale": (1, float), "crop_size": (3, int), "mean_file": (4, str), "mean_value": (5, float)}
+# Where the same stood before there was a message for it.
+_OLD_TRANSFORMATION = {"scale": (2, float), "mean_file": (3, str), "crop_size": (5, int)}
 _LAYER = {
     "name": (1, str),
     "type": (2, str),
     "bottom": (3, str),
     "top": (4, str),
     "blobs": (7, Span),
+    "transform_param": (100, _TRANSFORMATION),
+    "data_param": (107, _OLD_TRANSFORMATION),
+    "image_data_param": (115, _OLD_TRANSFORMATION),
+    "window_data_param": (129, _OLD_TRANSFORMATION),
     "convolution_param": (106, _CONVOLUTION),
     "dropout_param": (108, _DROPOUT),
     "inner_product_param": (117, _INNER_PRODUCT),
@@ -93,6 +100,10 @@ _V1_LAYER = {
     "lrn_param": (18, _LRN),
     "pooling_param": (19, _POOLING),
     "relu_param": (30, _RELU),
+    "transform_param": (36, _TRANSFORMATION),
+    "data_param": (11, _OLD_TRANSFORMATION),
+    "image_data_param": (15, _OLD_TRANSFORMATION),
+    "window_data_param": (20, _OLD_TRANSFORMATION),
 }
 NET = {
     "name": (1, str),

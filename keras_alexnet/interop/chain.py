@@ -1,0 +1,130 @@
+"""A network as a chain of layers, whichever file it comes from: what the readers of each format give.
+
+Arrays are as the source has them: channels first, in its own order of colours, with its groups. They may be read-only
+views of the file.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+# (before, after) on the two axes of images, or the rule by which it follows from the size: "valid", "caffe", "cntk" as
+# in `presets.POOL_PADDINGS`, or ONNX's "same_upper" and "same_lower".
+Padding = str | tuple[tuple[int, int], tuple[int, int]]
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A layer, with its name in the file: in messages, and in what is printed; may be empty."""
+
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class Scaling(Layer):
+    """scale · x + offset, of the pixels; each a number or an array with one for each channel, in the file's order."""
+
+    scale: float | np.ndarray = 1.0
+    offset: float | np.ndarray = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Convolution(Layer):
+    """A 2-D convolution without dilation.
+
+    Attributes:
+        kernel: (out, in / groups, height, width).
+        bias: (out,), or None for none.
+        strides: height, width.
+        padding: zeros around its input.
+        groups: into which inputs and outputs are split.
+    """
+
+    kernel: np.ndarray
+    bias: np.ndarray | None
+    strides: tuple[int, int]
+    padding: Padding
+    groups: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Relu(Layer):
+    """max(x, 0)."""
+
+
+@dataclass(frozen=True, eq=False)
+class LocalResponseNorm(Layer):
+    """x / (k + alpha / size · Σ x²)^beta, the sum over `size` neighbouring channels."""
+
+    size: int
+    alpha: float
+    beta: float
+    k: float
+
+
+@dataclass(frozen=True, eq=False)
+class MaxPool(Layer):
+    """The maximum of each window (height, width), padding left out."""
+
+    window: tuple[int, int]
+    strides: tuple[int, int]
+    padding: Padding
+
+
+@dataclass(frozen=True, eq=False)
+class Dense(Layer):
+    """A fully connected layer, of all there is of an image.
+
+    Attributes:
+        kernel: (inputs, units); the inputs in the order channel, row, column.
+        bias: (units,), or None for none.
+    """
+
+    kernel: np.ndarray
+    bias: np.ndarray | None
+
+
+@dataclass(frozen=True, eq=False)
+class Dropout(Layer):
+    """Dropout in training, scaled there so that nothing is left to do afterwards; the rate is None if not told."""
+
+    rate: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Softmax(Layer):
+    """Probabilities out of logits."""
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """A network.
+
+    Attributes:
+        path: its file, for messages.
+        kind: of the file, for people, such as "Caffe model".
+        layers: in order, from the pixels to the logits or probabilities; losses and metrics left out.
+        image_size: (height, width) of its inputs, where the file tells.
+        channel_order: "bgr" or "rgb", where the file tells.
+        mean_file: the mean image that was subtracted from its pixels first, where the file names one.
+    """
+
+    path: str
+    kind: str
+    layers: tuple[Layer, ...]
+    image_size: tuple[int, int] | None = None
+    channel_order: str | None = None
+    mean_file: str | None = None
+
+
+# What to call each kind of layer.
+NOUNS = {
+    Scaling: "scaling",
+    Convolution: "convolution",
+    Relu: "ReLU",
+    LocalResponseNorm: "local response normalization",
+    MaxPool: "max pooling",
+    Dense: "dense layer",
+    Dropout: "dropout",
+    Softmax: "softmax",
+}

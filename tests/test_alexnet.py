@@ -1,0 +1,316 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from keras_alexnet.errors import UserError
+from keras_alexnet.interop import chain, kinds
+from keras_alexnet.interop.alexnet import layer_weights, recognise
+from keras_alexnet.interop.chain import Chain
+from keras_alexnet.interop.pixels import InputOptions, resolve
+from keras_alexnet.presets import PRESETS, WEIGHTED, Preset
+
+FILTERS, UNITS, CLASSES = (4, 6, 6, 4, 4), 8, 5
+RNG = np.random.default_rng(0)
+
+
+def numbers(*shape: int) -> np.ndarray:
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+def convolution(name: str, filters: int, inputs: int, size: int, *, strides=1, padding=0, groups=1):
+    return chain.Convolution(
+        name,
+        numbers(filters, inputs // groups, size, size),
+        numbers(filters),
+        (strides,) * 2,
+        ((padding,) * 2,) * 2,
+        groups=groups,
+    )
+
+
+def layers(*, groups=1, pool="valid", conv1_padding=0, side=6) -> list[chain.Layer]:
+    a, b, c, d, e = FILTERS
+    norms = [chain.LocalResponseNorm(f"n{n}", 5, 1e-4, 0.75, 1.0) for n in (1, 2)]
+    pools = [chain.MaxPool(f"p{n}", (3, 3), (2, 2), pool) for n in (1, 2, 5)]
+    relus = [chain.Relu(f"r{n}") for n in range(1, 8)]
+    dense = [
+        chain.Dense(name, numbers(inputs, units), numbers(units))
+        for name, inputs, units in (("d6", e * side * side, UNITS), ("d7", UNITS, UNITS), ("d8", UNITS, CLASSES))
+    ]
+    return [
+        *(convolution("c1", a, 3, 11, strides=4, padding=conv1_padding), relus[0], norms[0], pools[0]),
+        *(convolution("c2", b, a, 5, padding=2, groups=groups), relus[1], norms[1], pools[1]),
+        *(convolution("c3", c, b, 3, padding=1), relus[2], convolution("c4", d, c, 3, padding=1, groups=groups)),
+        *(relus[3], convolution("c5", e, d, 3, padding=1, groups=groups), relus[4], pools[2]),
+        *(dense[0], relus[5], chain.Dropout("o6", 0.3), dense[1], relus[6], chain.Dropout("o7", 0.3), dense[2]),
+    ]
+
+
+def network(made: list[chain.Layer], image_size=None) -> Chain:
+    return Chain("net.file", "test model", tuple(made), image_size)
+
+
+def changed(name: str, **settings) -> list[chain.Layer]:
+    return [dataclasses.replace(layer, **settings) if layer.name == name else layer for layer in layers()]
+
+
+def without(*names: str) -> list[chain.Layer]:
+    return [layer for layer in layers() if layer.name not in names]
+
+
+def swapped(first: str, second: str) -> list[chain.Layer]:
+    made = layers()
+    places = [next(at for at, layer in enumerate(made) if layer.name == name) for name in (first, second)]
+    made[places[0]], made[places[1]] = made[places[1]], made[places[0]]
+    return made
+
+
+def test_every_layer_is_recognised_whatever_its_name():
+    made = layers()
+    found = recognise(network(made))
+    assert (found.preset, found.size_is_assumed) == (Preset(FILTERS, UNITS), True)
+    assert (found.num_classes, found.dropout, found.scalings) == (CLASSES, 0.3, ())
+    names = "conv1 relu1 norm1 pool1 conv2 relu2 norm2 pool2 conv3 relu3 conv4 relu4 conv5 relu5 pool5"
+    dense = "fc6 relu6 – fc7 relu7 – fc8"
+    assert [(layer, name) for layer, name in found.mapping] == list(
+        zip(made, [*names.split(), *dense.split()], strict=True)
+    )
+    assert list(found.sources) == list(WEIGHTED)
+
+
+def test_a_softmax_and_dropout_elsewhere_are_left_out():
+    made = [chain.Dropout("a"), *without("o6", "o7"), chain.Softmax("s")]
+    found = recognise(network(made))
+    assert found.dropout == 0.5
+    assert [name for _, name in found.mapping].count("–") == 2
+
+
+def test_normalization_after_the_pool_and_none():
+    made = layers()
+    made[2:4], made[6:8] = made[3:1:-1], made[7:5:-1]
+    assert recognise(network(made)).preset.normalization == "after_pool"
+    assert recognise(network(without("n1", "n2"))).preset.normalization == "none"
+
+
+@pytest.mark.parametrize(
+    ("settings", "image_size", "expected"),
+    [
+        ({"pool": "caffe"}, None, ("caffe", 227)),
+        ({"pool": "caffe"}, (224, 224), ("caffe", 224)),
+        ({"pool": "cntk", "side": 7}, None, ("cntk", 227)),
+        ({"pool": "valid", "conv1_padding": 2}, None, ("valid", 224)),
+        ({"pool": ((0, 0), (0, 0))}, None, ("valid", 227)),
+        ({"pool": "valid", "side": 5}, (203, 203), ("valid", 203)),
+        # Of no size that is told, the one that fc6 fits; padding that no window reaches is none.
+        ({"pool": "valid", "side": 5}, None, ("valid", 224)),
+        ({"pool": ((0, 1), (0, 1))}, (224, 224), ("caffe", 224)),
+        ({"pool": ((0, 1), (0, 1))}, (227, 227), ("valid", 227)),
+    ],
+)
+def test_pools_and_image_sizes(settings, image_size, expected):
+    preset = recognise(network(layers(**settings), image_size)).preset
+    assert (preset.pool_padding, preset.image_size) == expected
+    assert preset.conv1_padding == settings.get("conv1_padding", 0)
+
+
+def test_the_model_zoos_padding_in_numbers():
+    """224×224 images; the first pool is padded at its end as Caffe rounds, the others need no padding."""
+    made = layers(pool=((0, 0), (0, 0)))
+    made[3] = dataclasses.replace(made[3], padding=((0, 1), (0, 1)))
+    assert recognise(network(made, (224, 224))).preset.pool_padding == "caffe"
+
+
+def test_paddings_of_the_same_number_by_other_rules():
+    """CNTK's rule for all three sizes is what ONNX calls SAME_LOWER."""
+    assert recognise(network(layers(pool="same_lower", side=7))).preset.pool_padding == "cntk"
+    with pytest.raises(UserError, match=r"max poolings, of 55, 28, 14 pixels, are padded by \(\(1, 1\)"):
+        recognise(network(layers(pool="same_upper", side=7)))
+
+
+def test_weights_in_keras_form():
+    made = layers(groups=2)
+    found = recognise(network(made))
+    result = {name: layer_weights(found, "bgr", name) for name in WEIGHTED}
+    source = found.sources
+    kernel = result["conv1"][0]
+    assert kernel.shape == (11, 11, 3, FILTERS[0])
+    np.testing.assert_array_equal(kernel[2, 5, 0], source["conv1"].kernel[:, 2, 2, 5])
+    np.testing.assert_array_equal(layer_weights(found, "rgb", "conv1")[0][2, 5, 0], source["conv1"].kernel[:, 0, 2, 5])
+    kernel = result["conv2"][0]
+    assert kernel.shape == (5, 5, 4, 6)
+    np.testing.assert_array_equal(kernel[1, 3, :2, :3], source["conv2"].kernel[:3, :, 1, 3].T)
+    np.testing.assert_array_equal(kernel[1, 3, 2:, 3:], source["conv2"].kernel[3:, :, 1, 3].T)
+    assert not kernel[:, :, :2, 3:].any()
+    assert not kernel[:, :, 2:, :3].any()
+    # Row 1, column 4, channel 3: channels first in the file, last here.
+    np.testing.assert_array_equal(result["fc6"][0][(1 * 6 + 4) * 4 + 3], source["fc6"].kernel[(3 * 6 + 1) * 6 + 4])
+    np.testing.assert_array_equal(result["fc7"][0], source["fc7"].kernel)
+    np.testing.assert_array_equal(result["fc8"][1], source["fc8"].bias)
+    arrays = [array for arrays in result.values() for array in arrays]
+    assert {array.dtype for array in arrays} == {np.dtype("float32")}
+    assert all(array.flags.c_contiguous and array.flags.writeable for array in arrays)
+
+
+def test_weights_are_no_views_of_the_file():
+    made = changed("d7", kernel=np.frombuffer(numbers(UNITS, UNITS).tobytes(), "f4").reshape(UNITS, UNITS))
+    kernel, _ = layer_weights(recognise(network(made)), "rgb", "fc7")
+    assert kernel.flags.writeable
+
+
+def test_a_missing_bias_is_zeros():
+    _, bias = layer_weights(recognise(network(changed("c3", bias=None))), "rgb", "conv3")
+    np.testing.assert_array_equal(bias, np.zeros(6, np.float32))
+
+
+def with_nan(shape) -> np.ndarray:
+    array = np.zeros(shape, np.float32)
+    array.flat[-1] = np.nan
+    return array
+
+
+@pytest.mark.parametrize(
+    ("made", "image_size", "told"),
+    [
+        ([], None, r"there are no layers, and a convolution \(conv1\) should follow"),
+        (layers()[:-1], None, r"the last layer is 'r7', and a dense layer \(fc8\) should follow"),
+        (without("r3"), None, "layer 'c4' is a convolution. Expected a ReLU there, AlexNet's relu3"),
+        (without("n1"), None, r"normalization at different places \(none and before_pool\)"),
+        ([*layers(), chain.Relu("r8")], None, "layer 'r8' comes after fc8. Expected nothing there but a softmax"),
+        (swapped("c2", "c3"), None, r"layer 'c3' has a kernel of 3 × 3 and strides of 1 × 1. Expected 5 × 5 and 1 × 1"),
+        (changed("c1", strides=(2, 2)), None, "layer 'c1' has a kernel of 11 × 11 and strides of 2 × 2. Expected"),
+        (changed("c1", padding=((0, 1), (0, 1))), None, "layer 'c1' is padded by .* Expected as much on all sides"),
+        (changed("c2", padding="valid"), None, r"layer 'c2' is padded by \(\(0, 0\), \(0, 0\)\). Expected 2"),
+        (changed("c2", padding="same_upper"), None, "layer 'c2' is padded by the rule same_upper"),
+        (changed("c1", kernel=numbers(4, 1, 11, 11)), None, r"1 groups of 1 inputs .* 3 inputs \(red, green and blue"),
+        (changed("c3", kernel=numbers(6, 5, 3, 3)), None, "layer 'c3' has 1 groups of 5 inputs and 6 filters in all"),
+        (changed("c3", groups=0), None, "layer 'c3' has 0 groups"),
+        (changed("c3", kernel=numbers(18, 1, 3, 3), groups=9), None, "layer 'c3' has 9 groups"),
+        (changed("c3", bias=numbers(5)), None, "layer 'c3' has a bias of 5 numbers. Expected 6"),
+        (changed("n2", beta=0.5), None, "layer 'n2' has beta 0.5. Expected 0.75"),
+        (changed("n1", k=2.0), None, "layer 'n1' has k 2. Expected 1"),
+        (changed("p2", window=(2, 2)), None, "layer 'p2' has windows of 2 × 2 and strides of 2 × 2. Expected 3 × 3"),
+        (changed("d7", kernel=numbers(9, 8)), None, "layer 'd7' has 9 inputs. Expected 8, the units before it"),
+        (changed("d7", kernel=numbers(8, 9)), None, "layer 'd7' has 9 units. Expected 8"),
+        (layers(side=7), None, "layer 'd6' has 196 inputs. Expected 4 × 6 × 6, for images of 227 .*does not tell"),
+        (layers(), (227, 131), "for images of 227 × 131 pixels. Expected squares"),
+        (layers(), (20, 20), r"layer 'd6' has 144 inputs. Expected 4 × -?\d × -?\d, for images of 20 × 20 pixels"),
+        (changed("c4", kernel=with_nan((4, 6, 3, 3))), None, "layer 'c4' has a kernel with no numbers, or with some"),
+        (changed("d8", bias=with_nan(5)), None, "layer 'd8' has a bias with no numbers, or with some that are NaN"),
+        ([chain.Scaling("s", np.ones(4)), *layers()], None, r"layer 's' scales pixels by \(4,\) numbers"),
+        ([chain.Scaling("s", 1.0, np.nan), *layers()], None, "layer 's' scales pixels by"),
+    ],
+)
+def test_other_networks_are_refused_with_the_layer(made, image_size, told):
+    with pytest.raises(UserError, match=told) as raised:
+        recognise(network(made, image_size))
+    assert str(raised.value).startswith("net.file")
+    assert "xpected" in str(raised.value)
+
+
+def pixels(kind, made=None, **options):
+    return resolve(recognise(network(made or layers())), kind, InputOptions(**options))
+
+
+@pytest.mark.parametrize(
+    ("kind", "usual", "order"),
+    [
+        (kinds.CAFFE, "bvlc", "bgr"),
+        (kinds.CNTK, "cntk", "bgr"),
+        (kinds.ONNX, "bvlc", "bgr"),
+        (kinds.TORCHVISION, "torchvision", "rgb"),
+    ],
+)
+def test_the_usual_pixels_of_each_kind(kind, usual, order):
+    found = pixels(kind)
+    assert found.preset.input_scale == PRESETS[usual].input_scale
+    assert found.preset.input_offset == PRESETS[usual].input_offset
+    assert found.channel_order == order
+    assert found.source.startswith("usual for ")
+
+
+def test_onnx_without_normalization_is_torchvisions():
+    found = pixels(kinds.ONNX, without("n1", "n2"))
+    assert found.preset.input_offset == PRESETS["torchvision"].input_offset
+    assert found.channel_order == "rgb"
+
+
+def test_mean_and_std_are_in_the_files_order():
+    found = pixels(kinds.CAFFE, mean=(1, 2, 3), std=(10, 20, 40))
+    assert found.preset.input_scale == pytest.approx((1 / 40, 1 / 20, 1 / 10))
+    assert found.preset.input_offset == pytest.approx((-3 / 40, -2 / 20, -1 / 10))
+    assert (found.mean, found.std, found.source) == (
+        pytest.approx((1, 2, 3)),
+        pytest.approx((10, 20, 40)),
+        "as given",
+    )
+    # Another order alone: the usual mean is that of the colours.
+    assert pixels(kinds.CAFFE, channel_order="rgb").preset.input_offset == PRESETS["bvlc"].input_offset
+    assert pixels(kinds.CAFFE, channel_order="rgb").mean == (123, 117, 104)
+
+
+def test_a_network_may_scale_its_pixels_itself():
+    made = [chain.Scaling("a", offset=-np.array([1.0, 2.0, 3.0])), chain.Scaling("b", scale=0.5), *layers()]
+    found = pixels(kinds.CNTK, made)
+    assert found.preset.input_scale == 0.5
+    assert found.preset.input_offset == (-1.5, -1, -0.5)
+    assert (found.mean, found.std, found.source) == ((1, 2, 3), (2, 2, 2), "the network itself")
+    with pytest.raises(UserError, match=r"scales its pixels itself \(layer 'a'\). Leave out mean"):
+        pixels(kinds.CNTK, made, mean=(1, 2, 3))
+    assert pixels(kinds.ONNX, [chain.Scaling("a"), *layers()]).preset.input_offset == 0
+
+
+@pytest.mark.parametrize(
+    "scalings",
+    [
+        [chain.Scaling("a", offset=-np.array([0.485, 0.456, 0.406])), chain.Scaling("b", scale=1 / 0.225)],
+        [chain.Scaling("a", offset=-0.45)],
+        [chain.Scaling("a", scale=2.0, offset=-1.0)],
+    ],
+)
+def test_a_network_of_pixels_of_0_to_1_has_to_be_told(scalings):
+    """PyTorch's exports often normalize what they take for 0 to 1."""
+    made = [*scalings, *layers()]
+    with pytest.raises(UserError, match=r"net.file: layer 'a' subtracts .*, as for pixels of 0 to 1. Give --std=255"):
+        pixels(kinds.ONNX, made)
+    plain = pixels(kinds.ONNX, made, std=(1, 1, 1), channel_order="rgb").preset
+    small = pixels(kinds.ONNX, made, std=(255, 255, 255), channel_order="rgb").preset
+    np.testing.assert_allclose(small.input_scale, np.array(plain.input_scale) / 255)
+    np.testing.assert_allclose(small.input_offset, plain.input_offset)
+
+
+def test_a_mean_image_that_the_file_names_is_subtracted_before_its_own_scale():
+    named = dataclasses.replace(network([chain.Scaling("s", 0.5), *layers()]), mean_file="mean.binaryproto")
+    found = recognise(named)
+    assert resolve(found, kinds.CAFFE, InputOptions()).preset.input_offset == (-61.5, -58.5, -52)
+    given = resolve(found, kinds.CAFFE, InputOptions(mean=(10, 20, 40)))
+    assert (given.preset.input_scale, given.preset.input_offset) == (0.5, (-20, -10, -5))
+    assert given.source == "as given, the network itself"
+
+
+@pytest.mark.parametrize(
+    ("mean", "order"), [((123, 117, 104), None), ((104, 117, 123), "bgr"), ((123, 117, 104), "bgr"), ((1, 1, 1), None)]
+)
+def test_a_mean_in_the_other_order_is_questioned(mean, order):
+    if order is None and mean[0] > mean[2]:
+        with pytest.raises(UserError, match=r"assumed to be BGR, but look like those of RGB. Say which they are"):
+            pixels(kinds.CAFFE, mean=mean)
+    else:
+        found = pixels(kinds.CAFFE, mean=mean, channel_order=order)
+        assert found.order_source == ("as given" if order else "assumed")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"mean": (1, 2)}, "mean is 1,2; expected three numbers"),
+        ({"mean": (1, 2, float("nan"))}, "mean is 1,2,nan"),
+        ({"std": (1, 0, 1)}, "std is 1,0,1; expected three"),
+        ({"mean": (0.485, 0.456, 0.406)}, "mean is 0.485,0.456,0.406, which is for pixels of 0 to 1"),
+        ({"std": (0.229, 0.224, 0.225)}, "std is 0.229,0.224,0.225, which is for pixels of 0 to 1"),
+        ({"channel_order": "gbr"}, "channel_order is 'gbr'; expected bgr or rgb"),
+    ],
+)
+def test_options_out_of_bounds(options, told):
+    with pytest.raises(UserError, match=told):
+        InputOptions(**options)

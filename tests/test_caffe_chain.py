@@ -1,0 +1,177 @@
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from keras_alexnet.errors import UserError
+from keras_alexnet.interop import caffe_chain, chain
+from keras_alexnet.interop.alexnet import recognise
+from keras_alexnet.interop.caffe import read_caffemodel
+from keras_alexnet.interop.caffe_chain import read_caffe_chain
+
+REFERENCE = Path(__file__).parent / "reference"
+NEW, V1 = (REFERENCE / f"caffe_alexnet_{kind}_c10_fc64.caffemodel" for kind in ("new", "v1"))
+DEPLOY = REFERENCE / "caffe_alexnet_new_c10_fc64.deploy.prototxt"
+
+
+def edited_deploy(folder: Path, *changes: tuple[str, str]) -> Path:
+    text = DEPLOY.read_text()
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new, 1)
+    (folder / "deploy.prototxt").write_text(text)
+    return folder / "deploy.prototxt"
+
+
+def layer(name: str, layer_type: str, bottom: str, top: str, parameters: str = "") -> str:
+    return f'layer {{ name: "{name}" type: "{layer_type}" bottom: "{bottom}" top: "{top}" {parameters} }}\n'
+
+
+@pytest.mark.parametrize("path", [NEW, V1])
+def test_the_layers_in_order(path):
+    network = read_caffe_chain(path)
+    kinds = " ".join(type(layer).__name__ for layer in network.layers)
+    block = "Convolution Relu LocalResponseNorm MaxPool "
+    dense = "Dense Relu Dropout "
+    assert kinds == block * 2 + "Convolution Relu " * 3 + "MaxPool " + dense * 2 + "Dense"
+    assert network.image_size == (227, 227)
+    names = "conv1 relu1 norm1 pool1 conv2 relu2 norm2 pool2 conv3 relu3 conv4 relu4 conv5 relu5 pool5 fc6 relu6 drop6"
+    assert [layer.name for layer in network.layers] == [*names.split(), "fc7", "relu7", "drop7", "fc8"]
+    weights = {layer.name: layer.blobs for layer in read_caffemodel(path).layers}
+    first, second, dense = network.layers[0], network.layers[4], network.layers[15]
+    np.testing.assert_array_equal(first.kernel, weights["conv1"][0])
+    assert (first.strides, first.padding, first.groups) == ((4, 4), ((0, 0), (0, 0)), 1)
+    assert (second.strides, second.padding, second.groups) == ((1, 1), ((2, 2), (2, 2)), 2)
+    np.testing.assert_array_equal(dense.kernel, weights["fc6"][0].T)
+    assert network.layers[3].padding == "caffe"
+    assert network.layers[17].rate == 0.5
+
+
+def test_a_deploy_file_tells_the_layers_and_the_other_the_weights():
+    network, own = read_caffe_chain(NEW, DEPLOY), read_caffe_chain(NEW)
+    assert isinstance(network.layers[-1], chain.Softmax)
+    assert [type(layer) for layer in network.layers[:-1]] == [type(layer) for layer in own.layers]
+    np.testing.assert_array_equal(network.layers[4].kernel, own.layers[4].kernel)
+
+
+def test_caffenets_order_is_that_of_the_deploy_file(tmp_path):
+    norm = "lrn_param { local_size: 5 alpha: 0.0001 beta: 0.75 }"
+    pool = "pooling_param { pool: MAX kernel_size: 3 stride: 2 }"
+    text = DEPLOY.read_text()
+    for n in "12":
+        start = text.index(f'layer {{\n  name: "norm{n}"')
+        stop = text.index(f'layer {{\n  name: "conv{int(n) + 1}"')
+        swapped = layer(f"pool{n}", "Pooling", f"conv{n}", f"pool{n}", pool)
+        swapped += layer(f"norm{n}", "LRN", f"pool{n}", f"norm{n}", norm)
+        text = text[:start] + swapped + text[stop:].replace(f'bottom: "pool{n}"', f'bottom: "norm{n}"', 1)
+    (tmp_path / "deploy.prototxt").write_text(text)
+    assert recognise(read_caffe_chain(NEW, tmp_path / "deploy.prototxt")).preset.normalization == "after_pool"
+    assert recognise(read_caffe_chain(NEW)).preset.normalization == "before_pool"
+
+
+def test_what_only_trains_and_measures_is_left_out(tmp_path):
+    """As Caffe writes a network with accuracy: it splits what two layers take, labels too."""
+    data = (
+        'layer { name: "data" type: "Data" top: "data" top: "label" transform_param { crop_size: 224 mean_value: 104 '
+        "mean_value: 117 mean_value: 123 } }\n"
+        + layer("label_split", "Split", "label", "label_0")
+        + layer("data_split", "Split", "data", "data_0")
+    )
+    text = DEPLOY.read_text()
+    text = data + text[text.index('layer {\n  name: "conv1"') :].replace('bottom: "data"', 'bottom: "data_0"', 1)
+    text = text[: text.index('layer {\n  name: "prob"')]
+    text += layer("fc8_split", "Split", "fc8", "fc8_0") + layer("loss", "SoftmaxWithLoss", "fc8_0", "loss")
+    text += 'layer { name: "accuracy" type: "Accuracy" bottom: "fc8_1" bottom: "label_0" top: "accuracy" }\n'
+    (tmp_path / "train.prototxt").write_text(text)
+    network = read_caffe_chain(NEW, tmp_path / "train.prototxt")
+    assert network.image_size == (224, 224)
+    first = network.layers[0]
+    assert isinstance(first, chain.Scaling)
+    np.testing.assert_array_equal(first.offset, [-104, -117, -123])
+    assert first.scale == 1
+    assert [type(layer) for layer in network.layers[1:]] == [type(layer) for layer in read_caffe_chain(NEW).layers]
+
+
+def with_data_layer(folder: Path, settings: str, layer_type: str = "Data") -> Path:
+    data = f'layer {{ name: "data" type: "{layer_type}" top: "data" {settings} }}\n'
+    text = DEPLOY.read_text()
+    (folder / "a.prototxt").write_text(data + text[text.index('layer {\n  name: "conv1"') :])
+    return folder / "a.prototxt"
+
+
+@pytest.mark.parametrize(
+    ("settings", "scale", "offset"),
+    [
+        ("transform_param { mean_value: 100 }", 1, [-100]),
+        ("transform_param { mean_value: 1 mean_value: 2 mean_value: 3 scale: 0.5 }", 0.5, [-0.5, -1, -1.5]),
+        ("transform_param { scale: 0.25 }", 0.25, 0),
+        ("data_param { scale: 0.25 }", 0.25, 0),
+        ("data_param { scale: 0.25 } transform_param { scale: 0.5 }", 0.5, 0),
+    ],
+)
+def test_what_the_data_layer_does_with_pixels(tmp_path, settings, scale, offset):
+    first = read_caffe_chain(NEW, with_data_layer(tmp_path, settings)).layers[0]
+    assert first.scale == scale
+    np.testing.assert_allclose(first.offset, offset)
+
+
+@pytest.mark.parametrize(
+    ("layer_type", "message"),
+    [
+        ("ImageData", "image_data_param"),
+        ("WindowData", "window_data_param"),
+        ("MemoryData", "transform_param"),
+    ],
+)
+def test_other_data_layers(tmp_path, layer_type, message):
+    path = with_data_layer(tmp_path, f'{message} {{ scale: 0.25 crop_size: 224 mean_file: "m" }}', layer_type)
+    network = read_caffe_chain(NEW, path)
+    assert network.layers[0].scale == 0.25
+    assert (network.image_size, network.mean_file) == ((224, 224), "m")
+
+
+def test_a_description_for_use_leaves_the_data_layer_of_the_weights_its_say(tmp_path, monkeypatch):
+    trained = read_caffemodel(NEW)
+    settings = {"scale": 0.5, "mean_values": (1.0,), "mean_file": "", "crop_size": 0}
+    data = dataclasses.replace(trained.layers[0], parameters=settings)
+    assert data.type == "Data"
+    layers = (data, *trained.layers[1:])
+    monkeypatch.setattr(caffe_chain, "read_caffemodel", lambda path: dataclasses.replace(trained, layers=layers))
+    for network in (read_caffe_chain(NEW), read_caffe_chain(NEW, DEPLOY)):
+        assert network.layers[0].scale == 0.5
+        np.testing.assert_array_equal(network.layers[0].offset, [-0.5])
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (("group: 2", "group: 3"), r"layer 'conv2' \(Convolution\) has group 3. Expected a divisor of 64"),
+        (("kernel_size: 5", "kernel_size: 7"), r"'conv2' .* shape 64 × 12 × 5 × 5, and .* should have 64 × 12 × 7 × 7"),
+        (("num_output: 96", "num_output: 48"), r"'conv3' .* shape 96 × 64 × 3 × 3, and .* should have 48 × 64"),
+        (("num_output: 10", "num_output: 9"), r"'fc8' .* shape 64 × 10, and .* should have 64 × 9"),
+        (("pad: 2", "pad: 2 dilation: 2"), r"'conv2' \(Convolution\) has dilation \(2, 2\). Expected 1"),
+        (("dropout_ratio: 0.5", "dropout_ratio: 1.5"), r"'drop6' \(Dropout\) has dropout_ratio 1.5. Expected 0 up to"),
+        (("pool: MAX", "pool: AVE"), r"'pool1' \(Pooling\) has pool AVE. Expected MAX"),
+        (("pool: MAX", "pool: MAX pad: 1"), r"'pool1' \(Pooling\) has pad \(1, 1\). Expected 0"),
+        (("local_size: 5", "local_size: 5 norm_region: WITHIN_CHANNEL"), "'norm1' .* norm_region WITHIN_CHANNEL"),
+        (('bottom: "pool1"', 'bottom: "conv1"'), r"'conv2' .* takes 'conv1', and the layer before it gives 'pool1'"),
+        (('name: "conv3"', 'name: "other"'), "'other' .* has no weights in .*, whose layers with weights are 'conv1'"),
+        (('type: "Softmax"', 'type: "Sigmoid"'), r"'prob' \(Sigmoid\): layers of this type are not read"),
+        (('type: "ReLU"', 'type: "ReLU" relu_param { negative_slope: 0.1 }'), "'relu1' .* negative_slope 0.1"),
+        (("inner_product_param {", "inner_product_param { axis: 2"), r"'fc6' \(InnerProduct\) has axis 2. Expected 1"),
+    ],
+)
+def test_other_networks_are_refused_with_the_layer(tmp_path, change, told):
+    deploy = edited_deploy(tmp_path, change)
+    with pytest.raises(UserError, match=told) as raised:
+        read_caffe_chain(NEW, deploy)
+    assert str(raised.value).startswith(f"{deploy}: layer '")
+
+
+def test_a_layer_may_be_in_the_file_without_its_weights(tmp_path, monkeypatch):
+    net = read_caffemodel(NEW)
+    bare = tuple(dataclasses.replace(item, blobs=()) if item.name == "conv2" else item for item in net.layers)
+    monkeypatch.setattr(caffe_chain, "read_caffemodel", lambda path: dataclasses.replace(net, layers=bare))
+    with pytest.raises(UserError, match=r"layer 'conv2' .* has as its weights nothing. Expected a kernel and a bias"):
+        read_caffe_chain(NEW)

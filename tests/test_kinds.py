@@ -1,0 +1,93 @@
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+from cntk_reference import build_reference_network
+
+from keras_alexnet.errors import UserError
+from keras_alexnet.interop.kinds import CAFFE, CNTK, KERAS, ONNX, TORCHVISION, model_kind
+
+REFERENCE = Path(__file__).parent / "reference"
+
+
+def written(folder: Path, content: bytes, name: str = "a.file") -> Path:
+    (folder / name).write_bytes(content)
+    return folder / name
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("alexnet_tiny_c10_fc64.model", CNTK),
+        ("alexnet_padpool_c7_fc48.v1.dnn", CNTK),
+        ("alexnet_padpool_c7_fc48.checkpoint.model", CNTK),
+        ("caffe_alexnet_new_c10_fc64.caffemodel", CAFFE),
+        ("caffe_alexnet_v1_c10_fc64.caffemodel", CAFFE),
+        ("onnx_bvlc_c10_fc64.onnx", ONNX),
+        ("alexnet_tiny_c10_fc64.onnx", ONNX),
+        ("torchvision_c9_fc96.pth", TORCHVISION),
+        ("torchvision_c9_fc96.safetensors", TORCHVISION),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["", ".keras", ".onnx"])
+def test_content_counts_not_the_suffix(tmp_path, name, kind, suffix):
+    assert model_kind(written(tmp_path, (REFERENCE / name).read_bytes(), f"a{suffix}")) == kind
+
+
+def test_a_keras_file(tmp_path):
+    build_reference_network().save(tmp_path / "model.keras")
+    os.rename(tmp_path / "model.keras", tmp_path / "model.onnx")
+    assert model_kind(tmp_path / "model.onnx") == KERAS
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"\x12\x05\x1a\x03abc", CAFFE),  # V1 layers without a name in front
+        (b"\xa2\x06\x05\x0a\x03abc", CAFFE),
+        (b"\x12\x0b\x0a\x07version", CNTK),
+        (b"\x08\x03\x12\x06backend", ONNX),
+        (b"\x80\x02}q\x00", TORCHVISION),
+        (b"\x0a\x20" + b"name of a network 32 characters_" + b"\xa2\x06\x01", CAFFE),
+    ],
+)
+def test_other_beginnings(tmp_path, content, kind):
+    assert model_kind(written(tmp_path, content)) == kind
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"<!DOCTYPE html><html>not found</html>", "is a web page: download the file itself"),
+        (b"\n\n<HTML><body>404</body>", "is a web page"),
+        (b'name: "AlexNet"\nlayer {\n', "is a text: the file with the weights is needed"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:", "is a pointer of Git LFS"),
+        (b"\x1f\x8b\x08\x00", "is a gzip archive: unpack it"),
+        (b"\x89HDF\r\n\x1a\n", "is an HDF5 file"),
+        (b"\x08\x01\x10\x03\x18\x80\x02", "is a mean image of Caffe: give it as --mean_file"),
+        (b"\xff\xd8\xff\xe0", r"begins with b'\\xff\\xd8\\xff\\xe0', as no kind of model does"),
+        (b"PK\x03\x04 cut off", "is a damaged zip archive"),
+        (b"", "is empty"),
+    ],
+)
+def test_other_files_are_told(tmp_path, content, told):
+    with pytest.raises(UserError, match=told) as raised:
+        model_kind(written(tmp_path, content))
+    assert str(raised.value).startswith(str(tmp_path))
+    assert "Expected a model of Caffe (.caffemodel), CNTK" in str(raised.value) or b"PK" in content
+
+
+def test_the_suffix_counts_where_the_content_does_not_tell(tmp_path):
+    assert model_kind(written(tmp_path, b"\xff\xff", "a.onnx")) == ONNX
+
+
+def test_other_archives_and_folders_are_told(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("bvlc.caffemodel", b"x")
+    with pytest.raises(UserError, match=r"is a zip archive of 'bvlc\.caffemodel'\. Expected .*: unpack it"):
+        model_kind(tmp_path / "a.zip")
+    with pytest.raises(UserError, match="is a folder"):
+        model_kind(tmp_path)
+    with pytest.raises(UserError, match="cannot read"):
+        model_kind(tmp_path / "none")

@@ -1,0 +1,390 @@
+import collections
+import json
+import os
+import pickle
+import struct
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from keras_alexnet.errors import UserError
+from keras_alexnet.interop import chain
+from keras_alexnet.interop.torchvision import is_safetensors, read_torchvision
+
+REFERENCE = Path(__file__).parent / "reference"
+PTH, SAFETENSORS = (REFERENCE / f"torchvision_c9_fc96.{suffix}" for suffix in ("pth", "safetensors"))
+SHAPES = {
+    "features.0": (2, 3, 11, 11),
+    "features.3": (3, 2, 5, 5),
+    "features.6": (4, 3, 3, 3),
+    "features.8": (2, 4, 3, 3),
+    "features.10": (1, 2, 3, 3),
+    "classifier.1": (5, 36),
+    "classifier.4": (5, 5),
+    "classifier.6": (3, 5),
+}
+
+
+def small_state(dtype=np.float32) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(1)
+    state = {}
+    for place, shape in SHAPES.items():
+        state[f"{place}.weight"] = rng.normal(size=shape).astype(dtype)
+        state[f"{place}.bias"] = rng.normal(size=shape[0]).astype(dtype)
+    return state
+
+
+def check(network: chain.Chain, state: dict[str, np.ndarray]) -> None:
+    """The chain has those arrays."""
+    for layer in network.layers:
+        if isinstance(layer, chain.Convolution | chain.Dense):
+            weight = state[f"{layer.name}.weight"].astype(np.float32)
+            np.testing.assert_array_equal(layer.kernel, weight.T if isinstance(layer, chain.Dense) else weight)
+            np.testing.assert_array_equal(layer.bias, state[f"{layer.name}.bias"].astype(np.float32))
+            assert layer.kernel.dtype == layer.bias.dtype == np.float32
+
+
+def refused(path) -> str:
+    with pytest.raises(UserError) as raised:
+        read_torchvision(path)
+    message = str(raised.value)
+    assert str(path) in message
+    assert "Expected " in message
+    assert len(message) < 1000
+    return message
+
+
+def saved(folder, state: dict) -> Path:
+    path = folder / "net.safetensors"
+    path.unlink(missing_ok=True)
+    save_file(state, path)
+    return path
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch")
+
+
+def tensors(torch, state: dict[str, np.ndarray]) -> dict:
+    return collections.OrderedDict((key, torch.tensor(array)) for key, array in state.items())
+
+
+def check_reference(network: chain.Chain) -> None:
+    check(network, load_file(SAFETENSORS))
+    conv, pool = ["Convolution", "Relu"], ["MaxPool"]
+    found = [type(layer).__name__ for layer in network.layers]
+    assert found == [*(conv + pool) * 2, *conv * 3, *pool, *["Dropout", "Dense", "Relu"] * 2, "Dense"]
+    assert network.image_size is None
+    convolutions = [layer for layer in network.layers if isinstance(layer, chain.Convolution)]
+    assert [layer.kernel.shape[0] for layer in convolutions] == [16, 48, 64, 48, 48]
+    assert [layer.strides for layer in convolutions] == [(4, 4)] + [(1, 1)] * 4
+    assert [layer.padding for layer in convolutions] == [((n, n), (n, n)) for n in (2, 2, 1, 1, 1)]
+    assert [layer.groups for layer in convolutions] == [1] * 5
+    pools = {(n.window, n.strides, n.padding) for n in network.layers if isinstance(n, chain.MaxPool)}
+    assert pools == {((3, 3), (2, 2), "valid")}
+    assert {layer.rate for layer in network.layers if isinstance(layer, chain.Dropout)} == {None}
+    assert [layer.name for layer in network.layers][:3] == ["features.0", "features.1", "features.2"]
+    assert network.layers[-1].name == "classifier.6"
+
+
+def test_reference_safetensors():
+    network = read_torchvision(SAFETENSORS)
+    assert (network.path, network.kind) == (str(SAFETENSORS), "torchvision state dict (.safetensors)")
+    check_reference(network)
+
+
+@pytest.mark.slow
+def test_reference_pth(torch):
+    network = read_torchvision(PTH)
+    assert (network.path, network.kind) == (str(PTH), "torchvision state dict (.pth)")
+    check_reference(network)
+
+
+def test_kind_is_told_by_content(tmp_path):
+    state = small_state()
+    path = tmp_path / "net.pth"
+    save_file(state, path)
+    check(read_torchvision(path), state)
+    assert is_safetensors(path.read_bytes()[:9])
+    assert not is_safetensors(PTH.read_bytes()[:9])
+    assert not is_safetensors(b"\xff" * 8 + b"{")
+    assert not is_safetensors(b"")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_float_types_of_safetensors(tmp_path, dtype):
+    import ml_dtypes  # noqa: F401 - makes NumPy know bfloat16
+
+    state = small_state(np.dtype(dtype))
+    check(read_torchvision(saved(tmp_path, state)), state)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module."])
+def test_names_of_wrapped_models(tmp_path, prefix):
+    state = small_state()
+    path = saved(tmp_path, {prefix + key: array for key, array in state.items()})
+    check(read_torchvision(path), state)
+    # PyTorch's ImageNet example wraps AlexNet's features alone.
+    path = saved(tmp_path, {key.replace("features.", "features.module."): array for key, array in state.items()})
+    check(read_torchvision(path), state)
+
+
+def test_other_weights_are_refused(tmp_path):
+    state = small_state()
+    more = state | {"layer4.0.conv1.weight": np.ones(1), "bn1.num_batches_tracked": np.ones(1)}
+    assert "it has bn1.num_batches_tracked, layer4.0.conv1.weight. Expected" in refused(saved(tmp_path, more))
+    del more["features.0.bias"]
+    assert ", and it lacks features.0.bias. Expected" in refused(saved(tmp_path, more))
+    resnet = {f"layer{n}.0.conv1.weight": np.ones(1) for n in range(9)}
+    message = refused(saved(tmp_path, resnet))
+    assert "it has layer0.0.conv1.weight, " in message
+    assert "and 5 more, and it lacks classifier.1.bias, " in message
+    assert "and 12 more" in message
+    twice = state | {"module.features.0.bias": np.ones(2, np.float32)}
+    assert "has both" in refused(saved(tmp_path, twice))
+
+
+@pytest.mark.parametrize(
+    ("key", "array", "problem"),
+    [
+        ("features.3.weight", np.ones((3, 2, 5), np.float32), "features.3 has a weight of the shape (3, 2, 5)"),
+        ("features.3.bias", np.ones(4, np.float32), "and a bias of (4,)"),
+        ("classifier.1.weight", np.ones((5, 0), np.float32), "(5, 0)"),
+        ("classifier.4.weight", np.ones((5, 5), np.int64), "classifier.4 is of int64"),
+        ("classifier.4.bias", np.ones(5, np.complex64), "classifier.4 is of complex64"),
+    ],
+)
+def test_arrays_that_do_not_fit(tmp_path, key, array, problem):
+    assert problem in refused(saved(tmp_path, small_state() | {key: array}))
+
+
+def safetensors_of(header: dict | bytes, data: bytes = b"") -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+FEATURE = "features.0.bias"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"plain text, and no model",
+        b"<!DOCTYPE html><html></html>",
+        b"{",
+        b"\0" * 100,
+        safetensors_of({}),
+        safetensors_of(b"{not json"),
+        safetensors_of({FEATURE: {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}),
+        safetensors_of({FEATURE: {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 8]}}, b"12345678"),
+        safetensors_of({FEATURE: {"dtype": "F32", "shape": [2**63, 2**63], "data_offsets": [0, 8]}}, b"12345678"),
+        safetensors_of({FEATURE: {"dtype": "F8_E4M3", "shape": [8], "data_offsets": [0, 8]}}, b"12345678"),
+        struct.pack("<Q", 99_999_999) + b"{}",
+    ],
+)
+def test_other_files_are_refused(tmp_path, content):
+    path = tmp_path / "net.pth"
+    path.write_bytes(content)
+    refused(path)
+
+
+def test_type_that_numpy_lacks(tmp_path):
+    header, data, state = {}, b"", small_state()
+    for key, array in state.items():
+        raw = bytes(array.size) if key == FEATURE else array.tobytes()
+        dtype = "F8_E4M3" if key == FEATURE else "F32"
+        header[key] = {"dtype": dtype, "shape": array.shape, "data_offsets": [len(data), len(data) + len(raw)]}
+        data += raw
+    path = tmp_path / "net.safetensors"
+    path.write_bytes(safetensors_of(header, data))
+    assert "is damaged, or of another kind (module 'numpy' has no attribute" in refused(path)
+
+
+def test_missing_empty_and_no_file(tmp_path):
+    assert "cannot read" in refused(tmp_path / "none.pth")
+    with pytest.raises(UserError, match="no regular file"):
+        read_torchvision(tmp_path)
+    (tmp_path / "empty.pth").touch()
+    assert "is empty" in refused(tmp_path / "empty.pth")
+
+
+def test_missing_packages(monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(UserError, match=r"pip install -e '\.\[torchvision\]'"):
+        read_torchvision(SAFETENSORS)
+    with pytest.raises(UserError, match=r"pip install -e '\.\[torch\]'"):
+        read_torchvision(PTH)
+
+
+def damaged(content: bytes, count: int):
+    """`content` cut off, with bits flipped, and with bytes replaced."""
+    rng = np.random.default_rng(7)
+    # The second half of a file is weights.
+    for size in np.linspace(1, len(content) - 1, count, dtype=int):
+        yield content[:size]
+    for at in rng.integers(0, 8 * len(content), count):
+        flipped = bytearray(content)
+        flipped[at // 8] ^= 1 << at % 8
+        yield bytes(flipped)
+    for _ in range(count):
+        mutated = bytearray(content)
+        start = int(rng.integers(0, len(content)))
+        mutated[start : start + int(rng.integers(0, 9))] = rng.bytes(int(rng.integers(0, 9)))
+        yield bytes(mutated)
+
+
+def check_damaged(path, content: bytes, count: int) -> None:
+    """Nothing but UserError is raised; wrong bytes among the weights cannot be told."""
+    problems = []
+    for altered in damaged(content, count):
+        path.unlink(missing_ok=True)
+        path.write_bytes(altered)
+        try:
+            read_torchvision(path)
+        except UserError as error:
+            problems.append(str(error))
+    assert all(str(path) in problem and len(problem) < 1000 for problem in problems)
+    # All that are cut off.
+    assert len(problems) >= count
+
+
+def test_damaged_safetensors(tmp_path):
+    # Small, so that most of it is not weights.
+    path = saved(tmp_path, {key: array[:1] for key, array in small_state(np.float16).items()})
+    check_damaged(path, path.read_bytes(), 300)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_damaged_pth(tmp_path, torch, is_zip):
+    path = tmp_path / "net.pth"
+    state = {key: array[:1, ..., :1].copy() if array.ndim > 1 else array[:1] for key, array in small_state().items()}
+    torch.save(tensors(torch, state), path, _use_new_zipfile_serialization=is_zip)
+    check(read_torchvision(path), state)
+    check_damaged(path, path.read_bytes(), 200)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_zip", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
+def test_kinds_of_pth(tmp_path, torch, is_zip, dtype):
+    state = {key: array.to(getattr(torch, dtype)) for key, array in tensors(torch, small_state()).items()}
+    torch.save(state, tmp_path / "net.pth", _use_new_zipfile_serialization=is_zip)
+    check(read_torchvision(tmp_path / "net.pth"), {key: array.float().numpy() for key, array in state.items()})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", ["state_dict", "model"])
+def test_checkpoints(tmp_path, torch, key):
+    state = small_state()
+    parameters = {
+        name.replace("features.", "features.module."): torch.nn.Parameter(array)
+        for name, array in tensors(torch, state).items()
+    }
+    optimizer = torch.optim.SGD(parameters.values(), 0.01, momentum=0.9)
+    torch.save(
+        {
+            "epoch": 90,
+            "arch": "alexnet",
+            key: parameters,
+            "best_acc1": torch.tensor(56.5),
+            "optimizer": optimizer.state_dict(),
+        },
+        tmp_path / "net.pth",
+    )
+    check(read_torchvision(tmp_path / "net.pth"), state)
+
+
+@pytest.mark.slow
+def test_other_memory_layout_of_pth(tmp_path, torch):
+    state = small_state()
+    weights = tensors(torch, state)
+    weights["features.3.weight"] = weights["features.3.weight"].to(memory_format=torch.channels_last)
+    torch.save(weights, tmp_path / "net.pth")
+    check(read_torchvision(tmp_path / "net.pth"), state)
+
+
+@pytest.mark.slow
+def test_what_is_no_state_dict(tmp_path, torch):
+    path = tmp_path / "net.pth"
+    weights = tensors(torch, small_state())
+    bias = "classifier.6.bias"
+    for thing, problem in [
+        (torch.nn.Linear(2, 2), "torch.nn.modules.linear.Linear, which is code"),
+        (torch.ones(2), "holds a Tensor"),
+        ([1, 2], "holds a list"),
+        ({1: 2}, "holds a dict"),
+        ({"state_dict": {"fc.weight": torch.ones(2)}}, "it has fc.weight"),
+        (weights | {bias: 3}, "no plain array"),
+        (weights | {bias: torch.ones(3).to_sparse()}, "no plain array"),
+        (weights | {bias: torch.ones(3, device="meta")}, "no plain array"),
+        (weights | {bias: torch.ones(3, dtype=torch.int64)}, "no plain array"),
+        # A number repeated 2^40 times by a stride of 0.
+        (weights | {bias: torch.ones(1).expand(2**40)}, "no plain array"),
+    ]:
+        path.unlink(missing_ok=True)
+        torch.save(thing, path)
+        message = refused(path)
+        assert problem in message
+        assert "torch.save(model.state_dict(), path)" in message or "it has" in message
+
+
+class Malicious:
+    """Its pickle makes a file when it is loaded."""
+
+    def __init__(self, path):
+        self._path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self._path),)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_code_is_not_executed(tmp_path, torch, is_zip):
+    trap, path = tmp_path / "trap", tmp_path / "net.pth"
+    torch.save({"features.0.bias": Malicious(trap)}, path, _use_new_zipfile_serialization=is_zip)
+    assert "posix.mkdir, which is code. Nothing of it was executed" in refused(path)
+    assert not trap.exists()
+    path.write_bytes(pickle.dumps(Malicious(trap), protocol=2))
+    refused(path)
+    assert not trap.exists()
+    # The trap works.
+    pickle.loads(pickle.dumps(Malicious(trap)))
+    assert trap.exists()
+
+
+@pytest.mark.slow
+def test_zip_archives_that_grow_are_refused(tmp_path, torch):
+    path = tmp_path / "net.pth"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(10_000_000))
+    assert "compressed entries" in refused(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", "{}")
+    assert "cannot be read by torch" in refused(path)
+    path.write_bytes(b"PK\x03\x04 and then no archive")
+    assert "damaged zip archive" in refused(path)
+
+
+@pytest.mark.slow
+def test_lengths_beyond_the_file_are_refused(tmp_path, torch):
+    """torch's older format, where a storage is allocated by the length that the file claims."""
+    path = tmp_path / "net.pth"
+    weights = tensors(torch, small_state())
+    torch.save(weights, path, _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    # The 726 numbers of the first kernel, as the pickle has them.
+    length = b"M" + struct.pack("<H", 726) + b"N"
+    assert content.count(length) == 1
+    path.write_bytes(content.replace(length, b"J" + struct.pack("<i", 2**31 - 1) + b"N"))
+    assert "names more numbers than its" in refused(path)
+    # Of more digits than Python prints.
+    path.write_bytes(content.replace(length, b"\x8b" + struct.pack("<i", 3000) + b"\x01" * 3000 + b"N"))
+    assert "names more numbers than its" in refused(path)
