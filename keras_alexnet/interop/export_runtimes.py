@@ -1,0 +1,61 @@
+"""What exported networks are meant for: the runtimes, which need no Keras."""
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+# Kind of export → the package that runs it.
+PACKAGES = {"ONNX": "onnxruntime", "LiteRT": "ai-edge-litert", "SavedModel": "tensorflow"}
+
+Function = Callable[[np.ndarray], np.ndarray]
+
+
+def is_installed(kind: str) -> bool:
+    """Whether an export of this kind can be run here."""
+    return importlib.util.find_spec(_module_name(kind)) is not None
+
+
+def load_exported(kind: str, path: Path) -> tuple[str, Function]:
+    """Loads a file or folder of `export_model`.
+
+    Args:
+        kind: a key of `PACKAGES`.
+        path: the file or folder, which may be moved afterwards.
+
+    Returns:
+        The runtime with its version, such as "onnxruntime 1.32.0", and a function from (batch, side, side, 3) float32
+        pixels to (batch, classes) float32 logits.
+    """
+    load = {"ONNX": _load_onnx, "LiteRT": _load_litert, "SavedModel": _load_saved_model}[kind]
+    function = load(path)
+    version = importlib.import_module(_module_name(kind)).__version__
+    return f"{PACKAGES[kind]} {version}", function
+
+
+def _module_name(kind: str) -> str:
+    return PACKAGES[kind].replace("-", "_")
+
+
+def _load_onnx(path: Path) -> Function:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda images: session.run(["logits"], {"image": images})[0]
+
+
+def _load_litert(path: Path) -> Function:
+    from ai_edge_litert.interpreter import Interpreter
+
+    # Read rather than mapped, so that the file can take its final name on any system.
+    runner = Interpreter(model_content=path.read_bytes()).get_signature_runner("serving_default")
+    return lambda images: runner(image=images)["logits"]
+
+
+def _load_saved_model(path: Path) -> Function:
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(path)  # The function keeps it, and with it its weights.
+    return lambda images: loaded.signatures["serving_default"](image=tf.constant(images))["logits"].numpy()

@@ -1,0 +1,123 @@
+"""Writes a network as TensorFlow's SavedModel, a folder that takes its place whole or not at all."""
+
+import contextlib
+import ctypes
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from keras_alexnet.errors import UserError
+
+_CONTENTS = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra"}
+
+
+def write_saved_model(model: keras.Model, folder: Path) -> None:
+    """Writes a Keras model of images, float32, of any batch size: its function `serve`, also as "serving_default".
+
+    `keras.Model.export` writes every weight twice and calls the logits output_0.
+    """
+
+    @tf.function(input_signature=[tf.TensorSpec((None, *model.input_shape[1:]), tf.float32, name="image")])
+    def serve(image):
+        return {"logits": model(image, training=False)}
+
+    module = tf.Module()
+    module.serve = serve
+    module.weights = [weight.value for weight in model.weights]
+    tf.saved_model.save(module, folder, signatures={"serving_default": serve})
+
+
+@contextlib.contextmanager
+def atomic_saved_model(path: str | os.PathLike) -> Iterator[Path]:
+    """Gives a folder beside `path` to write to; on success it takes the name `path`, in place of an older SavedModel.
+
+    On an exception it is removed and the older one stays as it was. What a killed process leaves behind is hidden
+    (`.partial-…`), and the next write to the same name replaces it.
+
+    Raises:
+        UserError: `path` is something else than a SavedModel or an empty folder, its parent cannot be made or written,
+            or the disk is full.
+    """
+    path = Path(os.path.realpath(path))  # A link stays one.
+    _check_target(path)
+    partial = path.with_name(f".partial-{path.name}")
+    try:
+        _remove(partial)
+        partial.mkdir(parents=True)
+        yield partial
+        for file in partial.rglob("*"):
+            _sync(file)
+        _sync(partial)
+        _replace(partial, path)
+        _sync(path.parent)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}. Make room or permit writing there, or choose another "
+            "output folder."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            _remove(partial)
+
+
+def _check_target(path: Path) -> None:
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise UserError(f"cannot write {path}: it is a file, and a SavedModel is a folder. Give another name.")
+    names = {entry.name for entry in path.iterdir()}
+    foreign = sorted(names - _CONTENTS) or sorted(names)
+    if foreign and not ("saved_model.pb" in names and names <= _CONTENTS):
+        raise UserError(
+            f"cannot write {path}: the folder holds something else than a SavedModel, such as {foreign[0]}, which "
+            "would be lost. Give the name of a new folder."
+        )
+
+
+def _replace(partial: Path, path: Path) -> None:
+    """Moves a folder over another. Linux swaps them, so that there is one of this name at every moment."""
+    if not path.is_dir():
+        partial.rename(path)
+    elif not _swap(partial, path):
+        old = path.with_name(f".replaced-{path.name}")
+        _remove(old)
+        path.rename(old)
+        try:
+            partial.rename(path)
+        except OSError:
+            old.rename(path)
+            raise
+        _remove(old)
+
+
+def _swap(a: Path, b: Path) -> bool:
+    """Exchanges two names at once; False where the system cannot."""
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE.
+    return renameat2(here, os.fsencode(a), here, os.fsencode(b), exchange) == 0
+
+
+def _sync(path: Path) -> None:
+    """Flushes a file to disk, or a folder where the file system offers it."""
+    if path.is_dir():
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+    else:
+        with open(path, "rb+") as file:
+            os.fsync(file.fileno())
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
