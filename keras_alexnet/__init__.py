@@ -1,4 +1,4 @@
-"""AlexNet as CNTK's example has it, as a Keras 3 application."""
+"""AlexNet as CNTK's example has it, as a Keras 3 application, and the AlexNets of others."""
 
 import importlib
 
@@ -6,11 +6,16 @@ import importlib
 # the Keras backend can still be chosen after it.
 _MODULES = {
     "ImageMap": "keras_alexnet.data.maps",
+    "InputOptions": "keras_alexnet.interop.pixels",
+    "PRESETS": "keras_alexnet.presets",
+    "Preset": "keras_alexnet.presets",
     "TrainConfig": "keras_alexnet.training.config",
     "UserError": "keras_alexnet.errors",
     "build_alexnet": "keras_alexnet.model",
     "evaluate_model": "keras_alexnet.training.evaluation",
     "evaluation_dataset": "keras_alexnet.data.pipeline",
+    "export_model": "keras_alexnet.interop.export",
+    "import_model": "keras_alexnet.interop.importer",
     "read_class_mappings": "keras_alexnet.data.maps",
     "read_map": "keras_alexnet.data.maps",
     "train": "keras_alexnet.training.loop",

@@ -1,0 +1,157 @@
+"""Converts AlexNets of Caffe, CNTK, ONNX and torchvision to Keras, and Keras models to ONNX, SavedModel and LiteRT.
+
+    python -m keras_alexnet.convert --input=bvlc_alexnet.caffemodel --output=saved_models/bvlc.keras
+    python -m keras_alexnet.convert --input=AlexNet.model --classmappings=classes.txt --output=saved_models/cntk.keras
+    python -m keras_alexnet.convert --input=saved_models/bvlc.keras --output=bvlc.onnx
+
+What the input is, is told by its content: .caffemodel (both encodings), CNTK's .model and .dnn (trainer checkpoints
+too), .onnx, torchvision's state dict as .pth or .safetensors, or .keras. What the output is, is told by its suffix:
+.keras, .onnx, .tflite (LiteRT), or none for a SavedModel folder. Nothing in a file is executed. The model takes RGB
+pixels of 0 to 255 and gives logits, whatever the input was.
+"""
+
+import os
+from pathlib import Path
+
+from absl import flags
+
+from keras_alexnet import cli
+from keras_alexnet.atomic import check_target
+from keras_alexnet.data.class_file import class_file, read_classes, write_classes
+from keras_alexnet.errors import UserError
+from keras_alexnet.interop import kinds
+from keras_alexnet.interop.export_kinds import QUANTIZATIONS, export_kind
+from keras_alexnet.interop.pixels import CHANNEL_ORDERS, InputOptions
+
+
+def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines the command's flags."""
+
+    def text(name: str, help_text: str) -> None:
+        flags.DEFINE_string(name, None, help_text, flag_values=flag_values)
+
+    text("input", "The file to convert; needed.")
+    text("output", "The file to write, or a SavedModel's folder; needed.")
+    text("deploy", "A .prototxt with the layers of a .caffemodel, where that does not have those wanted.")
+    flags.DEFINE_list(
+        "mean",
+        None,
+        "Mean of the three channels, in the file's order, which the model is to subtract from pixels of 0 to 255. "
+        "Usual where the file does not say it: 104,117,123 for Caffe and ONNX, 114 for CNTK, and torchvision's.",
+        flag_values=flag_values,
+    )
+    text("mean_file", "A mean image of Caffe (.binaryproto), whose mean per channel is taken.")
+    flags.DEFINE_list(
+        "std",
+        None,
+        "What pixels less their mean are to be divided by; 255,255,255 for a network that takes 0 to 1 and scales them "
+        "itself.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_enum(
+        "channel_order",
+        None,
+        list(CHANNEL_ORDERS),
+        "Order of the file's channels. Usual: rgb for torchvision, bgr for all others.",
+        flag_values=flag_values,
+    )
+    text(
+        "classmappings",
+        "The classes and labels that the network was trained with, such as CNTK's class file, in either column order: "
+        "the model gets them sorted, as the maps of python -m keras_alexnet.prepare have them. (If both columns are "
+        "numbers, the second one is the label.)",
+    )
+    flags.DEFINE_enum(
+        "quantize",
+        "none",
+        list(QUANTIZATIONS),
+        "For .tflite: the weights as float16 (half the size), or as int8 (a quarter), with activations in float.",
+        flag_values=flag_values,
+    )
+
+
+def main(values: flags.FlagValues, arguments: list[str]) -> None:
+    """Converts, and prints what was found and what became of it."""
+    cli.reject_positional(arguments)
+    for name in ("input", "output"):
+        if not values[name].value:
+            raise UserError(f"--{name} is missing: give the file to {'convert' if name == 'input' else 'write'}.")
+    exported = export_kind(values.output)
+    if exported is None and not values.output.lower().endswith(".keras"):
+        raise UserError(
+            f"--output is {values.output}; expected a name that ends in .keras, .onnx or .tflite, or the name of a "
+            "folder, without suffix, for a SavedModel."
+        )
+    if exported == "SavedModel" and os.path.basename(os.path.normpath(values.output)) in ("", ".", ".."):
+        raise UserError(f"--output is {values.output}; expected the name of a folder that the SavedModel is to become.")
+    if values.quantize != "none" and exported != "LiteRT":
+        raise UserError(f"--quantize={values.quantize} is for .tflite files, and --output is {values.output}.")
+    if not exported:
+        check_target(values.output)
+    kinds.model_kind(values.input)
+    options = _options(values)
+
+    if exported:
+        # Keras writes these through TensorFlow alone.
+        os.environ["KERAS_BACKEND"] = "tensorflow"
+    with cli.quiet_framework_start():
+        from keras_alexnet.interop.importer import import_model
+        from keras_alexnet.training.model_file import save_model
+
+        if exported:
+            from keras_alexnet.interop.export import export_model
+    imported = import_model(values.input, deploy=values.deploy, options=options, classmappings=values.classmappings)
+    _check_class_file(values.output, imported.classes)
+    print(imported.summary, flush=True)
+    written = values.output
+    if exported:
+        check = export_model(imported.model, values.output, quantize=values.quantize)
+        written = f"{check.path}, {exported}, {check.size / 1e6:.1f} MB, {check.describe()}"
+    else:
+        save_model(imported.model, values.output)
+    if imported.classes is not None:
+        # After the model: one without a class file is never taken for one of other classes.
+        write_classes(values.output, imported.classes)
+    print(f"Written  {written}")
+
+
+def _options(values: flags.FlagValues) -> InputOptions:
+    mean = _numbers("mean", values.mean)
+    if values.mean_file:
+        from keras_alexnet.interop.caffe import read_mean
+
+        if mean is not None:
+            raise UserError("both --mean and --mean_file are given. Give one of them.")
+        image = read_mean(values.mean_file)
+        if len(image) != 3:
+            raise UserError(f"{values.mean_file} has {len(image)} channels. Expected three.")
+        mean = tuple(image.mean((1, 2), dtype="float64").tolist())
+    return InputOptions(mean, _numbers("std", values.std), values.channel_order)
+
+
+def _numbers(name: str, texts: list[str] | None) -> tuple[float, ...] | None:
+    if texts is None:
+        return None
+    try:
+        return tuple(map(float, texts))
+    except ValueError:
+        raise UserError(f"--{name} is {','.join(texts)}; expected three numbers, such as 104,117,123.") from None
+
+
+def _check_class_file(output: str, classes: list[str] | None) -> None:
+    """That no class file is left there, or written, that would tell the classes of another model."""
+    namesake = Path(f"{os.path.normpath(output)}.keras")
+    if classes is not None and namesake.exists() and read_classes(namesake) is None:
+        raise UserError(
+            f"the class file of {output} would be that of {namesake} too, which has none. Choose another --output."
+        )
+    if (there := read_classes(output)) is not None and there != classes:
+        known = "those of the new model are not known" if classes is None else "the new model has others"
+        raise UserError(
+            f"{class_file(output)} is there and tells classes; {known}. Remove it if it belongs to the model that is "
+            "replaced, choose another --output, or say the classes with --classmappings."
+        )
+
+
+if __name__ == "__main__":
+    cli.run(main, define_flags, __doc__)

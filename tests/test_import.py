@@ -1,0 +1,223 @@
+"""Whole files of other frameworks: the Keras models that come of them give those frameworks' own logits."""
+
+import importlib.util
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from training_process import installed
+
+from keras_alexnet.data.class_file import write_classes
+from keras_alexnet.errors import UserError
+from keras_alexnet.interop.export_onnx import write_onnx
+from keras_alexnet.interop.importer import import_model, read_alexnet
+from keras_alexnet.interop.pixels import InputOptions
+from keras_alexnet.model import build_alexnet
+from keras_alexnet.presets import PRESETS
+from keras_alexnet.training.initial import build_from
+from keras_alexnet.training.model_file import save_model
+
+REFERENCE = Path(__file__).parent / "reference"
+TORCH = pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="no torch installed")
+
+MUTATIONS = 300
+
+ELSEWHERE = """
+import sys
+sys.modules["keras_alexnet"] = None  # as if it were not installed
+import glob, keras, numpy
+for path in glob.glob("*.keras"):
+    model = keras.models.load_model(path)
+    numpy.save(path + ".logits.npy", model.predict(numpy.load(path + ".x.npy"), verbose=0))
+"""
+
+# A file, the name of its images and logits in import_logits.npz, and what is added to those images to make them pixels.
+CAFFE_MEAN = np.float32([104, 117, 123])[:, None, None]
+FILES = [
+    ("alexnet_tiny_c10_fc64.model", "cntk_tiny", 0),
+    ("alexnet_tiny_c10_fc64.onnx", "cntk_tiny", 0),
+    ("alexnet_padpool_c7_fc48.model", "cntk_padpool", 0),
+    ("alexnet_padpool_c7_fc48.v1.dnn", "cntk_padpool", 0),
+    ("alexnet_padpool_c7_fc48.checkpoint.model", "cntk_padpool", 0),
+    ("caffe_alexnet_new_c10_fc64.caffemodel", "caffe_new", CAFFE_MEAN),
+    ("caffe_alexnet_v1_c10_fc64.caffemodel", "caffe_v1", CAFFE_MEAN),
+    ("onnx_bvlc_c10_fc64.onnx", "onnx_bvlc", 0),
+    ("torchvision_c9_fc96.safetensors", "torchvision", 0),
+    pytest.param("torchvision_c9_fc96.pth", "torchvision", 0, marks=TORCH),
+]
+
+
+def images_and_logits(name: str, added=0) -> tuple[np.ndarray, np.ndarray]:
+    """RGB pixels (1, side, side, 3) and what the framework made of them."""
+    file = "cntk_tiny_activations.npz" if name == "cntk_tiny" else "import_logits.npz"
+    prefix = "" if name == "cntk_tiny" else f"{name}."
+    with np.load(REFERENCE / file) as arrays:
+        x, logits = arrays[f"{prefix}x"] + added, arrays[f"{prefix}logits"]
+    x = x.transpose(0, 2, 3, 1)
+    return x if name == "torchvision" else x[..., ::-1], logits
+
+
+def relative_difference(a: np.ndarray, reference: np.ndarray) -> float:
+    return np.abs(a - reference).max() / np.abs(reference).max()
+
+
+@pytest.mark.parametrize(("file", "name", "added"), FILES)
+def test_logits_are_those_of_the_framework(file, name, added):
+    x, logits = images_and_logits(name, added)
+    imported = import_model(REFERENCE / file)
+    assert relative_difference(imported.model.predict_on_batch(x), logits) < 1e-5
+    assert imported.classes is None
+    assert file in imported.summary
+
+
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name != "tiny"])
+def test_what_we_export_comes_back(tmp_path, preset):
+    """With its pixels' order, scale and size."""
+    pytest.importorskip("onnx")
+    network = build_alexnet(5, preset=preset, filters=(4, 6, 5, 7, 8), dense_units=9)
+    write_onnx(network, tmp_path / "a.onnx")
+    imported = import_model(tmp_path / "a.onnx")
+    assert [layer.name for layer in imported.model.layers] == [layer.name for layer in network.layers]
+    x = np.random.default_rng(0).integers(0, 256, (2, *network.input_shape[1:]), np.uint8)
+    expected = network.predict_on_batch(x)
+    assert relative_difference(imported.model.predict_on_batch(x), expected) < 1e-5
+    assert "the network itself" in imported.summary
+    with pytest.raises(UserError, match=r"channel_order is bgr, and .*a\.onnx says rgb"):
+        import_model(tmp_path / "a.onnx", options=InputOptions(channel_order="bgr"))
+
+
+def test_a_model_that_came_in_can_be_trained_on(tmp_path):
+    save_model(import_model(REFERENCE / "caffe_alexnet_new_c10_fc64.caffemodel").model, tmp_path / "a.keras")
+    built = build_from(tmp_path / "a.keras", 3)
+    assert built.get_layer("conv2").get_weights()[0].shape == (5, 5, 24, 64)
+    assert built.output_shape == (None, 3)
+
+
+def test_a_keras_file_is_taken_as_it_is(tmp_path):
+    network = build_alexnet(3, filters=(4, 6, 5, 7, 8), dense_units=9)
+    network.save(tmp_path / "a.keras")
+    imported = import_model(tmp_path / "a.keras")
+    assert (imported.classes, imported.model.count_params()) == (None, network.count_params())
+    with pytest.raises(UserError, match=r"is a Keras model, which scales pixels itself. Leave out mean"):
+        import_model(tmp_path / "a.keras", options=InputOptions(mean=(1, 2, 3)))
+
+
+def test_classes_of_a_keras_file(tmp_path):
+    network = build_alexnet(3, filters=(4, 6, 5, 7, 8), dense_units=9)
+    network.save(tmp_path / "a.keras")
+    (tmp_path / "order.txt").write_text("b\t0\nc\t1\na\t2\n")
+    imported = import_model(tmp_path / "a.keras", classmappings=tmp_path / "order.txt")
+    assert imported.classes == ["a", "b", "c"]
+    kernels = [model.get_layer("fc8").get_weights()[0] for model in (imported.model, network)]
+    np.testing.assert_array_equal(kernels[0], kernels[1][:, [2, 0, 1]])
+    # Where it says itself which order it has, that counts.
+    write_classes(tmp_path / "a.keras", ["a", "b", "c"])
+    with pytest.raises(UserError, match=r"a\.classes\.txt tells the classes of .*, or another order"):
+        import_model(tmp_path / "a.keras", classmappings=tmp_path / "order.txt")
+
+
+def test_classes_of_a_model_without_units_are_not_sorted(tmp_path):
+    keras.Sequential([keras.Input((8, 8, 3)), keras.layers.GlobalAveragePooling2D()]).save(tmp_path / "a.keras")
+    (tmp_path / "order.txt").write_text("b\t0\nc\t1\na\t2\n")
+    with pytest.raises(UserError, match=r"ends in a layer .* \(GlobalAveragePooling2D\). Expected fc8"):
+        import_model(tmp_path / "a.keras", classmappings=tmp_path / "order.txt")
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "alexnet_padpool_c7_fc48.model",
+        "alexnet_padpool_c7_fc48.v1.dnn",
+        "caffe_alexnet_new_c10_fc64.caffemodel",
+        "caffe_alexnet_v1_c10_fc64.caffemodel",
+        "onnx_bvlc_c10_fc64.onnx",
+        "torchvision_c9_fc96.safetensors",
+        pytest.param("torchvision_c9_fc96.pth", marks=TORCH),
+    ],
+)
+def test_damaged_files_are_refused_or_the_same_network(file, tmp_path):
+    """Some flipped bits are in the weights, where nothing can tell."""
+    content = (REFERENCE / file).read_bytes()
+    rng = random.Random(0)
+    started = time.process_time()
+    messages = []
+    for number in range(MUTATIONS):
+        # A new name each time: arrays are views of their files.
+        path = tmp_path / f"{number}{Path(file).suffix}"
+        path.write_bytes(mutated(content, rng))
+        try:
+            recognised = read_alexnet(path)
+        except UserError as error:
+            messages.append(str(error).removeprefix(str(path)))
+        else:
+            assert len(recognised.sources) == 8
+        path.unlink()
+    assert len(messages) > MUTATIONS / 4
+    assert all(20 < len(message) < 1500 for message in messages)
+    # A file of a few megabytes never takes long.
+    assert time.process_time() - started < MUTATIONS * 0.5
+    assert len(list(tmp_path.iterdir())) == 0
+
+
+def mutated(content: bytes, rng: random.Random) -> bytes:
+    """`content` cut off, or with some bytes changed, repeated or left out: mostly where it is no weights."""
+    at = rng.choice([rng.randrange(len(content)), rng.randrange(4000), len(content) - 1 - rng.randrange(4000)])
+    match rng.randrange(5):
+        case 0:
+            return content[:at]
+        case 1:
+            return content[:at] + content[at + 1 + rng.randrange(100) :]
+        case 2:
+            return content[:at] + content[at - rng.randrange(min(100, at + 1)) :]
+        case 3:
+            return content[:at] + bytes([content[at] ^ 1 << rng.randrange(8)]) + content[at + 1 :]
+    return content[:at] + rng.randbytes(8) + content[at + 8 :]
+
+
+@pytest.mark.parametrize("name", ["a.caffemodel", "a.model", "a.onnx", "a.pth", "a.safetensors", "a.keras", "a"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\0" * 5000, b"\xff" * 5000, b"name: 'AlexNet'\n" * 300, b"<html>" * 500, bytes(range(256)) * 20],
+    ids=["empty", "zeros", "ones", "text", "page", "bytes"],
+)
+def test_files_that_are_no_models_are_refused(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=str(tmp_path)):
+        import_model(tmp_path / name)
+
+
+@pytest.mark.slow
+def test_the_full_network_goes_out_and_comes_back_bit_for_bit(tmp_path):
+    pytest.importorskip("onnx")
+    network = build_alexnet(preset="bvlc")
+    write_onnx(network, tmp_path / "a.onnx")
+    imported = import_model(tmp_path / "a.onnx")
+    assert "preset bvlc, 1,000 classes, 62,378,344 parameters" in imported.summary
+    for weight, expected in zip(imported.model.weights, network.weights, strict=True):
+        np.testing.assert_array_equal(weight.numpy(), expected.numpy())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", installed("jax", "torch"))
+def test_logits_on_other_backends(backend, tmp_path):
+    """With stock Keras alone, in one process for all."""
+    expected = {}
+    for file, name, added in (FILES[0], FILES[2], FILES[5], FILES[7], FILES[8]):
+        x, expected[file] = images_and_logits(name, added)
+        save_model(import_model(REFERENCE / file).model, tmp_path / f"{file}.keras")
+        np.save(tmp_path / f"{file}.keras.x.npy", x)
+    environment = {**os.environ, "KERAS_BACKEND": backend}
+    result = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    # test_backends tells why PyTorch has a wider one.
+    tolerance = 3e-4 if backend == "torch" else 1e-4
+    for file, logits in expected.items():
+        assert relative_difference(np.load(tmp_path / f"{file}.keras.logits.npy"), logits) < tolerance, file
