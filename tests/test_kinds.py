@@ -82,6 +82,15 @@ def test_the_suffix_counts_where_the_content_does_not_tell(tmp_path):
     assert model_kind(written(tmp_path, b"\xff\xff", "a.onnx")) == ONNX
 
 
+def test_a_zip_bomb_is_refused_unopened(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.keras", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("metadata.json", "{}")
+        archive.writestr("config.json", b" " * 50_000_000)
+    assert (tmp_path / "a.keras").stat().st_size < 100_000
+    with pytest.raises(UserError, match=r"is a zip archive that would grow to 50,000,002 bytes"):
+        model_kind(tmp_path / "a.keras")
+
+
 def test_other_archives_and_folders_are_told(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("bvlc.caffemodel", b"x")

@@ -25,6 +25,8 @@ _SUFFIXES = {
 }
 
 _LOOKED_AT = 256
+# Trained weights hardly compress; constant ones do, but nobody needs them.
+_MOST_GROWTH = 50
 # Protobuf's messages begin with a field's number and type. Caffe's have text or layers there (its name, field 1; V1
 # layers, field 2; layers, field 100); CNTK's dictionaries a version, or none, and then an entry, which begins with a
 # key; ONNX's models a version and then anything else; Caffe's mean images two numbers.
@@ -69,10 +71,16 @@ def _kind_of_zip(path: str) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
+            unpacked = sum(entry.file_size for entry in archive.infolist())
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise UserError(
             f"{path} is a damaged zip archive ({error}), as .keras and .pth files are. Download or copy it again."
         ) from None
+    if unpacked > _MOST_GROWTH * os.path.getsize(path):
+        raise UserError(
+            f"{path} is a zip archive that would grow to {unpacked:,} bytes, more than {_MOST_GROWTH} times its size. "
+            f"Weights never do. Expected {_ANY}."
+        )
     if "config.json" in names and "metadata.json" in names:
         return KERAS
     if any(name.endswith("data.pkl") for name in names):
