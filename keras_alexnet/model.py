@@ -15,6 +15,9 @@ import numpy as np
 from keras import layers, ops
 
 from keras_alexnet.presets import (
+    LRN_ALPHA,
+    LRN_K,
+    LRN_SIZE,
     NORMALIZATIONS,
     POOL_PADDINGS,
     POOL_STRIDE,
@@ -25,7 +28,6 @@ from keras_alexnet.presets import (
 )
 
 DATA_FORMAT = "channels_last"  # whatever keras.json says
-LRN_SIZE, LRN_K, LRN_ALPHA = 5, 1.0, 1e-4
 
 # Layers that compute in float32 whatever the precision of the run: pixels less their mean, the normalisations
 # (their squares lose 2e-3 in bfloat16) and the logits.

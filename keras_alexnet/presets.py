@@ -3,6 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+# The side of the images of CNTK's and Caffe's networks, in pixels.
+IMAGE_SIZE = 227
+# Local response normalization: x / (k + alpha / size · Σ x²)^beta, the sum over `size` neighbouring channels.
+LRN_SIZE, LRN_K, LRN_ALPHA, LRN_BETA = 5, 1.0, 1e-4, 0.75
 # Layers with weights, from the image on; without fc8, as nothing would be left to train.
 FREEZABLE = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7")
 WEIGHTED = (*FREEZABLE, "fc8")
@@ -26,7 +30,7 @@ class Preset:
 
     filters: tuple[int, int, int, int, int]
     dense_units: int
-    image_size: int = 227
+    image_size: int = IMAGE_SIZE
     conv1_padding: int = 0
     normalization: str = "before_pool"
     pool_padding: str = "valid"

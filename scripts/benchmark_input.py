@@ -24,7 +24,7 @@ from PIL import Image
 from keras_alexnet import cli
 from keras_alexnet.data.maps import ImageMap
 from keras_alexnet.errors import UserError
-from keras_alexnet.presets import PRESETS
+from keras_alexnet.presets import IMAGE_SIZE
 from keras_alexnet.workers import cpu_count
 
 LIBJPEG_TURBO = "libjpeg-turbo, full decode"
@@ -34,8 +34,6 @@ TRAINING = "+ resize, round, mirror: training_dataset"
 EVALUATION = "evaluation_dataset"
 TORCH = "torch DataLoader, Pillow"
 
-# Of our datasets, where nothing else is asked for.
-_IMAGE_SIZE = PRESETS["cntk"].image_size
 # Batches that wait to be asked for: of a tf.data pipeline, and of each of PyTorch's worker processes.
 _PREFETCHED = 2
 
@@ -295,7 +293,7 @@ class TorchImages:
         side = _crop_side(min(image.size))
         left, top = random.randint(0, image.width - side), random.randint(0, image.height - side)
         image = image.crop((left, top, left + side, top + side))
-        image = image.resize((_IMAGE_SIZE, _IMAGE_SIZE), Image.Resampling.BILINEAR)
+        image = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR)
         if random.random() < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         return torch.from_numpy(np.array(image)), self.labels[row]

@@ -6,21 +6,14 @@ import random
 import struct
 import tracemalloc
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
+from cntk_reference import ALL, CHECKPOINT, PADDED_POOLS, PADDED_POOLS_V1, REFERENCE, TINY
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.interop import cntk_dictionary
 from keras_alexnet.interop.cntk import CntkBlock, read_cntk_model
-
-REFERENCE = Path(__file__).parent / "reference"
-TINY = REFERENCE / "alexnet_tiny_c10_fc64.model"
-PADDED_POOLS = REFERENCE / "alexnet_padpool_c7_fc48.model"
-PADDED_POOLS_V1 = REFERENCE / "alexnet_padpool_c7_fc48.v1.dnn"
-CHECKPOINT = REFERENCE / "alexnet_padpool_c7_fc48.checkpoint.model"
-ALL = [TINY, PADDED_POOLS, PADDED_POOLS_V1, CHECKPOINT]
 
 # The beginnings of the SHA-256 of each array, as CNTK itself gave it (row-major, float32).
 PADDED_POOLS_SHA256 = {

@@ -1,9 +1,8 @@
 """Chains of layers out of CNTK's graphs: those of files that CNTK wrote (reference/README.md), and graphs made here."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
+from cntk_reference import ALL, CHECKPOINT, PADDED_POOLS, PADDED_POOLS_V1, REFERENCE, TINY
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.interop import chain
@@ -11,13 +10,6 @@ from keras_alexnet.interop.alexnet import layer_weights, recognise
 from keras_alexnet.interop.cntk import CntkBlock, CntkFunction, CntkVariable, make_graph, read_cntk_model
 from keras_alexnet.interop.cntk_chain import chain_of_graph, read_cntk_chain
 from keras_alexnet.presets import WEIGHTED, Preset
-
-REFERENCE = Path(__file__).parent / "reference"
-TINY = REFERENCE / "alexnet_tiny_c10_fc64.model"
-PADDED_POOLS = REFERENCE / "alexnet_padpool_c7_fc48.model"
-PADDED_POOLS_V1 = REFERENCE / "alexnet_padpool_c7_fc48.v1.dnn"
-CHECKPOINT = REFERENCE / "alexnet_padpool_c7_fc48.checkpoint.model"
-ALL = [TINY, PADDED_POOLS, PADDED_POOLS_V1, CHECKPOINT]
 
 NAMES = [
     *("mean_removed_input", "conv1", "relu1", "norm1", "pool1", "conv2", "relu2", "norm2", "pool2", "conv3", "relu3"),

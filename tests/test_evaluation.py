@@ -1,7 +1,6 @@
 """Scores of models for the ways to cut images, against the logits themselves."""
 
 import dataclasses
-import importlib.util
 import json
 import os
 import subprocess
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from drawn_images import draw, encode
+from training_process import installed
 
 from keras_alexnet import progress
 from keras_alexnet.data.crops import RESIZES
@@ -158,15 +158,7 @@ def test_the_model_is_left_as_it_was(networks, image_map):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "backend",
-    [
-        pytest.param(
-            name, marks=pytest.mark.skipif(not importlib.util.find_spec(name), reason=f"{name} is not installed")
-        )
-        for name in ("jax", "torch")
-    ],
-)
+@pytest.mark.parametrize("backend", installed("jax", "torch"))
 def test_other_backends_score_alike(networks, image_map, tmp_path, backend):
     networks["cntk"].save(tmp_path / "model.keras")
     result = subprocess.run(

@@ -1,6 +1,5 @@
 """Synthetic batches: on each backend without a detour over another framework."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -8,6 +7,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from training_process import installed
 
 from keras_alexnet.data.synthetic import SyntheticData, synthetic_evaluation_batches, synthetic_training_batches
 
@@ -91,15 +91,7 @@ def test_fit_and_evaluate_on_tensorflow():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "backend",
-    [
-        pytest.param(
-            name, marks=pytest.mark.skipif(not importlib.util.find_spec(name), reason=f"{name} is not installed")
-        )
-        for name in ("jax", "torch")
-    ],
-)
+@pytest.mark.parametrize("backend", installed("jax", "torch"))
 def test_other_backends_do_not_import_tensorflow(backend):
     result = subprocess.run(
         [sys.executable, "-c", FIT_AND_EVALUATE],

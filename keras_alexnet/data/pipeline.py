@@ -16,11 +16,9 @@ from keras_alexnet.data.maps import ImageMap
 from keras_alexnet.data.order import crop_numbers, permutation, steps_per_pass
 from keras_alexnet.data.transforms import evaluation_image, ten_crops, training_image
 from keras_alexnet.errors import UserError
-from keras_alexnet.presets import PRESETS
+from keras_alexnet.presets import IMAGE_SIZE
 from keras_alexnet.workers import cpu_count
 
-# CNTK's, where no network says otherwise.
-_IMAGE_SIZE = PRESETS["cntk"].image_size
 _NUM_THREADS = cpu_count()
 _LARGEST_CHUNK = 64
 _PREFETCH = 2
@@ -34,7 +32,7 @@ def training_dataset(
     first_step: int = 0,
     worker: int = 0,
     num_workers: int = 1,
-    image_size: int = _IMAGE_SIZE,
+    image_size: int = IMAGE_SIZE,
 ) -> tf.data.Dataset:
     """The endless training set from `first_step` on.
 
@@ -73,7 +71,7 @@ def training_dataset(
 
 
 def evaluation_dataset(
-    image_map: ImageMap, batch_size: int, *, image_size: int = _IMAGE_SIZE, resize: str = "square", crops: int = 1
+    image_map: ImageMap, batch_size: int, *, image_size: int = IMAGE_SIZE, resize: str = "square", crops: int = 1
 ) -> tf.data.Dataset:
     """Every image exactly once, in the map's order; elements as `training_dataset`'s; the last batch may be smaller.
 
@@ -94,7 +92,7 @@ def padded_evaluation_dataset(
     *,
     worker: int = 0,
     num_workers: int = 1,
-    image_size: int = _IMAGE_SIZE,
+    image_size: int = IMAGE_SIZE,
     resize: str = "square",
     crops: int = 1,
 ) -> tf.data.Dataset:
@@ -194,7 +192,7 @@ def _why_unreadable(path: bytes) -> str | None:
             data = file.read()
         # The whole image: the damage may lie outside the square in the middle.
         images.decode(data)
-        evaluation_image(tf.constant(data), _IMAGE_SIZE)
+        evaluation_image(tf.constant(data), IMAGE_SIZE)
         decode_image(tf.constant(data))
     except FileNotFoundError:
         return "the file is missing"

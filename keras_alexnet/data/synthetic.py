@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING
 import keras
 import numpy as np
 
-from keras_alexnet.presets import PRESETS
+from keras_alexnet.presets import IMAGE_SIZE
 
-# CNTK's, where no network says otherwise.
-_IMAGE_SIZE = PRESETS["cntk"].image_size
 # An epoch's, unless steps_per_epoch is set.
 _STEPS = 100
 
@@ -59,7 +57,7 @@ class SyntheticData:
 
 
 def synthetic_training_batches(
-    batch_size: int, num_classes: int, *, seed: int = 0, image_size: int = _IMAGE_SIZE
+    batch_size: int, num_classes: int, *, seed: int = 0, image_size: int = IMAGE_SIZE
 ) -> "keras.utils.PyDataset | tf.data.Dataset":
     """The endless training set of one batch: give `fit` its `steps_per_epoch`.
 
@@ -76,7 +74,7 @@ def synthetic_training_batches(
 
 
 def synthetic_evaluation_batches(
-    num_batches: int, batch_size: int, num_classes: int, *, seed: int = 0, image_size: int = _IMAGE_SIZE
+    num_batches: int, batch_size: int, num_classes: int, *, seed: int = 0, image_size: int = IMAGE_SIZE
 ) -> "keras.utils.PyDataset | tf.data.Dataset":
     """`num_batches` times the batch of `synthetic_training_batches`, with weights: float32 (batch_size,), all 1.
 

@@ -8,7 +8,18 @@ import numpy as np
 from keras_alexnet.errors import UserError
 from keras_alexnet.interop import chain
 from keras_alexnet.interop.chain import Chain
-from keras_alexnet.presets import POOL_PADDINGS, POOL_STRIDE, POOL_WINDOW, WEIGHTED, Preset, reached_padding
+from keras_alexnet.presets import (
+    LRN_ALPHA,
+    LRN_BETA,
+    LRN_K,
+    LRN_SIZE,
+    POOL_PADDINGS,
+    POOL_STRIDE,
+    POOL_WINDOW,
+    WEIGHTED,
+    Preset,
+    reached_padding,
+)
 
 # Of the images, where the file does not tell: by the padding of conv1, what is usual and what else there is.
 _IMAGE_SIZES = {0: (227, 224)}
@@ -16,16 +27,19 @@ _OTHER_SIZES = (224, 227)
 # AlexNets have one group or two; without groups, a kernel takes as many times the memory.
 _MOST_GROUPS = 8
 _KERNELS = {"conv1": 11, "conv2": 5, "conv3": 3, "conv4": 3, "conv5": 3}
-_LRN = {"size": 5, "alpha": 1e-4, "beta": 0.75, "k": 1.0}
+_LRN = {"size": LRN_SIZE, "alpha": LRN_ALPHA, "beta": LRN_BETA, "k": LRN_K}
 
 # What is left out: the model gives logits, and has dropout where this project's networks have it.
 _NOTHING = "–"
 
-# ONNX's rules, which this project's networks do not have: they are told as what they would be in numbers.
-_OTHER_PADDINGS = {
-    "same_lower": lambda size: _halves(size)[::-1],
-    "same_upper": lambda size: _halves(size),
-}
+
+def _halves(size: int) -> tuple[int, int]:
+    total = max((-(-size // POOL_STRIDE) - 1) * POOL_STRIDE + POOL_WINDOW - size, 0)
+    return total // 2, total - total // 2
+
+
+# With ONNX's rules, which this project's networks do not have: they come to others' numbers at some sizes.
+_PADDINGS = POOL_PADDINGS | {"same_upper": _halves, "same_lower": lambda size: _halves(size)[::-1]}
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,9 +114,10 @@ def _without_groups(layer: chain.Convolution) -> np.ndarray:
     return kernel
 
 
-def _halves(size: int) -> tuple[int, int]:
-    total = max((-(-size // POOL_STRIDE) - 1) * POOL_STRIDE + POOL_WINDOW - size, 0)
-    return total // 2, total - total // 2
+def _come_to_the_same(rule: str, size: int, padding: tuple[tuple[int, int], tuple[int, int]]) -> bool:
+    """Whether a padding is that of the rule; what no window reaches is none."""
+    wanted = reached_padding(size, POOL_PADDINGS[rule](size))
+    return all(reached_padding(size, pair) == wanted for pair in padding)
 
 
 class _Recogniser:
@@ -268,7 +283,8 @@ class _Recogniser:
             sizes.append((sizes[-1] + sum(paddings[-1][0]) - POOL_WINDOW) // POOL_STRIDE + 1)
         # The rule that the file names first, as at many sizes several come to the same.
         rules = [pool.padding for pool in self._pools if pool.padding in POOL_PADDINGS] + list(POOL_PADDINGS)
-        rule = next((rule for rule in rules if all(map(self._follows(rule), sizes, paddings))), None)
+        pools = list(zip(sizes[:3], paddings, strict=True))
+        rule = next((rule for rule in rules if all(_come_to_the_same(rule, *pool) for pool in pools)), None)
         if rule is None:
             raise UserError(
                 f"{self._network.path}: its max poolings, of {', '.join(map(str, sizes[:3]))} pixels, are padded by "
@@ -292,23 +308,13 @@ class _Recogniser:
             pool_padding=rule,
         )
 
-    @staticmethod
-    def _follows(rule: str):
-        """Whether a padding comes to the same as the rule; padding that no window reaches is none."""
-
-        def comes_to_the_same(size: int, padding: tuple[tuple[int, int], tuple[int, int]]) -> bool:
-            wanted = reached_padding(size, POOL_PADDINGS[rule](size))
-            return all(reached_padding(size, pair) == wanted for pair in padding)
-
-        return comes_to_the_same
-
     def _pair(self, layer: chain.Convolution | chain.MaxPool, size: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """The layer's padding in numbers, for inputs of that size."""
         if not isinstance(layer.padding, str):
             return layer.padding
         if isinstance(layer, chain.Convolution) and layer.padding != "valid":
             raise self._error(layer, f"is padded by the rule {layer.padding}. Expected padding in numbers")
-        return ((POOL_PADDINGS | _OTHER_PADDINGS)[layer.padding](size),) * 2
+        return (_PADDINGS[layer.padding](size),) * 2
 
     def _check_bias(self, layer: chain.Convolution | chain.Dense, size: int) -> None:
         if layer.bias is not None and layer.bias.shape != (size,):

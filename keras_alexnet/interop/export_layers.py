@@ -5,9 +5,8 @@ import numpy as np
 from keras import layers
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.model import DATA_FORMAT, LRN_ALPHA, LRN_K, LRN_SIZE
-
-LRN_BETA = 0.75
+from keras_alexnet.model import DATA_FORMAT
+from keras_alexnet.presets import LRN_ALPHA, LRN_BETA, LRN_K, LRN_SIZE
 
 # What the writers look at of each class of layer, or take for granted: all else must be as Keras has it by default.
 _KNOWN = {

@@ -9,8 +9,8 @@ import keras
 import tensorflow as tf
 from keras import layers
 
-from keras_alexnet.interop.export_layers import LRN_BETA, layers_in_order
-from keras_alexnet.model import LRN_ALPHA, LRN_K, LRN_SIZE
+from keras_alexnet.interop.export_layers import layers_in_order
+from keras_alexnet.presets import LRN_ALPHA, LRN_BETA, LRN_K, LRN_SIZE
 
 
 def write_litert(model: keras.Model, path: Path, quantize: str = "none") -> None:

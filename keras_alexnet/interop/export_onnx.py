@@ -13,9 +13,9 @@ import numpy as np
 from keras import layers
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.interop.export_layers import LRN_BETA, layers_in_order
+from keras_alexnet.interop.export_layers import layers_in_order
 from keras_alexnet.interop.onnx_graph import PRODUCER
-from keras_alexnet.model import LRN_ALPHA, LRN_K, LRN_SIZE
+from keras_alexnet.presets import LRN_ALPHA, LRN_BETA, LRN_K, LRN_SIZE
 
 # The newest that has another form of one of these operators. Whatever reads ONNX knows it (ONNX Runtime since 1.7).
 OPSET, IR_VERSION = 13, 7

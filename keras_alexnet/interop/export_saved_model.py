@@ -1,7 +1,6 @@
 """Writes a network as TensorFlow's SavedModel, a folder that takes its place whole or not at all."""
 
 import contextlib
-import ctypes
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
+from keras_alexnet.atomic import sync_folder
 from keras_alexnet.errors import UserError
 
 _CONTENTS = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra"}
@@ -53,7 +53,7 @@ def atomic_saved_model(path: str | os.PathLike) -> Iterator[Path]:
             _sync(file)
         _sync(partial)
         _replace(partial, path)
-        _sync(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror or error}. Make room or permit writing there, or choose another "
@@ -79,40 +79,24 @@ def _check_target(path: Path) -> None:
 
 
 def _replace(partial: Path, path: Path) -> None:
-    """Moves a folder over another. Linux swaps them, so that there is one of this name at every moment."""
-    if not path.is_dir():
-        partial.rename(path)
-    elif not _swap(partial, path):
-        old = path.with_name(f".replaced-{path.name}")
+    """Moves a folder to a name that an older one may have, which is put aside meanwhile."""
+    old = path.with_name(f".replaced-{path.name}")
+    if path.is_dir():
         _remove(old)
         path.rename(old)
-        try:
-            partial.rename(path)
-        except OSError:
-            old.rename(path)
-            raise
-        _remove(old)
-
-
-def _swap(a: Path, b: Path) -> bool:
-    """Exchanges two names at once; False where the system cannot."""
     try:
-        renameat2 = ctypes.CDLL(None).renameat2
-    except (AttributeError, OSError, TypeError):
-        return False
-    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE.
-    return renameat2(here, os.fsencode(a), here, os.fsencode(b), exchange) == 0
+        partial.rename(path)
+    except OSError:
+        if old.is_dir():
+            old.rename(path)
+        raise
+    _remove(old)
 
 
 def _sync(path: Path) -> None:
-    """Flushes a file to disk, or a folder where the file system offers it."""
+    """Flushes a file or a folder to disk."""
     if path.is_dir():
-        with contextlib.suppress(OSError):
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        sync_folder(path)
     else:
         with open(path, "rb+") as file:
             os.fsync(file.fileno())

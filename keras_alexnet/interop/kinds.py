@@ -38,7 +38,7 @@ _STARTS = {
     rb"(\x08[\0-\x7f])?\x12.{1,4}?\x0a.[a-z]": CNTK,
     rb"\x08.{1,2}\x10": "a mean image of Caffe: give it as --mean_file, with the .caffemodel as --input",
     rb"\x08[\0-\x7f]": ONNX,
-    rb".{5}\0\0\0\s*\{": TORCHVISION,
+    rb".{5}\0\0\0\{": TORCHVISION,
     rb"\x80[\x02-\x05]": TORCHVISION,
     rb"\x0a|\x12|\x1a|\xa2\x06": CAFFE,
     rb"\x89HDF": "an HDF5 file: save the whole model as .keras; in Caffe set snapshot_format: BINARYPROTO",
@@ -72,6 +72,7 @@ def _kind_of_zip(path: str) -> str:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             unpacked = sum(entry.file_size for entry in archive.infolist())
+    # zipfile's own, and what it raises at impossible offsets and at versions of the format that it does not know.
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise UserError(
             f"{path} is a damaged zip archive ({error}), as .keras and .pth files are. Download or copy it again."
