@@ -20,6 +20,7 @@ def run(
     main: Callable[[flags.FlagValues, list[str]], None],
     define_flags: Callable[[flags.FlagValues], None],
     description: str,
+    arguments: str = "",
 ) -> None:
     """Parses the command line, calls `main(flag_values, positional_arguments)` and exits.
 
@@ -27,6 +28,7 @@ def run(
         main: the command; it raises `UserError` for what the user can mend.
         define_flags: defines the command's flags on the `FlagValues` that it is given.
         description: what `--help` prints above the flags.
+        arguments: what it calls the positional arguments.
 
     Exit status: 0 success; 1 a mistake of the user's, told on stderr in one message; 130 Ctrl-C. The command may exit
     with others itself.
@@ -38,17 +40,14 @@ def run(
     command = f"python -m {spec.name}" if spec else sys.argv[0]
     try:
         if any(argument in ("--help", "-help", "-h") for argument in sys.argv[1:]):
-            print(_help(command, define_flags, description))
+            print(_help(f"{command} [--name=value …] {arguments}".rstrip(), define_flags, description))
             sys.exit(0)
-        values, arguments = parse(define_flags, sys.argv[1:])
-        main(values, arguments)
+        main(*parse(define_flags, sys.argv[1:]))
     except UserError as error:
-        clear_status_line()
-        print(f"{command}: {error}", file=sys.stderr)
+        _tell(f"{command}: {error}")
         sys.exit(1)
     except KeyboardInterrupt:
-        clear_status_line()
-        print(f"{command}: interrupted", file=sys.stderr)
+        _tell(f"{command}: interrupted")
         sys.exit(130)
     except BrokenPipeError:
         # The reader of the output has gone, such as `head`. Python would complain once more when it flushes at its end.
@@ -60,6 +59,7 @@ def parse(define_flags: Callable[[flags.FlagValues], None], arguments: list[str]
     """Returns the parsed flags (`--flagfile` included) and the positional arguments; raises `UserError`."""
     values = flags.FlagValues()
     define_flags(values)
+    values.set_gnu_getopt()  # Flags may follow positional arguments.
     try:
         positional = values(["command", *arguments])[1:]
     except flags.Error as error:
@@ -108,10 +108,17 @@ def quiet_framework_start() -> Iterator[None]:
             os.close(saved)
 
 
-def _help(command: str, define_flags: Callable[[flags.FlagValues], None], description: str) -> str:
+def _tell(message: str) -> None:
+    clear_status_line()
+    # The process may have been started with stderr closed: then print would write to stdout.
+    if sys.stderr is not None:
+        print(message, file=sys.stderr)
+
+
+def _help(usage: str, define_flags: Callable[[flags.FlagValues], None], description: str) -> str:
     values = flags.FlagValues()
     define_flags(values)
-    lines = [f"{description.strip()}\n\nUsage: {command} [--name=value …]\n\nFlags:"]
+    lines = [f"{description.strip()}\n\nUsage: {usage}\n\nFlags:"]
     for name in sorted(values):
         flag = values[name]
         default = "" if flag.default in (None, "") else f" (default: {flag.default_as_str.strip(chr(39))})"

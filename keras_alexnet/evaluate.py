@@ -1,6 +1,10 @@
 """Top-1 and top-5 error of a model on the images of a map, each exactly once.
 
     python -m keras_alexnet.evaluate --model=saved_models/alexnet/model.keras --data_dir=data
+    python -m keras_alexnet.evaluate --model=saved_models/alexnet/model.keras --data_dir=data --report_dir=report
+
+The report is a page, report.html, with the errors, the curves of the training, the results of each class, the confusion
+matrix, the worst mistakes, the calibration and the filters; and tables for programs.
 
 The classes of --data_dir are compared with those that stand beside the model, in model.classes.txt, if it is there.
 """
@@ -12,10 +16,11 @@ from absl import flags
 
 from keras_alexnet import cli
 from keras_alexnet.atomic import check_target, write_text
-from keras_alexnet.data.class_file import check_classes
+from keras_alexnet.data.class_names import find_classes
 from keras_alexnet.data.crops import RESIZES, check_crops
-from keras_alexnet.data.maps import CLASS_MAPPINGS, VAL_MAP, read_class_mappings, read_map
+from keras_alexnet.data.maps import VAL_MAP, read_map
 from keras_alexnet.errors import UserError
+from keras_alexnet.reporting.check import check_report
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -48,6 +53,12 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         "Also write examples, top1_error, top5_error (fractions), loss, resize and crops to this JSON file.",
         flag_values=flag_values,
     )
+    flags.DEFINE_string(
+        "report_dir",
+        None,
+        "Also write a report to this folder: report.html, per_class.csv, confusion.npz and predictions.csv.",
+        flag_values=flag_values,
+    )
 
 
 def main(values: flags.FlagValues, arguments: list[str]) -> None:
@@ -58,17 +69,19 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
     check_crops(values.resize, values.crops)
     if values.metrics_file:
         check_target(values.metrics_file)
-    num_classes = None
-    if values.map_file is None:
-        class_mappings = os.path.join(values.data_dir, CLASS_MAPPINGS)
-        classes = read_class_mappings(class_mappings)
-        check_classes(values.model, classes, class_mappings)
-        num_classes = len(classes)
+    if values.report_dir:
+        check_report(values.report_dir)
+    # A map alone does not tell its classes.
+    classes = find_classes(values.model, data_dir=None if values.map_file else values.data_dir)
+    num_classes = len(classes) if classes and not values.map_file else None
     image_map = read_map(values.map_file or os.path.join(values.data_dir, VAL_MAP), num_classes)
 
     with cli.quiet_framework_start():
-        from keras_alexnet.training.evaluation import evaluate_model
+        from keras_alexnet.inference.evaluation import predict_map
         from keras_alexnet.training.model_file import load_model, model_sizes
+
+        if values.report_dir:
+            from keras_alexnet.reporting.report import write_report
     model = load_model(values.model)
     _, model_classes = model_sizes(model)
     if num_classes not in (None, model_classes):
@@ -76,17 +89,29 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
             f"{values.model} has {model_classes} classes, but {values.data_dir} has {num_classes}. "
             "Evaluate a model on the classes that it was trained on."
         )
-    results = evaluate_model(model, image_map, values.batch_size, resize=values.resize, crops=values.crops)
+    cut = {"resize": values.resize, "crops": values.crops}
+    predictions = predict_map(model, image_map, values.batch_size, **cut)
+    results = predictions.error_rates()
     print(
         f"top-1 error {100 * results['top1_error']:.3f} %\n"
         f"top-5 error {100 * results['top5_error']:.3f} %\n"
         f"loss        {results['loss']:.4f}\n"
-        f"images      {results['examples']:,}"
+        f"images      {results['examples']:,}",
+        flush=True,
     )
     if values.metrics_file:
-        write_text(
-            values.metrics_file, json.dumps(results | {"resize": values.resize, "crops": values.crops}, indent=2) + "\n"
+        write_text(values.metrics_file, json.dumps(results | cut, indent=2) + "\n")
+    if values.report_dir:
+        page = write_report(
+            values.report_dir,
+            model,
+            predictions,
+            image_map,
+            model_path=values.model,
+            classes=classes if classes and len(classes) == model_classes else None,
+            settings=cut,
         )
+        print(f"report      {page}")
 
 
 if __name__ == "__main__":

@@ -93,6 +93,11 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         "Steps between printed lines of progress, and between the points of --tensorboard within an epoch; 0 for none.",
     )
     define(flags.DEFINE_bool, "tensorboard", "Write points for TensorBoard to output_dir/tensorboard.")
+    define(
+        flags.DEFINE_bool,
+        "report",
+        "End with a report on the validation images, output_dir/report/report.html, as that of evaluate --report_dir.",
+    )
     flags.DEFINE_bool("restart", False, "Throw away the run that output_dir holds.", flag_values=flag_values)
     flags.DEFINE_bool(
         "dry_run",

@@ -1,12 +1,95 @@
 """Tells on stderr how far long work is."""
 
 import collections
+import math
+import os
+import re
 import shutil
 import sys
 import time
+import unicodedata
+from collections.abc import Sequence
+from typing import NamedTuple, TextIO
 
-_LIVE_INTERVAL, _PLAIN_INTERVAL = 0.2, 10.0
+_LIVE_AFTER, _LIVE_INTERVAL, _PLAIN_INTERVAL = 1.0, 0.2, 10.0
 _ESTIMATE_FROM = 60.0
+_BOLD, _RESET = "\x1b[1m", "\x1b[0m"
+_COLOR = r"\x1b\[[0-9;]*m"
+
+
+class Part(NamedTuple):
+    """A piece of a line of progress, which a narrow terminal shows in fewer characters, or does without.
+
+    Attributes:
+        rank: its importance, 1 the greatest: parts of the largest number are left out first.
+        wordings: from the full one to the shortest.
+        joint: what joins it to the part before, in place of spaces.
+        bold: whether it is bold where there are colours.
+    """
+
+    rank: int
+    wordings: Sequence[str]
+    joint: str = ""
+    bold: bool = False
+
+
+# Spaces between parts, and which of their wordings: from the widest line to the narrowest.
+_STYLES = (("  ", 0), (" ", 0), (" ", 1), (" ", 2))
+
+
+def compose(parts: Sequence[Part], width: float = math.inf, *, color: bool = False) -> str:
+    """Joins parts to a line.
+
+    Args:
+        parts: in their order.
+        width: cells of a terminal that it may take. Shorter wordings come before parts are left out.
+        color: whether to make parts bold.
+
+    Returns:
+        The line; cut off only where not even the most important part fits.
+    """
+    line = ""
+    for rank in sorted({part.rank for part in parts}, reverse=True):
+        kept = [part for part in parts if part.rank <= rank]
+        for spaces, shortness in _STYLES:
+            line = ""
+            for part in kept:
+                wording = part.wordings[min(shortness, len(part.wordings) - 1)]
+                joint = (part.joint or spaces) if line else ""
+                line += joint + (f"{_BOLD}{wording}{_RESET}" if color and part.bold else wording)
+            if cells(line) <= width:
+                return line
+    return cut(line, width)
+
+
+def cells(text: str) -> int:
+    """Columns of a terminal that a text without control characters takes; escapes for colours take none."""
+    return sum(map(_cells_of, re.sub(_COLOR, "", text)))
+
+
+def _cells_of(character: str) -> int:
+    # Marks on the character before, and what only joins characters or tells their direction.
+    if unicodedata.category(character) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def cut(text: str, width: float) -> str:
+    """The beginning of a text, at most `width` cells of a terminal; escapes for colours all stay."""
+    kept, taken = "", 0
+    for piece in re.findall(f"{_COLOR}|.", text, re.DOTALL):
+        taken += cells(piece)
+        if taken <= width or piece.startswith("\x1b"):
+            kept += piece
+    return kept
+
+
+def use_color(stream: TextIO | None) -> bool:
+    """Whether what is written to a stream may have colours.
+
+    It may on a terminal, but not where the environment has NO_COLOR (https://no-color.org) or TERM is "dumb".
+    """
+    return _is_terminal(stream) and not os.environ.get("NO_COLOR")
 
 
 class StatusLine:
@@ -16,23 +99,25 @@ class StatusLine:
     """
 
     def __init__(self) -> None:
-        self._live = _on_terminal()
-        self._next = time.monotonic() + (1.0 if self._live else _PLAIN_INTERVAL)
+        self._live = _is_terminal(sys.stderr)
+        self._next = time.monotonic() + (_LIVE_AFTER if self._live else _PLAIN_INTERVAL)
         self._shown = False
 
     def due(self) -> bool:
         """Whether it is time for `show`; ask before composing a text."""
         return time.monotonic() >= self._next
 
-    def show(self, text: str) -> None:
+    def show(self, line: str | Sequence[Part]) -> None:
+        """Shows a text, or parts; of these as much as the terminal has room for, or all in a pipe."""
         self._next = time.monotonic() + (_LIVE_INTERVAL if self._live else _PLAIN_INTERVAL)
+        parts = [Part(1, (line,))] if isinstance(line, str) else line
         if self._live:
             # A line longer than the terminal would wrap, and could not be overwritten.
-            text = text[: shutil.get_terminal_size().columns - 1]
-            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+            text = compose(parts, _columns() - 1, color=use_color(sys.stderr))
+            _write(f"\r\x1b[K{text}")
             self._shown = True
         else:
-            print(text, file=sys.stderr, flush=True)
+            _write(f"{compose(parts)}\n")
 
     def clear(self) -> None:
         """Takes the live line away, before other output."""
@@ -43,13 +128,29 @@ class StatusLine:
 
 def clear_status_line() -> None:
     """Takes away whatever a `StatusLine` may have left on the terminal."""
-    if _on_terminal():
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    if _is_terminal(sys.stderr):
+        _write("\r\x1b[K")
 
 
-def _on_terminal() -> bool:
-    # A process may have been started with stderr closed.
-    return sys.stderr is not None and sys.stderr.isatty()
+def _write(text: str) -> None:
+    # A process may have been started with stderr closed. Given no file, print would write to stdout.
+    if sys.stderr is not None and not sys.stderr.closed:
+        print(text, end="", file=sys.stderr, flush=True)
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    """Whether a stream, which may be closed, goes to a terminal that does what escapes say."""
+    return stream is not None and not stream.closed and stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def _columns() -> int:
+    """Columns of the terminal that stderr goes to, which may have been resized since the last time."""
+    # `shutil.get_terminal_size` asks stdout, which may be a file, and believes COLUMNS, which may be out of date.
+    try:
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns
+    except (AttributeError, OSError, ValueError):
+        columns = 0
+    return columns or shutil.get_terminal_size().columns
 
 
 class ScanProgress(StatusLine):

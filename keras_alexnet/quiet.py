@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from typing import TextIO
 
 
 @contextlib.contextmanager
@@ -19,3 +20,25 @@ def silenced(descriptor: int) -> Iterator[None]:
     finally:
         os.dup2(saved, descriptor)
         os.close(saved)
+
+
+@contextlib.contextmanager
+def silenced_but_python() -> Iterator[None]:
+    """Drops what C++ code writes to stderr, as libjpeg does of damaged images; Python's `sys.stderr` goes on."""
+    stderr = sys.stderr
+    with contextlib.ExitStack() as restored:
+        # Where a notebook or a test has put its own in place, that stays.
+        if _goes_to(stderr, 2):
+            kept = open(os.dup(2), "w", buffering=1, encoding=stderr.encoding, errors=stderr.errors)  # noqa: SIM115
+            restored.enter_context(kept)
+            restored.callback(setattr, sys, "stderr", stderr)
+            sys.stderr = kept
+        restored.enter_context(silenced(2))
+        yield
+
+
+def _goes_to(stream: TextIO | None, descriptor: int) -> bool:
+    try:
+        return stream is not None and stream.fileno() == descriptor
+    except (OSError, ValueError):
+        return False

@@ -43,6 +43,7 @@ def test_flags_reach_the_settings():
         "checkpoint_minutes": 0.5,
         "log_every": 20,
         "tensorboard": True,
+        "report": True,
     }
     assert set(values) == {field.name for field in dataclasses.fields(TrainConfig)}
     text = {**values, "lr_drop_epochs": "1,2"}

@@ -1,8 +1,102 @@
+import contextlib
+import io
+import os
+import pty
+import queue
+import re
+import subprocess
 import sys
+import termios
+import threading
 
+import numpy as np
 import pytest
 
 from keras_alexnet import progress
+from keras_alexnet.model import build_alexnet
+from keras_alexnet.training import callbacks, loop, progress_line
+from keras_alexnet.training.config import TrainConfig
+from keras_alexnet.training.distribution import Devices
+from keras_alexnet.training.interruption import StopRequest
+from keras_alexnet.training.metrics import compile_model
+
+BOLD = re.compile(r"\x1b\[[01]m")
+RATES = {"loss": 2.345, "top1_error": 0.412, "top5_error": 0.183}
+IMAGENET = progress_line.training_line((12, 112), (1234, 5004), RATES, 1234, 0.05, left=754, run_left=187200)
+UNTRAINED = {"loss": 6.908, "top1_error": 0.999, "top5_error": 0.995}
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    """That of an ordinary terminal."""
+    monkeypatch.setenv("TERM", "xterm-256color")
+    for name in ("NO_COLOR", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+class Terminal:
+    """A pseudo-terminal: what is written to `stream` can be read, and seen as on a screen."""
+
+    _MARK = b"\0"
+
+    def __init__(self, columns):
+        self._master, slave = pty.openpty()
+        self.stream = os.fdopen(slave, "w", encoding="utf-8")
+        self.resize(columns)
+        self._chunks = queue.SimpleQueue()
+        threading.Thread(target=self._collect, daemon=True).start()
+
+    def _collect(self):
+        with contextlib.suppress(OSError):  # its other end was closed
+            while chunk := os.read(self._master, 4096):
+                self._chunks.put(chunk)
+        os.close(self._master)
+
+    def resize(self, columns):
+        self.columns = columns
+        termios.tcsetwinsize(self.stream.fileno(), (24, columns))
+
+    def read(self):
+        """What was written since the last time."""
+        os.write(self.stream.fileno(), self._MARK)
+        output = b""
+        while not output.endswith(self._MARK):
+            output += self._chunks.get(timeout=60)
+        return output[:-1].decode()
+
+    def rows(self, output):
+        """What a screen shows of it: its rows from the first to that of the cursor."""
+        rows, column = [""], 0
+        for piece in re.findall(r"\x1b\[K|\x1b\[[01]m|[^\x1b]", output):
+            if piece == "\r":
+                column = 0
+            elif piece == "\x1b[K":
+                rows[-1] = rows[-1][:column]
+            elif piece == "\n":
+                rows.append("")
+            elif not BOLD.match(piece):
+                assert column == len(rows[-1])
+                width = 2 if piece >= "\u3000" else 1
+                if column + width > self.columns:
+                    rows.append("")
+                    column = 0
+                # The second cell of a wide character.
+                rows[-1] += piece + "\0" * (width - 1)
+                column += width
+        return [row.replace("\0", "") for row in rows]
+
+
+@pytest.fixture
+def open_terminal(monkeypatch):
+    """Puts a terminal in place of stderr. To be called by a test: pytest sets stderr between fixtures and test."""
+    with contextlib.ExitStack() as opened, monkeypatch.context() as patch:
+
+        def make(columns=80):
+            terminal = Terminal(columns)
+            patch.setattr(sys, "stderr", opened.enter_context(terminal.stream))
+            return terminal
+
+        yield make
 
 
 class Clock:
@@ -40,7 +134,7 @@ def test_progress_on_a_terminal_is_one_live_line(monkeypatch, capsys):
     assert all(text.endswith(" of 60 class folders") for text in shown)
 
 
-def test_live_line_fits_the_terminal(monkeypatch, capsys):
+def test_columns_of_a_terminal_that_does_not_tell_them(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "10")
     show_progress(monkeypatch, True, 30)
     shown = capsys.readouterr().err.split("\r\x1b[K")[1:-1]
@@ -73,3 +167,300 @@ def test_long_work_tells_the_time_left_at_the_pace_of_the_last_minute(monkeypatc
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (59.6, "1:00"), (3599, "59:59"), (3600, "1:00:00")])
 def test_duration(seconds, text):
     assert progress.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("columns", "text"),
+    [
+        (
+            120,
+            "epoch 12/112  1,234/5,004  loss 2.345  error 41.2/18.3 %  1,234 img/s (5 % wait)  12:34 left, "
+            "run 52:00:00",
+        ),
+        (100, "epoch 12/112 1234/5004 loss 2.35 err 41.2/18.3% 1234 img/s 5% wait 12:34 left, run 52:00:00"),
+        (90, "12/112 1234/5004 loss 2.35 err 41.2/18.3% 1234 img/s 5% wait 12:34 left, run 52:00:00"),
+        (80, "epoch 12/112 1234/5004 loss 2.35 err 41.2/18.3% 1234 img/s 5% wait 12:34 left"),
+        (60, "epoch 12/112 1234/5004 loss 2.35 err 41.2/18.3% 12:34 left"),
+        (40, "12/112 1234/5004 loss 2.35 12:34 left"),
+        (30, "12/112 1234/5004 12:34 left"),
+        (16, "12:34 left"),
+        (8, "12:34 l"),
+    ],
+)
+def test_training_on_terminals_of_many_widths(open_terminal, columns, text):
+    terminal = open_terminal(columns)
+    progress.StatusLine().show(IMAGENET)
+    assert terminal.rows(terminal.read()) == [text]
+
+
+def test_eighty_columns_have_room_for_the_longest_numbers_of_imagenet():
+    slow = progress_line.training_line((112, 112), (5003, 5004), UNTRAINED, 36, 1.0, left=35999, run_left=None)
+    fast = progress_line.training_line((112, 112), (5003, 5004), UNTRAINED, 12345, 0.25, left=599, run_left=None)
+    assert progress.compose(slow, 79) == "112/112 5003/5004 loss 6.91 err 99.9/99.5% 36 img/s 100% wait 9:59:59 left"
+    assert (
+        progress.compose(fast, 79) == "epoch 112/112 5003/5004 loss 6.91 err 99.9/99.5% 12345 img/s 25% wait 9:59 left"
+    )
+
+
+@pytest.mark.parametrize("color", [False, True])
+def test_any_width_has_whole_parts_in_their_order(color):
+    before = 0
+    for width in range(len("12:34 left"), 130):
+        text = progress.compose(IMAGENET, width, color=color)
+        assert len(BOLD.sub("", text)) <= width
+        places = [
+            max(BOLD.sub("", text).find(wording) for wording in dict.fromkeys(part.wordings)) for part in IMAGENET
+        ]
+        found = [place for place in places if place >= 0]
+        assert found == sorted(found)
+        assert len(found) >= before
+        before = len(found)
+        assert text.count("\x1b[1m") == text.count("\x1b[0m") == (color and "12/112" in text)
+    assert before == len(IMAGENET)
+
+
+def test_a_line_takes_the_place_of_the_one_before(open_terminal):
+    terminal = open_terminal()
+    line = progress.StatusLine()
+    line.show(IMAGENET)
+    line.show("done")
+    assert terminal.rows(terminal.read()) == ["done"]
+    line.clear()
+    line.clear()
+    assert terminal.read() == "\r\x1b[K"
+
+
+def test_a_terminal_made_narrower_shows_one_row(open_terminal, monkeypatch):
+    terminal = open_terminal()
+    # What the shell knew at its start, and the size of stdout, do not count.
+    monkeypatch.setenv("COLUMNS", "200")
+    terminal.resize(120)
+    line = progress.StatusLine()
+    for columns in (120, 80, 40, 100):
+        terminal.resize(columns)
+        line.show(IMAGENET)
+        (row,) = terminal.rows(terminal.read())
+        assert row == progress.compose(IMAGENET, columns - 1)
+        line.show("x" * 300)
+        assert terminal.rows(terminal.read()) == ["x" * (columns - 1)]
+
+
+@pytest.mark.parametrize("columns", [9, 10, 11, 80])
+def test_wide_characters_take_two_cells(open_terminal, columns):
+    terminal = open_terminal(columns)
+    text = "鳥と魚: 3 of 9"
+    progress.StatusLine().show(text)
+    (row,) = terminal.rows(terminal.read())
+    assert row == {9: "鳥と魚: ", 10: "鳥と魚: 3", 11: "鳥と魚: 3 ", 80: text}[columns]
+
+
+@pytest.mark.parametrize(
+    ("text", "cells"),
+    [("", 0), ("abc", 3), ("鳥", 2), ("ｶﾅ", 2), ("Ａ", 2), ("e\u0301", 1), ("a\u200bb", 2), ("\x1b[1mab\x1b[0m", 2)],
+)
+def test_cells(text, cells):
+    assert progress.cells(text) == cells
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "expected"),
+    [
+        ("abc", 3, "abc"),
+        ("abc", 2, "ab"),
+        ("a鳥b", 2, "a"),
+        ("e\u0301e", 1, "e\u0301"),
+        ("\x1b[1mabc\x1b[0md", 2, "\x1b[1mab\x1b[0m"),
+        ("abc", 0, ""),
+    ],
+)
+def test_cut(text, width, expected):
+    assert progress.cut(text, width) == expected
+
+
+def test_the_epoch_is_bold_on_a_terminal(open_terminal):
+    terminal = open_terminal()
+    progress.StatusLine().show(IMAGENET)
+    assert terminal.read().startswith("\r\x1b[K\x1b[1mepoch 12/112\x1b[0m 1234/5004 ")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "color"),
+    [("NO_COLOR", "1", False), ("NO_COLOR", "0", False), ("NO_COLOR", "", True), ("TERM", "dumb", False)],
+)
+def test_colors_can_be_refused(open_terminal, monkeypatch, name, value, color):
+    terminal = open_terminal()
+    assert progress.use_color(terminal.stream)
+    monkeypatch.setenv(name, value)
+    assert progress.use_color(terminal.stream) is color
+    progress.StatusLine().show(IMAGENET)
+    output = terminal.read()
+    assert bool(BOLD.search(output)) == color
+    assert output.startswith("\r\x1b[K") == (name != "TERM")
+
+
+def test_only_terminals_have_colors(tmp_path):
+    closed = io.StringIO()
+    closed.close()
+    with open(tmp_path / "log", "w") as file:
+        assert [progress.use_color(stream) for stream in (file, closed, None)] == [False, False, False]
+
+
+def test_a_dumb_terminal_gets_plain_lines(open_terminal, monkeypatch):
+    terminal = open_terminal(40)
+    monkeypatch.setenv("TERM", "dumb")
+    line = progress.StatusLine()
+    line.show(IMAGENET)
+    line.clear()
+    progress.clear_status_line()
+    assert terminal.read() == progress.compose(IMAGENET) + "\r\n"
+    assert not line.due()
+
+
+def test_a_line_in_a_pipe_is_complete(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "20")
+    line = progress.StatusLine()
+    line.show(IMAGENET)
+    line.show("x" * 300)
+    assert capsys.readouterr().err.splitlines() == [
+        "epoch 12/112  1,234/5,004  loss 2.345  error 41.2/18.3 %  1,234 img/s (5 % wait)  12:34 left, run 52:00:00",
+        "x" * 300,
+    ]
+
+
+@pytest.mark.parametrize("stderr", [None, io.StringIO()])
+def test_without_stderr_nothing_is_shown(monkeypatch, capsys, stderr):
+    line = progress.StatusLine()
+    if stderr is not None:
+        stderr.close()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    for each in (line, progress.StatusLine()):
+        each.show(IMAGENET)
+        each.clear()
+    progress.clear_status_line()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_process_started_without_stderr_shows_nothing():
+    program = (
+        "from keras_alexnet import progress\n"
+        "progress._PLAIN_INTERVAL = 0.0\n"
+        "with progress.WorkProgress() as report:\n"
+        "    report(1, 2, 'images')\n"
+        "progress.clear_status_line()\n"
+        "print('done')\n"
+    )
+    command = ["sh", "-c", 'exec "$0" -c "$1" 2>&-', sys.executable, program]
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    assert result.stdout == "done\n"
+
+
+def test_validation_tells_batches_speed_and_time():
+    line = progress_line.validation_line((12, 112), (45, 1196), 1234, 35, 187200)
+    assert progress.compose(line) == "epoch 12/112  validating 45/1,196  1,234 img/s  0:35 left, run 52:00:00"
+    assert progress.compose(line, 39) == "12/112 validating 45/1196 0:35 left"
+    unknown = progress_line.validation_line((12, 112), (4500, None), 1234, None, None)
+    assert progress.compose(unknown) == "epoch 12/112  validating 4,500  1,234 img/s"
+
+
+def make_watch(monkeypatch, first_step=0):
+    """That of three epochs of 4 steps, with its clock and metrics; it shows each step."""
+    clock = Clock()
+    monkeypatch.setattr(callbacks, "time", clock)
+    monkeypatch.setattr(progress_line, "time", clock)
+    monkeypatch.setattr(progress, "_PLAIN_INTERVAL", 0.0)
+    model = build_alexnet(3, preset="tiny")
+    compile_model(model)
+    model.evaluate(np.zeros((2, *model.input_shape[1:]), np.uint8), np.zeros(2, np.int32), verbose=0)
+    config = TrainConfig(data_dir="", output_dir="", epochs=3, batch_size=8)
+    nothing = {"waited": lambda: 0.0, "save": lambda: None, "log": lambda *_: None}
+    watch = callbacks.StepWatch(config, 4, first_step, Devices("CPU"), StopRequest(), **nothing)
+    watch.set_model(model)
+    return watch, clock, model.get_metrics_result()
+
+
+def times_shown(capsys):
+    """What stands behind the speed in each line, with the step."""
+    lines = capsys.readouterr().err.splitlines()
+    return [(re.search(r"(\S+)/4 ", line)[1], re.search(r" img/s.*?  (.*)$", line)[1]) for line in lines]
+
+
+def test_times_left_count_what_is_known(monkeypatch, capsys):
+    """Steps of 10 seconds and 4 batches of 5 seconds; each first one takes 100 more, to be compiled."""
+    watch, clock, results = make_watch(monkeypatch)
+    for epoch in range(3):
+        watch.begin_epoch(epoch, 0, 0.0, 0.0)
+        for batch in range(4):
+            watch.on_train_batch_begin(batch)
+            clock.now += 10 if batch else 110
+        watch.end_training(results)
+        watch.set_params({"steps": 4})
+        watch.on_test_begin()
+        for batch in range(4):
+            watch.on_test_batch_begin(batch)
+            clock.now += 5 if batch else 105
+        watch.on_test_end()
+    assert times_shown(capsys) == [
+        ("1", "5:30 left"),
+        ("2", "0:20 left, run 1:40"),
+        ("3", "0:10 left, run 1:30"),
+        ("1", "5:15 left"),
+        ("2", "0:10 left, run 5:30"),
+        ("3", "0:05 left, run 5:25"),
+        ("1", "5:30 left"),
+        ("2", "0:20 left, run 1:40"),
+        ("3", "0:10 left, run 1:30"),
+        ("1", "5:15 left"),
+        ("2", "0:10 left, run 2:50"),
+        ("3", "0:05 left, run 2:45"),
+        ("1", "5:30 left"),
+        ("2", "0:20 left, run 0:40"),
+        ("3", "0:10 left, run 0:30"),
+        ("1", "5:15 left"),
+        ("2", "0:10 left"),
+        ("3", "0:05 left"),
+    ]
+
+
+def test_a_run_that_goes_on_takes_the_pace_of_its_own(monkeypatch, capsys):
+    watch, clock, _ = make_watch(monkeypatch, first_step=5)
+    watch.begin_epoch(1, 1, 1000.0, 0.0)  # One step took 1,000 seconds before the interruption.
+    for batch in range(3):
+        watch.on_train_batch_begin(batch)
+        clock.now += 10
+    assert times_shown(capsys) == [("2", "0:20 left"), ("3", "0:10 left, run 0:50")]
+
+
+def test_validation_without_a_known_number_of_batches(monkeypatch, capsys):
+    watch, clock, results = make_watch(monkeypatch)
+    watch.begin_epoch(0, 4, 50.0, 0.0)
+    watch.end_training(results)
+    watch.set_params({"steps": None})
+    watch.on_test_begin()
+    for batch in range(3):
+        watch.on_test_batch_begin(batch)
+        clock.now += 5
+    assert capsys.readouterr().err.splitlines() == [f"epoch 1/3  validating {batch}  2 img/s" for batch in (1, 2)]
+
+
+def test_a_run_on_a_terminal(open_terminal, data_dir, tmp_path, monkeypatch):
+    terminal = open_terminal(40)
+    for name in ("_LIVE_AFTER", "_LIVE_INTERVAL", "_PLAIN_INTERVAL"):
+        monkeypatch.setattr(progress, name, 0.0)
+    config = TrainConfig(
+        data_dir=str(data_dir),
+        output_dir=str(tmp_path),
+        preset="tiny",
+        epochs=2,
+        batch_size=3,
+        steps_per_epoch=3,
+        learning_rate=0.001,
+        lr_drop_epochs=(),
+    )
+    loop.train(config)
+    output = terminal.read()
+    assert terminal.rows(output) == [""]
+    shown = [BOLD.sub("", text) for text in output.split("\r\x1b[K") if text]
+    assert len(shown) == 2 * (2 + 2)
+    assert all(len(text) < 40 for text in shown)
+    assert re.fullmatch(r"epoch 1/2  1/3  loss 1\.\d{3}  \d:\d\d left", shown[0])
+    assert re.findall(r" validating (\S+) ", " ".join(shown)) == ["1/3", "2/3"] * 2

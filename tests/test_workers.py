@@ -30,9 +30,9 @@ class Workers:
             *("--dropout=0", "--learning_rate=0.001", "--lr_drop_epochs=1", "--checkpoint_minutes=0.0001"),
         ]
 
-    def start(self, count: int, folder: Path, **environment: str) -> subprocess.Popen:
+    def start(self, count: int, folder: Path, *arguments: str, **environment: str) -> subprocess.Popen:
         return subprocess.Popen(
-            ["scripts/launch_local.sh", str(count), *self.arguments, f"--output_dir={folder}"],
+            ["scripts/launch_local.sh", str(count), *self.arguments, f"--output_dir={folder}", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -40,8 +40,8 @@ class Workers:
             env=self.environment | environment,
         )
 
-    def run(self, count: int, folder: Path) -> str:
-        process = self.start(count, folder)
+    def run(self, count: int, folder: Path, *arguments: str) -> str:
+        process = self.start(count, folder, *arguments)
         stdout, stderr = process.communicate(timeout=300)
         assert process.returncode == 0, stderr
         return stdout
@@ -88,8 +88,11 @@ def test_a_killed_worker_ends_the_others_and_the_same_command_goes_on(workers, t
     assert len(re.findall("another (worker ended|process of the training)", stderr)) == 1, stderr
     assert "Traceback" not in stderr
     assert int(newest_checkpoint(folder).stem[5:]) < 16
-    assert "going on after epoch" in started.run(2, folder)
+    printed = started.run(2, folder, "--report")
+    assert "going on after epoch" in printed
     assert_close(folder, single)
+    assert printed.splitlines()[-1] == f"The report is {folder}/report/report.html"
+    assert (folder / "report" / "report.html").exists()
 
 
 def test_a_signal_to_one_worker_saves_and_ends_all_and_another_number_of_workers_goes_on(workers, tmp_path):

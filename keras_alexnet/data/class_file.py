@@ -1,27 +1,40 @@
 """The class file of a model: `model.classes.txt` beside `model.keras` tells which class each of its labels is.
 
 Beside other files it bears their whole name, as in `model.onnx.classes.txt`: they may have another order than the
-`.keras` file of that name. It has the form of classmappings.txt. Importing this needs the standard library alone.
+`.keras` file of that name. It has the form of classmappings.txt. `model.classnames.txt`, in the form of classnames.txt,
+adds names for people, where there are any. Importing this needs the standard library alone.
 """
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from keras_alexnet.data.maps import read_class_mappings, write_class_mappings
+from keras_alexnet.data.maps import read_class_mappings, write_class_mappings, write_class_names
 from keras_alexnet.errors import UserError
-
-_ENDING = ".classes.txt"
 
 
 def class_file(model_path: str | os.PathLike) -> Path:
     """The path of a model's class file: its own, with `.classes.txt` in place of `.keras`, or behind another name."""
-    path = Path(model_path)
-    return path.with_name((path.stem if path.suffix == ".keras" else path.name) + _ENDING)
+    return _beside(model_path, ".classes.txt")
 
 
-def write_classes(model_path: str | os.PathLike, classes: Sequence[str]) -> None:
-    """Writes the class file of a model, whole or not at all; `classes` are the class ids in label order."""
+def names_file(model_path: str | os.PathLike) -> Path:
+    """The path of the names of a model's classes, as `class_file`, with `.classnames.txt`."""
+    return _beside(model_path, ".classnames.txt")
+
+
+def write_classes(model_path: str | os.PathLike, classes: Sequence[str], names: Sequence[str] | None = None) -> None:
+    """Writes the class file of a model, and the names of its classes if there are any, each whole or not at all.
+
+    Args:
+        model_path: the model.
+        classes: the class ids, in label order.
+        names: a name for each. Without them, a file of names that is there already is removed: it may be of other ones.
+    """
+    if names is None:
+        names_file(model_path).unlink(missing_ok=True)
+    else:
+        write_class_names(names_file(model_path), classes, names)
     write_class_mappings(class_file(model_path), classes)
 
 
@@ -74,3 +87,8 @@ def check_classes(model_path: str | os.PathLike, classes: Sequence[str], source:
         f"{model_path} has other classes than the data: {example}. Evaluate a model on the classes that it was trained "
         "on."
     )
+
+
+def _beside(model_path: str | os.PathLike, ending: str) -> Path:
+    path = Path(model_path)
+    return path.with_name((path.stem if path.suffix == ".keras" else path.name) + ending)

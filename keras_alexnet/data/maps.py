@@ -196,6 +196,25 @@ def write_class_mappings(path: str | os.PathLike, classes: Sequence[str]) -> Non
         _write_lines(partial, _class_lines(classes))
 
 
+def read_class_names(path: str | os.PathLike, classes: Sequence[str]) -> list[str] | None:
+    """Reads `classnames.txt`; returns a name per class, or None if there is no such file, or one of other classes."""
+    try:
+        with open(path, "rb") as file:
+            lines = file.read().decode(**_TEXT).replace("\r\n", "\n").removesuffix("\n").split("\n")
+    except OSError:
+        return None
+    starts = [f"{class_id}\t{label}\t" for label, class_id in enumerate(classes)]
+    if len(lines) != len(starts) or not all(map(str.startswith, lines, starts)):
+        return None
+    return [line.removeprefix(start) for line, start in zip(lines, starts, strict=True)]
+
+
+def write_class_names(path: str | os.PathLike, classes: Sequence[str], class_names: Sequence[str]) -> None:
+    """Writes `<class id>\\t<label>\\t<name>` lines in label order, whole or not at all."""
+    with atomic_path(path) as partial:
+        _write_lines(partial, _name_lines(classes, class_names))
+
+
 def write_data_dir(
     output_dir: str | os.PathLike,
     train: ImageMap,
@@ -223,8 +242,7 @@ def write_data_dir(
     }
     named = os.path.join(output_dir, CLASS_NAMES)
     if class_names is not None:
-        pairs = zip(classes, class_names, strict=True)
-        contents[CLASS_NAMES] = (f"{class_id}\t{label}\t{name}\n" for label, (class_id, name) in enumerate(pairs))
+        contents[CLASS_NAMES] = _name_lines(classes, class_names)
     finals = [os.path.join(output_dir, name) for name in contents]
     with contextlib.ExitStack() as stack:
         # All are on the disk, under partial names, before the first one takes its final name.
@@ -347,6 +365,11 @@ def _map_lines(rows: Iterable[tuple[str, int]]) -> Iterator[str]:
 
 def _class_lines(classes: Iterable[str]) -> Iterator[str]:
     return _map_lines((name, label) for label, name in enumerate(classes))
+
+
+def _name_lines(classes: Iterable[str], class_names: Iterable[str]) -> Iterator[str]:
+    pairs = zip(classes, class_names, strict=True)
+    return (f"{class_id}\t{label}\t{name}\n" for label, (class_id, name) in enumerate(pairs))
 
 
 def _write_lines(path: str | os.PathLike, lines: Iterable[str]) -> None:

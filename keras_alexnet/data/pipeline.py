@@ -1,8 +1,9 @@
 """Batches of pixels and labels from a map: a pure function of the map, the seed and the position in the run."""
 
 import functools
+import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -86,6 +87,37 @@ def evaluation_dataset(
     return dataset.map(without_padding)
 
 
+def image_dataset(
+    images: ImageMap | Sequence[str | os.PathLike],
+    batch_size: int = 32,
+    *,
+    image_size: int = IMAGE_SIZE,
+    resize: str = "square",
+    crops: int = 1,
+) -> tf.data.Dataset:
+    """Images as a network sees them in evaluation, each once and in order, for code of one's own.
+
+    Args:
+        images: a map, or paths of images.
+        batch_size, image_size, resize, crops: as for `padded_evaluation_dataset`.
+
+    Returns:
+        A dataset of (images, labels), as `evaluation_dataset` gives it, for a map; of images alone for paths.
+
+    Raises:
+        UserError: there are no images, or an unknown `resize` or `crops`.
+    """
+    cut = {"image_size": image_size, "resize": resize, "crops": crops}
+    if isinstance(images, ImageMap):
+        return evaluation_dataset(images, batch_size, **cut)
+    if isinstance(images, (str, os.PathLike)) or not len(images):
+        raise UserError(
+            f"images is {images!r}; expected a map, as read_map gives it, or a list of paths, as find_images does."
+        )
+    unlabelled = ImageMap([os.fspath(path) for path in images], np.zeros(len(images), np.int32))
+    return evaluation_dataset(unlabelled, batch_size, **cut).map(lambda pixels, _: pixels)
+
+
 def padded_evaluation_dataset(
     image_map: ImageMap,
     batch_size: int,
@@ -139,6 +171,39 @@ def padded_evaluation_dataset(
     return tf.data.Dataset.zip(tf.data.Dataset.range(num_steps), batches).map(weighted).prefetch(_PREFETCH)
 
 
+def readable_images(
+    paths: Sequence[str | os.PathLike],
+    batch_size: int,
+    *,
+    image_size: int = IMAGE_SIZE,
+    resize: str = "square",
+    crops: int = 1,
+) -> tf.data.Dataset:
+    """Every image that can be read, in order: files of which some may be no images.
+
+    Args:
+        paths: the files.
+        batch_size, image_size, resize, crops: as for `padded_evaluation_dataset`.
+
+    Returns:
+        A dataset of (positions in `paths`, images): int64 (batch,), and uint8 (batch, image_size, image_size, 3) or
+        (batch, 10, image_size, image_size, 3). The last batch may be smaller. What is missing could not be read:
+        `why_unreadable` tells why.
+    """
+    check_crops(resize, crops, image_size)
+    crop = ten_crops if crops > 1 else evaluation_image
+
+    def path_at(position: np.int64) -> bytes:
+        return os.fsencode(paths[position])
+
+    def load(position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        path = tf.ensure_shape(tf.numpy_function(path_at, [position], tf.string, stateful=False), ())
+        return position, crop(tf.io.read_file(path), image_size, resize)
+
+    images = tf.data.Dataset.range(len(paths)).map(load, num_parallel_calls=_NUM_THREADS, deterministic=True)
+    return images.ignore_errors().batch(batch_size).prefetch(_PREFETCH)
+
+
 class DataWait:
     """Adds up how long the one who iterates over a dataset waits for it.
 
@@ -174,7 +239,7 @@ def find_unreadable(image_map: ImageMap, rows: Iterable[int]) -> UserError | Non
     """Reads the images of `rows` and describes the first that cannot be read: TensorFlow names no file."""
     rows = list(rows)
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        reasons = pool.map(_why_unreadable, image_map.encoded_paths(rows))
+        reasons = pool.map(why_unreadable, image_map.encoded_paths(rows))
         row, reason = next(((row, reason) for row, reason in zip(rows, reasons, strict=True) if reason), (None, None))
         pool.shutdown(cancel_futures=True)
     if reason is None:
@@ -186,7 +251,8 @@ def find_unreadable(image_map: ImageMap, rows: Iterable[int]) -> UserError | Non
     )
 
 
-def _why_unreadable(path: bytes) -> str | None:
+def why_unreadable(path: bytes) -> str | None:
+    """Why an image cannot be read; None if it can."""
     try:
         with open(path, "rb") as file:
             data = file.read()

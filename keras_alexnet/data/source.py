@@ -10,11 +10,13 @@ import tensorflow as tf
 
 from keras_alexnet.data.maps import (
     CLASS_MAPPINGS,
+    CLASS_NAMES,
     TRAIN_MAP,
     VAL_MAP,
     ImageMap,
     raise_if_missing,
     read_class_mappings,
+    read_class_names,
     read_map,
 )
 from keras_alexnet.data.order import batch_rows
@@ -30,11 +32,12 @@ _LOOKED_AT = 8
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What `prepare` wrote: both maps, and the class ids in label order."""
+    """What `prepare` wrote: both maps, the class ids in label order, and a name for each, if it found any."""
 
     train: ImageMap
     validation: ImageMap
     classes: list[str]
+    class_names: list[str] | None = None
     _wait: DataWait = field(default_factory=DataWait, compare=False)
 
     @property
@@ -130,6 +133,7 @@ def read_training_data(data_dir: str | os.PathLike) -> TrainingData:
         train=read_map(folder / TRAIN_MAP, len(classes)),
         validation=read_map(folder / VAL_MAP, len(classes)),
         classes=classes,
+        class_names=read_class_names(folder / CLASS_NAMES, classes),
     )
 
 

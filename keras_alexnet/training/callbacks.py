@@ -8,11 +8,12 @@ from typing import NamedTuple
 import keras
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.progress import StatusLine, duration
+from keras_alexnet.progress import StatusLine, compose
 from keras_alexnet.training.config import TrainConfig
 from keras_alexnet.training.distribution import Devices
 from keras_alexnet.training.interruption import StopRequest, stop
 from keras_alexnet.training.metrics import error_rates
+from keras_alexnet.training.progress_line import Pace, training_line, validation_line
 
 _DIVERGED = (
     "the training diverged. Begin anew with a lower --learning_rate, and with --restart or another --output_dir."
@@ -67,6 +68,7 @@ class StepWatch(keras.callbacks.Callback):
         self._line = StatusLine()
         self._seen = self._next_agreement = 0
         self._last_agreement = (time.monotonic(), 0)
+        self._validation_seconds = 0.0  # for what is known of it
         self.epoch, self.batch = divmod(first_step, steps_per_epoch)
         self.validating = self.stopped = False
         self.saved()
@@ -81,6 +83,7 @@ class StepWatch(keras.callbacks.Callback):
         self.epoch, self.batch, self._first_batch = epoch, first_batch, first_batch
         self.validating = False
         self._checked = first_batch
+        self._pace = Pace()
         self._begin = time.monotonic() - seconds
         self._waited_before = self._waited() - waited
 
@@ -111,16 +114,23 @@ class StepWatch(keras.callbacks.Callback):
         logging = self._config.log_every and self.batch % self._config.log_every == 0
         if batch and (due.line or logging):
             self._tell(line=due.line, log=logging)
+        self._pace.begin_step(batch)
         self._save_or_stop(due)
+
+    def on_test_begin(self, logs=None) -> None:
+        self._pace = Pace()
 
     def on_test_batch_begin(self, batch: int, logs=None) -> None:
         self.batch = batch
         due = self._due()
         if batch and due.line and self._devices.is_chief:
-            self._line.show(f"epoch {self.epoch + 1}/{self._config.epochs}  validating, batch {batch:,}")
+            self._show_validation()
+        self._pace.begin_step(batch)
         self._save_or_stop(due)
 
     def on_test_end(self, logs=None) -> None:
+        num_batches = self.batch + 1
+        self._validation_seconds = num_batches * self._pace.step_seconds(num_batches)
         self._line.clear()
 
     def _due(self) -> "_Due":
@@ -163,19 +173,48 @@ class StepWatch(keras.callbacks.Callback):
             self._log(self.step, rates, images_per_second, waiting)
         if not self._devices.is_chief:
             return
-        errors = "/".join(f"{100 * rates[name]:.1f}" for name in ("top1_error", "top5_error"))
-        left = seconds / self.batch * (self._steps_per_epoch - self.batch)
-        # Short, as terminals are 80 columns wide.
-        text = (
-            f"epoch {self.epoch + 1}/{self._config.epochs}  {self.batch:,}/{self._steps_per_epoch:,}  "
-            f"loss {rates['loss']:.3f}  error {errors} %  "
-            f"{images_per_second:,.0f} img/s ({100 * waiting:.0f} % wait)  {duration(left)} left"
+        finished = self.batch - self._first_batch
+        step_seconds = self._pace.step_seconds(finished)
+        left = step_seconds * (self._steps_per_epoch - self.batch)
+        run_left = self._run_left(
+            left + self._validation_seconds, step_seconds * self._steps_per_epoch, self._validation_seconds
+        )
+        parts = training_line(
+            (self.epoch + 1, self._config.epochs),
+            (self.batch, self._steps_per_epoch),
+            rates,
+            images_per_second,
+            waiting,
+            left,
+            run_left if finished > 1 else None,
         )
         if log:
             self._line.clear()
-            print(text, flush=True)
+            print(compose(parts), flush=True)
         if line:
-            self._line.show(text)
+            self._line.show(parts)
+
+    def _show_validation(self) -> None:
+        num_batches = self.params.get("steps")
+        batch_seconds = self._pace.step_seconds(self.batch)
+        left = run_left = None
+        if num_batches:
+            left = batch_seconds * (num_batches - self.batch)
+            if self.batch > 1:
+                run_left = self._run_left(left, self.training_seconds, batch_seconds * num_batches)
+        self._line.show(
+            validation_line(
+                (self.epoch + 1, self._config.epochs),
+                (self.batch, num_batches),
+                self._config.batch_size / batch_seconds,
+                left,
+                run_left,
+            )
+        )
+
+    def _run_left(self, left: float, training_seconds: float, validation_seconds: float) -> float:
+        """Seconds until the run's end: those left of this epoch, and for each of the others so many."""
+        return left + (self._config.epochs - self.epoch - 1) * (training_seconds + validation_seconds)
 
     def _results(self) -> dict:
         if keras.backend.backend() == "jax":

@@ -11,7 +11,16 @@ STRATEGIES = ("auto", "none", "mirrored", "multi_worker")
 JIT_COMPILE = ("auto", "on", "off")
 
 # A run may go on with other values of these; with any other setting changed it would be another run.
-_MAY_CHANGE = {"data_dir", "output_dir", "epochs", "strategy", "checkpoint_minutes", "log_every", "tensorboard"}
+_MAY_CHANGE = {
+    "data_dir",
+    "output_dir",
+    "epochs",
+    "strategy",
+    "checkpoint_minutes",
+    "log_every",
+    "tensorboard",
+    "report",
+}
 _PATHS = ("data_dir", "output_dir", "initial_model")
 
 
@@ -45,6 +54,7 @@ class TrainConfig:
     checkpoint_minutes: float = 10.0
     log_every: int = 0
     tensorboard: bool = False
+    report: bool = False
 
     def __post_init__(self) -> None:
         """Checks every bound; raises `UserError`."""

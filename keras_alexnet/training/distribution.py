@@ -27,7 +27,7 @@ class Devices:
         agree: gives the element-wise maximum over the workers; all of them have to call it.
         distribute: makes what `fit` and `evaluate` take out of a worker's own share of the batches.
         adapt: mends a compiled model for `fit` and `evaluate`.
-        alone: makes the context in which the chief alone may save a model.
+        alone: makes the context in which the chief alone may save, load or evaluate a model.
         explain: gives the user's view of an exception that another worker's end has caused, None for any other.
     """
 

@@ -13,7 +13,7 @@ from keras_alexnet.errors import UserError
 from keras_alexnet.progress import duration
 from keras_alexnet.training.config import TrainConfig
 from keras_alexnet.training.distribution import Devices, check_batch_size, check_same_settings, choose_devices
-from keras_alexnet.training.loop import build_model, open_data, run_identity, steps_in_epoch
+from keras_alexnet.training.loop import build_model, check_report, open_data, run_identity, steps_in_epoch
 from keras_alexnet.training.model_file import model_sizes
 from keras_alexnet.training.run_folder import find_checkpoint, is_finished
 
@@ -31,6 +31,7 @@ def dry_run(config: TrainConfig, *, restart: bool = False) -> None:
     Raises:
         UserError: what would stop the run.
     """
+    check_report(config)
     data = open_data(config)
     data.check_first_and_last()
     steps_per_epoch = steps_in_epoch(config, data)

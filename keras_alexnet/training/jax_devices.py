@@ -75,7 +75,12 @@ def jax_devices(strategy: str) -> Iterator[Devices]:
         with _data_parallel() if several and jax.device_count() > 1 else contextlib.nullcontext():
             count = jax.device_count() if several else 1
             copies = f"{count} × " if count > 1 else ""
-            yield Devices(f"{copies}{jax.default_backend().upper()}, JAX", num_replicas=count, xla=True)
+            yield Devices(
+                f"{copies}{jax.default_backend().upper()}, JAX",
+                num_replicas=count,
+                xla=True,
+                alone=_without_distribution,
+            )
         return
     if cluster.worker == 0:
         print(f"Waiting for {cluster.num_workers - 1} other workers", flush=True)
@@ -191,7 +196,10 @@ def _data_parallel() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_distribution() -> Iterator[None]:
-    """In it, one process alone may make variables, and so save a model: else JAX has all compare each of them."""
+    """In it, one process alone may make variables, and so save a model: else JAX has all compare each of them.
+
+    Models that are loaded in it compute on one device, on batches of any size.
+    """
     distribution = keras.distribution.distribution()
     keras.distribution.set_distribution(None)
     try:

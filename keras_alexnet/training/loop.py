@@ -14,6 +14,7 @@ from keras_alexnet.data.order import steps_per_pass
 from keras_alexnet.lock import exclusive
 from keras_alexnet.model import build_alexnet, set_precision
 from keras_alexnet.progress import duration
+from keras_alexnet.reporting.files import REPORT_FILE
 from keras_alexnet.training.callbacks import StepWatch
 from keras_alexnet.training.checkpoint import (
     Progress,
@@ -31,7 +32,14 @@ from keras_alexnet.training.metrics import compile_model, error_rates
 from keras_alexnet.training.model_file import model_sizes, save_model
 from keras_alexnet.training.optimizer import SGDWithL2
 from keras_alexnet.training.record import RunRecord, TensorBoard, write_history
-from keras_alexnet.training.run_files import BEST_MODEL_FILE, CHECKPOINT_FOLDER, FLAGS_FILE, HISTORY_FILE, MODEL_FILE
+from keras_alexnet.training.run_files import (
+    BEST_MODEL_FILE,
+    CHECKPOINT_FOLDER,
+    FLAGS_FILE,
+    HISTORY_FILE,
+    MODEL_FILE,
+    REPORT_FOLDER,
+)
 from keras_alexnet.training.run_folder import find_checkpoint, is_finished, throw_away
 from keras_alexnet.training.schedule import rate_in_epoch, step_schedule
 from keras_alexnet.workers import cpu_count
@@ -57,6 +65,7 @@ def train(config: TrainConfig, *, restart: bool = False) -> list[dict]:
         KeyboardInterrupt: Ctrl-C, when all is saved.
         SystemExit: SIGTERM, when all is saved; with status 143.
     """
+    check_report(config)
     data = open_data(config)
     steps_per_epoch = steps_in_epoch(config, data)
     with choose_devices(config.strategy) as devices:
@@ -64,6 +73,14 @@ def train(config: TrainConfig, *, restart: bool = False) -> list[dict]:
         check_same_settings(devices, run_identity(config, data), config.epochs, config.log_every, restart)
         with exclusive(config.output_dir) if devices.is_chief else contextlib.nullcontext():
             return _Run(config, data, steps_per_epoch, devices).train(restart)
+
+
+def check_report(config: TrainConfig) -> None:
+    """Raises `UserError` if the run is to end with a report, and cannot."""
+    if config.report:
+        from keras_alexnet.reporting.run_report import check_run_report
+
+        check_run_report(config)
 
 
 def open_data(config: TrainConfig):
@@ -134,6 +151,7 @@ class _Run:
                 f"This run is finished: {progress.epochs} epochs. Give more --epochs to go on, or --restart to begin "
                 "anew."
             )
+            self._report()
             return self.history
 
         self._began = time.monotonic() - progress.total_seconds
@@ -176,9 +194,21 @@ class _Run:
             self._save_model(MODEL_FILE)
             steps = len(self.history) * self.steps_per_epoch
             self.record.write(self.history, steps, self._seconds(), model_steps=steps)
-        self.devices.agree([0.0])  # All wait here until the chief has saved.
         self._say(f"Finished. The model is {self.folder / MODEL_FILE}" if self.keeps_weights else "Finished.")
+        self._report()
+        self.devices.agree([0.0])  # All wait here until the chief has saved.
         return self.history
+
+    def _report(self) -> None:
+        """Writes the report, where one is wanted and there is none yet."""
+        if not (self.config.report and self.devices.is_chief):
+            return
+        from keras_alexnet.reporting.run_report import has_run_report, write_run_report
+
+        if not has_run_report(self.folder):
+            with self.devices.alone():
+                write_run_report(self.folder, self.data.validation, self.config.batch_size)
+        self._say(f"The report is {self.folder / REPORT_FOLDER / REPORT_FILE}")
 
     def _run_epoch(self, epoch: int, progress: Progress) -> None:
         """Trains and validates; `progress` is where the run stood at its start."""
@@ -258,7 +288,7 @@ class _Run:
 
     def _save_model(self, name: str) -> None:
         """Saves the classes first: no model is written without them."""
-        write_classes(self.folder / name, self.data.classes)
+        write_classes(self.folder / name, self.data.classes, self.data.class_names)
         with self.devices.alone():
             save_model(self.model, self.folder / name, self.config.precision)
 

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from keras_alexnet.data.class_file import class_file
+from keras_alexnet.data.class_file import class_file, names_file
 from keras_alexnet.errors import UserError
+from keras_alexnet.reporting.files import REPORT_FILE, TABLES
 from keras_alexnet.training.checkpoint import Checkpoint, Progress, check_identity, load_newest_checkpoint
 from keras_alexnet.training.distribution import Devices
 from keras_alexnet.training.record import read_run_file
@@ -13,6 +14,7 @@ from keras_alexnet.training.run_files import (
     FLAGS_FILE,
     HISTORY_FILE,
     MODEL_FILE,
+    REPORT_FOLDER,
     RUN_FILE,
     TENSORBOARD_FOLDER,
 )
@@ -87,13 +89,16 @@ def throw_away(folder: Path) -> None:
         f"{CHECKPOINT_FOLDER}/step-*.npz",
         f"{CHECKPOINT_FOLDER}/.partial-*",
         f"{TENSORBOARD_FOLDER}/events.out.tfevents.*",
+        *(f"{REPORT_FOLDER}/{name}" for name in (REPORT_FILE, *dict(TABLES), ".partial-*")),
         ".partial-*",
         BEST_MODEL_FILE,
         class_file(BEST_MODEL_FILE).name,
+        names_file(BEST_MODEL_FILE).name,
         FLAGS_FILE,
         RUN_FILE,
         HISTORY_FILE,
         class_file(MODEL_FILE).name,
+        names_file(MODEL_FILE).name,
         MODEL_FILE,
     ):
         for path in folder.glob(pattern):

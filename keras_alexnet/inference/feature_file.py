@@ -1,0 +1,104 @@
+"""Features of many images in a file: written as they come, since those of a convolution do not fit into memory."""
+
+import contextlib
+import csv
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from keras_alexnet.atomic import atomic_path
+from keras_alexnet.errors import UserError
+
+SUFFIXES = (".npz", ".csv")
+
+
+def check_name(path: str) -> None:
+    """Raises `UserError` for a file that is neither .npz nor .csv."""
+    if not path.endswith(SUFFIXES):
+        raise UserError(f"--output is {path}; features go into a file whose name ends in {' or '.join(SUFFIXES)}.")
+
+
+@contextlib.contextmanager
+def feature_file(path: str, layer: str, shape: Sequence[int]) -> Iterator["FeatureFile"]:
+    """Opens a file for features, which appears under its name when all are there, or not at all.
+
+    `.npz` holds `features`, float32 (images, …), and `paths` and `layer`. `.csv` has a row an image: its path and the
+    flattened features (the last dimension fastest), whose columns are called after the layer.
+
+    Args:
+        path: the file.
+        layer: its name.
+        shape: of the features of an image.
+
+    Raises:
+        UserError: the file cannot be written, or no image has come.
+    """
+    with atomic_path(path) as partial:
+        writer = _NpzFile(partial, layer, shape) if path.endswith(".npz") else _CsvFile(partial, layer, shape)
+        with writer:
+            yield writer
+            if not writer.count:
+                raise UserError(f"no image could be read, so {path} is not written.")
+            writer.finish()
+
+
+class FeatureFile(contextlib.AbstractContextManager):
+    """Takes features; `count` is how many images there are so far."""
+
+    count = 0
+
+    def write(self, paths: Sequence[str], features: np.ndarray) -> None:
+        """Adds those of some images: float32 (len(paths), …)."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Completes the file."""
+
+
+class _CsvFile(FeatureFile):
+    def __init__(self, path: Path, layer: str, shape: Sequence[int]):
+        self._file = open(path, "w", encoding="utf-8", errors="surrogateescape", newline="")  # noqa: SIM115
+        self._writer = csv.writer(self._file, lineterminator="\n")
+        self._writer.writerow(["path", *(f"{layer}_{number}" for number in range(int(np.prod(shape))))])
+
+    def write(self, paths: Sequence[str], features: np.ndarray) -> None:
+        for path, values in zip(paths, features.reshape(len(paths), -1).tolist(), strict=True):
+            # Nine digits tell each float32 from all others.
+            self._writer.writerow([path, *(f"{value:.9g}" for value in values)])
+        self.count += len(paths)
+
+    def __exit__(self, *exception) -> None:
+        self._file.close()
+
+
+class _NpzFile(FeatureFile):
+    """An array's header has the number of images, which is known at the end alone: until then they are kept beside."""
+
+    def __init__(self, path: Path, layer: str, shape: Sequence[int]):
+        self._path, self._layer, self._shape = path, layer, tuple(shape)
+        self._paths: list[str] = []
+        self._values = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115
+
+    def write(self, paths: Sequence[str], features: np.ndarray) -> None:
+        self._values.write(np.ascontiguousarray(features, "<f4").data)
+        self._paths += paths
+        self.count += len(paths)
+
+    def finish(self) -> None:
+        with open(self._path, "wb") as file:
+            np.savez(file, layer=np.array(self._layer), paths=np.array(self._paths))
+        header = {"descr": "<f4", "fortran_order": False, "shape": (self.count, *self._shape)}
+        self._values.seek(0)
+        with (
+            zipfile.ZipFile(self._path, "a", zipfile.ZIP_STORED) as archive,
+            archive.open("features.npy", "w", force_zip64=True) as member,
+        ):
+            np.lib.format.write_array_header_1_0(member, header)
+            shutil.copyfileobj(self._values, member, 2**20)
+
+    def __exit__(self, *exception) -> None:
+        self._values.close()

@@ -1,0 +1,141 @@
+"""Image files through a network: their best classes, or the values of a layer."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+
+import keras
+import numpy as np
+
+from keras_alexnet.data.pipeline import readable_images, why_unreadable
+from keras_alexnet.errors import UserError
+from keras_alexnet.inference.outputs import Outputs
+from keras_alexnet.inference.predictions import log_softmax
+from keras_alexnet.training.distribution import leave_gpus_to_the_backend
+from keras_alexnet.training.model_file import model_sizes
+
+# Called with a path and the reason why it cannot be read.
+Skip = Callable[[str, str], None]
+
+
+def predict_images(
+    model: keras.Model,
+    paths: Sequence[str | os.PathLike],
+    batch_size: int = 32,
+    *,
+    resize: str = "square",
+    crops: int = 1,
+) -> np.ndarray:
+    """The probabilities of all classes for image files.
+
+    Args:
+        model: from (batch, side, side, 3) RGB pixels of 0 to 255 to logits (batch, num_classes).
+        paths: images of any kind that Pillow reads.
+        batch_size, resize, crops: as for `evaluate_model`.
+
+    Returns:
+        float32 (len(paths), num_classes).
+
+    Raises:
+        UserError: a file that cannot be read, or a model of other inputs or outputs.
+    """
+    outputs = FileOutputs(model, batch_size, resize=resize, crops=crops)
+    return _collected(outputs, paths)
+
+
+def extract_features(
+    model: keras.Model,
+    paths: Sequence[str | os.PathLike],
+    layer: str = "relu7",
+    batch_size: int = 32,
+    *,
+    resize: str = "square",
+    crops: int = 1,
+) -> np.ndarray:
+    """The values of a layer for image files; with ten crops of each, their mean.
+
+    Args and errors are those of `predict_images`; an unknown `layer` is one as well.
+
+    Returns:
+        float32 (len(paths), …), as "relu7" of the full network: (len(paths), 4096).
+    """
+    return _collected(FileOutputs(model, batch_size, layer=layer, resize=resize, crops=crops), paths)
+
+
+class FileOutputs:
+    """What a network gives for image files, batch by batch.
+
+    Args:
+        model: from (batch, side, side, 3) RGB pixels of 0 to 255 to logits (batch, num_classes).
+        batch_size: crops at a time.
+        layer: the layer whose values to give; None for the probabilities of the classes.
+        resize, crops: as for `evaluate_model`.
+
+    Attributes:
+        shape: of the output of an image.
+
+    Raises:
+        UserError: a model of other inputs or outputs, or an unknown layer.
+    """
+
+    def __init__(
+        self, model: keras.Model, batch_size: int, *, layer: str | None = None, resize: str = "square", crops: int = 1
+    ):
+        leave_gpus_to_the_backend()
+        self._image_size, _ = model_sizes(model)
+        self._outputs = Outputs(model, crops, layer)
+        self._probabilities = layer is None
+        self._batch_size = max(batch_size // crops, 1)
+        self._cut = {"resize": resize, "crops": crops}
+        self.shape = self._outputs.shape
+
+    def __call__(self, paths: Sequence[str | os.PathLike], skip: Skip) -> Iterator[tuple[list[int], np.ndarray]]:
+        """Gives the outputs of the files that can be read, in order.
+
+        Args:
+            paths: the files.
+            skip: told of each file that cannot be read, in its turn.
+
+        Yields:
+            The positions in `paths` of a batch's files, and float32 (batch, …).
+
+        Raises:
+            UserError: the model gives logits that are not finite.
+        """
+        batch_size = min(self._batch_size, max(len(paths), 1))
+        images_of = readable_images(paths, batch_size, image_size=self._image_size, **self._cut)
+        position = 0
+        for positions, images in images_of.as_numpy_iterator():
+            outputs = self._compute(images, batch_size)
+            position = _tell_missing(paths, position, positions, skip)
+            yield positions.tolist(), outputs
+        _tell_missing(paths, position, [len(paths)], skip)
+
+    def _compute(self, images: np.ndarray, batch_size: int) -> np.ndarray:
+        count = len(images)
+        # A smaller batch would be compiled once more.
+        padding = np.zeros((batch_size - count, *images.shape[1:]), np.uint8)
+        outputs = self._outputs(np.concatenate([images, padding]) if len(padding) else images)[:count]
+        return np.exp(log_softmax(outputs)).astype(np.float32) if self._probabilities else outputs
+
+
+def _tell_missing(paths: Sequence, position: int, positions: Sequence[int], skip: Skip) -> int:
+    """Tells of the files from `position` on that are not among `positions`; returns the position after these."""
+    for found in positions:
+        for missing in range(position, found):
+            path = os.fspath(paths[missing])
+            skip(path, why_unreadable(os.fsencode(path)) or "TensorFlow cannot read it")
+        position = found + 1
+    return position
+
+
+def _collected(outputs: FileOutputs, paths: Sequence[str | os.PathLike]) -> np.ndarray:
+    if not len(paths):
+        raise UserError("no images are given; expected a list of paths.")
+    values = np.empty((len(paths), *outputs.shape), np.float32)
+    for positions, batch in outputs(paths, _refuse):
+        values[positions] = batch
+    return values
+
+
+def _refuse(path: str, reason: str) -> None:
+    raise UserError(f"cannot read the image {path}: {reason}. Leave it out, or put a whole image there.")

@@ -1,0 +1,79 @@
+"""Batches of images through a network: logits, or the values of any layer."""
+
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_alexnet.errors import UserError
+from keras_alexnet.training.model_file import model_sizes
+
+
+class Outputs:
+    """What a network gives for batches of images.
+
+    Args:
+        model: from (batch, side, side, 3) RGB pixels of 0 to 255 to logits (batch, num_classes). It is left as it is.
+        crops: crops of each image; with several of them, logits are the logarithms of their mean probabilities
+            (Krizhevsky et al., 2012, section 4.1), and features are means.
+        layer: the layer whose values to give, such as "relu7"; None for the logits.
+
+    Attributes:
+        shape: of the output of an image.
+
+    Raises:
+        UserError: a model of other inputs or outputs, or a layer that it does not have.
+    """
+
+    def __init__(self, model: keras.Model, crops: int = 1, layer: str | None = None):
+        side, _ = model_sizes(model)
+        output = model.output if layer is None else _layer(model, layer).output
+        # The same layers: the caller's model stays as it is.
+        network = keras.Model(model.input, output)
+        if crops > 1:
+            inputs = keras.Input((crops, side, side, 3))
+            values = ops.cast(network(ops.reshape(inputs, (-1, side, side, 3))), "float32")
+            values = ops.reshape(values, (-1, crops, *output.shape[1:]))
+            network = keras.Model(inputs, _mean_of_logits(values) if layer is None else ops.mean(values, axis=1))
+        # Keras chooses where to use XLA when it compiles: on a CPU it would be two to three times slower.
+        network.compile()
+        self._network = network
+        self.shape = tuple(output.shape[1:])
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Computes a batch.
+
+        Args:
+            images: uint8 (batch, side, side, 3), or (batch, crops, side, side, 3) with several crops.
+
+        Returns:
+            float32 (batch, …).
+
+        Raises:
+            UserError: it is not finite.
+        """
+        outputs = np.asarray(self._network.predict_on_batch(images), np.float32)
+        if not np.isfinite(outputs).all():
+            raise UserError(
+                "the model gives values that are not finite (NaN or infinite), so what it says means nothing. Its "
+                "training diverged, or its file is damaged; take another model."
+            )
+        return outputs
+
+
+def layer_names(model: keras.Model) -> list[str]:
+    """The layers of which there are values, in the network's order."""
+    return [layer.name for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
+
+
+def _layer(model: keras.Model, name: str) -> keras.Layer:
+    if name not in layer_names(model):
+        raise UserError(f"the model has no layer {name!r}; it has {', '.join(layer_names(model))}.")
+    return model.get_layer(name)
+
+
+def _mean_of_logits(logits):
+    """(batch, crops, classes) → logits whose softmax is the mean of the softmax outputs."""
+    # The logarithm of a sum of exponentials, since a mean of small probabilities may be 0 in float32.
+    return ops.logsumexp(ops.log_softmax(logits), axis=1) - math.log(logits.shape[1])

@@ -1,0 +1,87 @@
+"""What a network says of each image of a map, and how wrong it is. NumPy alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+# Classes that are kept of each image: those that the top-5 error looks at.
+TOP = 5
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The predictions for n images with known labels, in their order.
+
+    Attributes:
+        labels: int32 (n,), the truth.
+        losses: float64 (n,), cross-entropy.
+        ranks: int32 (n,), how many classes have a higher logit than the true one.
+        top_labels: int32 (n, k), the best classes, best first; k is 5, or the number of classes if that is lower.
+        top_probabilities: float32 (n, k), theirs.
+    """
+
+    labels: np.ndarray
+    losses: np.ndarray
+    ranks: np.ndarray
+    top_labels: np.ndarray
+    top_probabilities: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def right(self) -> np.ndarray:
+        """bool (n,): whether the best class is the true one."""
+        return self.top_labels[:, 0] == self.labels
+
+    @property
+    def in_top5(self) -> np.ndarray:
+        """bool (n,): whether less than five classes have a higher logit than the true one."""
+        return self.ranks < TOP
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """float64 (n,): those of the true classes."""
+        return np.exp(-self.losses)
+
+    def error_rates(self) -> dict:
+        """`examples` (their number), `top1_error` and `top5_error` (fractions) and `loss` (mean cross-entropy)."""
+        total = len(self)
+        return {
+            "examples": total,
+            "top1_error": (total - int(self.right.sum())) / total,
+            "top5_error": (total - int(self.in_top5.sum())) / total,
+            "loss": float(self.losses.mean()),
+        }
+
+
+def predictions_of(logits: np.ndarray, labels: np.ndarray) -> Predictions:
+    """The predictions of a batch: float32 (n, num_classes) logits, int32 (n,) labels."""
+    log_probabilities = log_softmax(logits)
+    rows = np.arange(len(labels))
+    best = best_classes(logits, TOP)
+    return Predictions(
+        labels=labels,
+        losses=-log_probabilities[rows, labels],
+        ranks=(logits > logits[rows, labels][:, np.newaxis]).sum(axis=1, dtype=np.int32),
+        top_labels=best,
+        top_probabilities=np.exp(np.take_along_axis(log_probabilities, best, axis=1)).astype(np.float32),
+    )
+
+
+def joined(batches: Sequence[Predictions]) -> Predictions:
+    """The predictions of one batch after the other."""
+    names = Predictions.__dataclass_fields__
+    return Predictions(**{name: np.concatenate([getattr(batch, name) for batch in batches]) for name in names})
+
+
+def best_classes(logits: np.ndarray, count: int) -> np.ndarray:
+    """int32 (n, count): the labels of the highest logits, the highest first; of equal ones the lower label first."""
+    return np.argsort(-logits, axis=1, kind="stable")[:, :count].astype(np.int32)
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Logarithms of the probabilities, float64 (n, num_classes)."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))

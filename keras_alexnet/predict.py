@@ -1,0 +1,200 @@
+"""Tells what is to be seen in images, or writes the features that the network finds in them.
+
+    python -m keras_alexnet.predict --model=saved_models/alexnet/model.keras photo.jpg holidays/ 'more/*.png'
+    find photos -name '*.jpg' | python -m keras_alexnet.predict --format=json - > predictions.jsonl
+    python -m keras_alexnet.predict --features=relu7 --output=features.npz photos/
+
+Images are files, folders (with all in them), patterns in quotes, or - for a list of paths in standard input. Images
+that cannot be read are told, and the others go on; then the exit status is 1.
+"""
+
+import contextlib
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+
+from absl import flags
+
+from keras_alexnet import cli
+from keras_alexnet.atomic import atomic_path, check_target
+from keras_alexnet.data.class_names import Classes, find_classes
+from keras_alexnet.data.crops import RESIZES, check_crops
+from keras_alexnet.data.find import find_images
+from keras_alexnet.errors import UserError
+from keras_alexnet.inference.listing import FORMATS, entry_writer, header
+from keras_alexnet.progress import WorkProgress, use_color
+from keras_alexnet.quiet import silenced_but_python
+
+
+def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines the command's flags."""
+
+    def text(name: str, default: str | None, help_text: str) -> None:
+        flags.DEFINE_string(name, default, help_text, flag_values=flag_values)
+
+    text("model", "saved_models/alexnet/model.keras", "The .keras file.")
+    text(
+        "data_dir",
+        None,
+        "Folder with the classmappings.txt of the model's classes, and classnames.txt if there is one. Without it, and "
+        "without --classmappings: the class file beside the model, such as model.classes.txt.",
+    )
+    text("classmappings", None, "The class list itself, instead of --data_dir.")
+    flags.DEFINE_integer("top_k", 5, "How many of the best classes to tell; at least 1.", flag_values=flag_values)
+    flags.DEFINE_enum(
+        "format",
+        "table",
+        list(FORMATS),
+        "table: for people; json: an object a line, for each image; csv: a row for each of its best classes.",
+        flag_values=flag_values,
+    )
+    text(
+        "features",
+        None,
+        "Instead of classes, write the values of this layer, such as relu7, to --output. An unknown one lists all.",
+    )
+    text("output", None, "Write to this file instead of the terminal; for features .npz or .csv.")
+    flags.DEFINE_enum(
+        "resize",
+        "square",
+        list(RESIZES),
+        "The square in the middle of an image that the model sees: as for evaluate.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "crops",
+        1,
+        "10: the mean of the predictions, or of the features, for the four corners and the middle, and these mirrored.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer("batch_size", 32, "Images, or crops of them, at a time; at least 1.", flag_values=flag_values)
+
+
+def main(values: flags.FlagValues, arguments: list[str]) -> None:
+    """Predicts, and fails at the end if some images could not be read."""
+    _check(values, arguments)
+    classes = None
+    if not values.features:
+        classes = find_classes(values.model, data_dir=values.data_dir, classmappings=values.classmappings)
+    skipped: list[str] = []
+
+    def skip(path: str, reason: str) -> None:
+        skipped.append(path)
+        print(f"cannot read {path}: {reason}", file=sys.stderr, flush=True)
+
+    paths, problems = find_images(arguments)
+    for problem in problems:
+        skip(*problem)
+    if paths:
+        with cli.quiet_framework_start():
+            from keras_alexnet.inference.files import FileOutputs
+            from keras_alexnet.training.model_file import load_model, model_sizes
+        model = load_model(values.model)
+        _check_number(classes, model_sizes(model)[1], values.model)
+        outputs = FileOutputs(model, values.batch_size, layer=values.features, resize=values.resize, crops=values.crops)
+        write = _write_features if values.features else _write_classes
+        with silenced_but_python():
+            write(values, outputs, paths, classes, skip)
+    if skipped:
+        total = len(paths) + len(problems)
+        raise UserError(f"{len(skipped):,} of {total:,} could not be read, as told above; the others are done.")
+
+
+def _check(values: flags.FlagValues, arguments: list[str]) -> None:
+    if not arguments:
+        raise UserError(
+            "no images are given. Name files, folders, patterns in quotes, or - for a list of paths in standard input."
+        )
+    for name in ("top_k", "batch_size"):
+        if values[name].value < 1:
+            raise UserError(f"{name} is {values[name].value}; expected at least 1.")
+    check_crops(values.resize, values.crops)
+    if values.data_dir and values.classmappings:
+        raise UserError("both --data_dir and --classmappings are given. Give one of them.")
+    if values.features:
+        from keras_alexnet.inference.feature_file import check_name
+
+        if not values.output:
+            raise UserError("--features writes to a file: give --output=features.npz, or .csv.")
+        check_name(values.output)
+    if values.output:
+        check_target(values.output)
+
+
+def _check_number(classes: Classes | None, num_classes: int, model: str) -> None:
+    if classes and len(classes) != num_classes:
+        raise UserError(
+            f"{model} has {num_classes:,} classes, but {classes.source} has {len(classes):,}. Give the class list of "
+            "the data that the model was trained on."
+        )
+
+
+def _write_features(values: flags.FlagValues, outputs, paths: list[str], _: Classes | None, skip: Callable) -> None:
+    from keras_alexnet.inference.feature_file import feature_file
+
+    with feature_file(values.output, values.features, outputs.shape) as file, WorkProgress() as progress:
+        for positions, features in outputs(paths, _clearing(progress, skip)):
+            file.write([paths[position] for position in positions], features)
+            progress(positions[-1] + 1, len(paths), "images")
+    shape = "×".join(map(str, (file.count, *outputs.shape)))
+    print(f"{values.features} of {file.count:,} images, {shape}: {values.output}")
+
+
+def _write_classes(values: flags.FlagValues, outputs, paths: list[str], classes: Classes | None, skip) -> None:
+    from keras_alexnet.inference.predictions import best_classes
+
+    with _opened(values.output, values.format) as file, WorkProgress() as progress:
+        on_terminal = file.isatty()
+        entry = entry_writer(
+            values.format,
+            classes,
+            color=use_color(file),
+            blocks=_has_blocks(file.encoding),
+            width=shutil.get_terminal_size().columns if on_terminal else None,
+        )
+        file.write(header(values.format))
+        for positions, probabilities in outputs(paths, _clearing(progress, skip)):
+            for position, row, best in zip(
+                positions, probabilities, best_classes(probabilities, values.top_k), strict=True
+            ):
+                file.write(entry(paths[position], [(int(label), float(row[label])) for label in best]))
+            file.flush()
+            if not on_terminal:
+                progress(positions[-1] + 1, len(paths), "images")
+
+
+@contextlib.contextmanager
+def _opened(output: str | None, kind: str) -> Iterator:
+    """Standard output, or the file, which appears when it is whole; names that are not UTF-8 come out as they were."""
+    if not output:
+        if kind == "csv":
+            sys.stdout.reconfigure(errors="surrogateescape")
+        yield sys.stdout
+        return
+    with (
+        atomic_path(output) as partial,
+        open(partial, "w", encoding="utf-8", errors="surrogateescape", newline="\n") as file,
+    ):
+        yield file
+
+
+def _clearing(progress: WorkProgress, skip: Callable[[str, str], None]) -> Callable[[str, str], None]:
+    """Takes the line of progress away before something is told."""
+
+    def clear_and_skip(path: str, reason: str) -> None:
+        progress.clear()
+        skip(path, reason)
+
+    return clear_and_skip
+
+
+def _has_blocks(encoding: str) -> bool:
+    try:
+        "█".encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    cli.run(main, define_flags, __doc__, arguments="IMAGE …")

@@ -1,0 +1,1 @@
+"""Evaluation reports: the numbers, the pictures and the page."""

@@ -1,0 +1,192 @@
+"""The page of an evaluation report: one HTML file without anything outside it.
+
+It needs jinja2, of the extra `report`; whoever imports this has made sure of it.
+"""
+
+import base64
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+
+import jinja2
+from markupsafe import Markup
+
+# More examples than this are folded away: the sections below them should stay in reach.
+_EXAMPLES_SHOWN = 16
+
+
+@dataclass(frozen=True)
+class Headline:
+    """One large figure.
+
+    Attributes:
+        name: what it is, as in "top-1 error".
+        value: the figure, as in "40.106 %".
+        interval: its 95 % confidence interval, as in "39.68 % to 40.54 %"; "" if it has none.
+    """
+
+    name: str
+    value: str
+    interval: str
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """How the images of one class, and the predictions of it, fared.
+
+    Attributes:
+        label: the class's number.
+        class_id: its id, as in classmappings.txt.
+        name: its name for people, or "".
+        images: how many images are of it.
+        precision: right predictions of it, as a fraction of all predictions of it; None if there are none.
+        recall: the fraction of its images predicted as such; None if it has no images.
+        top5_recall: the fraction of its images that have it among the best five; None if it has no images.
+        confused_with: the label most often given to its images instead, or None.
+        confused_count: how often.
+    """
+
+    label: int
+    class_id: str
+    name: str
+    images: int
+    precision: float | None
+    recall: float | None
+    top5_recall: float | None
+    confused_with: int | None
+    confused_count: int
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image with its truth and its prediction.
+
+    Attributes:
+        picture: a data URI of it, or None.
+        path: its file, displayable.
+        truth: its label.
+        best: (label, probability) of up to five predictions, best first.
+        truth_probability: the probability given to the truth.
+    """
+
+    picture: str | None
+    path: str
+    truth: int
+    best: tuple[tuple[int, float], ...]
+    truth_probability: float
+
+
+@dataclass(frozen=True)
+class Page:
+    """All that the page shows. Strings are plain text, except for the SVGs.
+
+    Attributes:
+        title: what was evaluated on what.
+        subtitle: a line below it.
+        headlines: the large figures.
+        curves: an SVG of the training's course, or None.
+        curves_note: why there is none, or "".
+        classes: a row for each class, in label order.
+        confusion: (truth, predicted, count) of the cells that are not zero, the diagonal included.
+        order: the labels in the order of the confusion matrix's rows and columns.
+        groups: (name, first position in `order`, position behind the last) of groups of classes; may be empty.
+        most_confused: (truth, predicted, count, fraction of the truth's images).
+        worst: the most confident mistakes.
+        best: the most confident right ones.
+        calibration: an SVG, or None.
+        calibration_error: the expected calibration error, as in "3.1 %".
+        filters: a data URI of a PNG with the filters of the first layer, or None.
+        filters_note: what they are, or "".
+        facts: (section, [(name, value)]) of how all this came about.
+        files: (relative link, what it is) of the other files of the report.
+    """
+
+    title: str
+    subtitle: str
+    headlines: Sequence[Headline]
+    curves: str | None
+    curves_note: str
+    classes: Sequence[ClassRow]
+    confusion: Sequence[tuple[int, int, int]]
+    order: Sequence[int]
+    groups: Sequence[tuple[str, int, int]]
+    most_confused: Sequence[tuple[int, int, int, float]]
+    worst: Sequence[Example]
+    best: Sequence[Example]
+    calibration: str | None
+    calibration_error: str
+    filters: str | None
+    filters_note: str
+    facts: Sequence[tuple[str, Sequence[tuple[str, str]]]]
+    files: Sequence[tuple[str, str]]
+
+
+def render(page: Page) -> str:
+    """The HTML of a page.
+
+    Its content security policy lets nothing be loaded and no script run but its own, whatever the names of classes
+    and files are.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_template),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": _percent, "fraction": _fraction}
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    script = _template("matrix.js") + _template("report.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template("report.html.jinja").render(
+        page=page,
+        names=[row.name or row.class_id for row in page.classes],
+        named=any(row.name for row in page.classes),
+        examples_shown=_EXAMPLES_SHOWN,
+        data=_script_data(page),
+        policy=(
+            f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
+            "base-uri 'none'; form-action 'none'"
+        ),
+        style=Markup(_template("report.css")),
+        script=Markup(script),
+    )
+
+
+def _template(name: str) -> str:
+    return (resources.files(__package__) / "templates" / name).read_text(encoding="utf-8")
+
+
+def _script_data(page: Page) -> dict:
+    """What the page's script needs and does not find in the HTML, in plain types: numpy's are not for JSON."""
+    return {
+        "names": [row.name or row.class_id for row in page.classes],
+        "order": [int(label) for label in page.order],
+        "groups": [[name, int(first), int(end)] for name, first, end in page.groups],
+        "cells": [int(number) for cell in page.confusion for number in cell],
+        "examples": [
+            {
+                "truth": int(example.truth),
+                "truthProbability": _finite(example.truth_probability),
+                "best": [[int(label), _finite(probability)] for label, probability in example.best],
+            }
+            for example in (*page.worst, *page.best)
+        ],
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else round(float(value), 6)
+
+
+def _fraction(value: float | None) -> str:
+    """A fraction for sorting by; "" if there is none."""
+    value = _finite(value)
+    return "" if value is None else f"{value:.6f}"
+
+
+def _percent(value: float | None) -> str:
+    value = _finite(value)
+    return "–" if value is None else f"{100 * value:.1f} %"

@@ -1,0 +1,139 @@
+"""What predictions tell of a model: per class, by confidence, and which of them to look at. NumPy alone."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from keras_alexnet.inference.predictions import Predictions
+
+# Two-sided 95 % of a normal distribution.
+_Z = 1.959964
+
+
+def wilson_interval(share, total):
+    """The 95 % confidence interval of a share of `total`, by Wilson's score (1927): good near 0 and 1 and for few.
+
+    Args:
+        share: of those counted, 0 to 1; a number or an array.
+        total: how many there are, above 0; of the same shape.
+
+    Returns:
+        The lower and the upper bound.
+    """
+    z2 = _Z**2 / total
+    middle = (share + z2 / 2) / (1 + z2)
+    half = _Z / (1 + z2) * np.sqrt(share * (1 - share) / total + z2 / (4 * total))
+    return np.maximum(middle - half, 0.0), np.minimum(middle + half, 1.0)
+
+
+def mean_interval(values: np.ndarray) -> tuple[float, float]:
+    """The 95 % confidence interval of a mean, as if it were normally distributed; of a single value not a number."""
+    half = _Z * values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return float(values.mean() - half), float(values.mean() + half)
+
+
+def confusion_matrix(predictions: Predictions, num_classes: int) -> np.ndarray:
+    """int64 (num_classes, num_classes): how many images of the row's class were taken for the column's."""
+    cells = predictions.labels.astype(np.int64) * num_classes + predictions.top_labels[:, 0]
+    return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+@dataclass(frozen=True)
+class ClassResults:
+    """How well each class is recognised; arrays (num_classes,), rates NaN where there is nothing to divide by.
+
+    Attributes:
+        images: of the class.
+        predicted: images taken for it.
+        precision: share of these that are of the class.
+        recall: share of its images that are recognised.
+        top5_recall: share of them with the class among the best five.
+        confused_with: the class that its images are most often taken for instead; -1 for none.
+        confused_count: how many of them.
+    """
+
+    images: np.ndarray
+    predicted: np.ndarray
+    precision: np.ndarray
+    recall: np.ndarray
+    top5_recall: np.ndarray
+    confused_with: np.ndarray
+    confused_count: np.ndarray
+
+
+def class_results(predictions: Predictions, confusion: np.ndarray) -> ClassResults:
+    """What `predictions` and their confusion matrix tell of each class."""
+    num_classes = len(confusion)
+    images, predicted, right = confusion.sum(axis=1), confusion.sum(axis=0), confusion.diagonal()
+    in_top5 = np.bincount(predictions.labels[predictions.in_top5], minlength=num_classes)
+    mistakes = confusion - np.diag(right)
+    worst = mistakes.max(axis=1)
+    return ClassResults(
+        images=images,
+        predicted=predicted,
+        precision=_share(right, predicted),
+        recall=_share(right, images),
+        top5_recall=_share(in_top5, images),
+        confused_with=np.where(worst > 0, mistakes.argmax(axis=1), -1),
+        confused_count=worst,
+    )
+
+
+def most_confused(confusion: np.ndarray, count: int) -> list[tuple[int, int, int, float]]:
+    """The most frequent mistakes: (class, class it was taken for, images, share of the class's images)."""
+    mistakes = confusion - np.diag(confusion.diagonal())
+    cells = np.flatnonzero(mistakes)
+    cells = cells[np.argsort(-mistakes.ravel()[cells], kind="stable")][:count]
+    rows, columns = np.divmod(cells, len(confusion))
+    totals = confusion.sum(axis=1)
+    return [
+        (int(row), int(column), int(mistakes[row, column]), float(mistakes[row, column] / totals[row]))
+        for row, column in zip(rows, columns, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Whether probabilities mean what they say (Guo et al., "On Calibration of Modern Neural Networks", 2017).
+
+    Attributes:
+        edges: float64 (bins + 1,), of the probability of the best class.
+        counts: int64 (bins,), images in each bin.
+        confidence: float64 (bins,), their mean probability; NaN in an empty bin.
+        accuracy: float64 (bins,), the share of them that is right; NaN in an empty bin.
+        error: expected calibration error: the mean of |accuracy - confidence| over the images.
+    """
+
+    edges: np.ndarray
+    counts: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
+    error: float
+
+
+def calibration(predictions: Predictions, bins: int = 15) -> Calibration:
+    """The calibration of the best classes' probabilities, in bins of equal width."""
+    probabilities = predictions.top_probabilities[:, 0].astype(np.float64)
+    numbers = np.minimum((probabilities * bins).astype(int), bins - 1)
+    counts = np.bincount(numbers, minlength=bins)
+    confidence = _share(np.bincount(numbers, probabilities, bins), counts)
+    accuracy = _share(np.bincount(numbers, predictions.right, bins), counts)
+    gaps = np.nan_to_num(np.abs(accuracy - confidence))
+    return Calibration(
+        edges=np.linspace(0, 1, bins + 1),
+        counts=counts,
+        confidence=confidence,
+        accuracy=accuracy,
+        error=float((gaps * counts).sum() / counts.sum()),
+    )
+
+
+def most_confident(predictions: Predictions, right: bool, count: int) -> np.ndarray:
+    """The rows of the images with the highest probability of the best class, among those right or those wrong."""
+    rows = np.flatnonzero(predictions.right == right)
+    return rows[np.argsort(-predictions.top_probabilities[rows, 0], kind="stable")][:count]
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)

@@ -1,0 +1,71 @@
+"""The tables of a report, for programs: results per class, the confusion matrix, and each prediction."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from keras_alexnet.atomic import atomic_path
+from keras_alexnet.data.class_names import Classes
+from keras_alexnet.data.maps import ImageMap
+from keras_alexnet.inference.predictions import Predictions
+from keras_alexnet.reporting.files import CONFUSION_FILE, PER_CLASS_FILE, PREDICTIONS_FILE
+from keras_alexnet.reporting.statistics import ClassResults
+
+
+def write_per_class(folder: Path, results: ClassResults, classes: Classes) -> None:
+    """Writes a row a class, in label order; rates are fractions, and empty where there is nothing to divide by."""
+    columns = ("label", "class", "name", "images", "predicted", "precision", "recall", "top5_recall")
+    confused = ("confused_with", "confused_with_class", "confused_count")
+    rows = []
+    for label, (class_id, name) in enumerate(zip(classes.ids, classes.names, strict=True)):
+        other = int(results.confused_with[label])
+        rates = (results.precision[label], results.recall[label], results.top5_recall[label])
+        mistaken = ("", "", 0) if other < 0 else (other, classes.ids[other], results.confused_count[label])
+        counts = (results.images[label], results.predicted[label])
+        rows.append((label, class_id, name, *counts, *map(_rate, rates), *mistaken))
+    _write(folder / PER_CLASS_FILE, (*columns, *confused), rows)
+
+
+def write_confusion(folder: Path, confusion: np.ndarray, classes: Classes) -> None:
+    """Writes `confusion` (rows are the truth, columns what was predicted), `classes` (ids) and `names`."""
+    with atomic_path(folder / CONFUSION_FILE) as partial, open(partial, "wb") as file:
+        np.savez_compressed(file, confusion=confusion, classes=np.array(classes.ids), names=np.array(classes.names))
+
+
+def write_predictions(folder: Path, predictions: Predictions, image_map: ImageMap) -> None:
+    """Writes a row an image, in the order of the map: its path, label, loss, and the best classes and probabilities."""
+    numbers = range(1, predictions.top_labels.shape[1] + 1)
+    best = [f"{what}_{number}" for number in numbers for what in ("label", "probability")]
+    rows = (
+        (
+            path,
+            label,
+            f"{np.exp(-loss):.6g}",
+            f"{loss:.6g}",
+            *(item for pair in zip(labels, map("{:.6g}".format, probabilities), strict=True) for item in pair),
+        )
+        for path, label, loss, labels, probabilities in zip(
+            image_map.paths,
+            predictions.labels.tolist(),
+            predictions.losses.tolist(),
+            predictions.top_labels.tolist(),
+            predictions.top_probabilities.tolist(),
+            strict=True,
+        )
+    )
+    _write(folder / PREDICTIONS_FILE, ("path", "label", "probability", "loss", *best), rows)
+
+
+def _rate(value: float) -> str:
+    return "" if np.isnan(value) else f"{value:.6g}"
+
+
+def _write(path: Path, columns, rows) -> None:
+    with (
+        atomic_path(path) as partial,
+        open(partial, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)

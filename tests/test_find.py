@@ -1,0 +1,68 @@
+import io
+import os
+
+import pytest
+
+from keras_alexnet.data.find import find_images
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    for name in (
+        "b.JPG",
+        "a.png",
+        "sub/deep/c.webp",
+        "sub/notes.txt",
+        ".hidden.jpg",
+        ".git/d.jpg",
+        "empty/readme",
+        "[1].jpg",
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_folders_give_their_images_in_the_order_of_names_and_nothing_else(tree):
+    assert find_images(["sub"]) == (["sub/deep/c.webp"], [])
+    paths, problems = find_images([str(tree)])
+    assert paths == [str(tree / name) for name in ("[1].jpg", "a.png", "b.JPG", "sub/deep/c.webp")]
+    assert problems == []
+
+
+def test_files_are_taken_whatever_they_are_called_and_once(tree):
+    assert find_images(["sub/notes.txt", tree / "a.png", ".hidden.jpg", "sub/notes.txt"]) == (
+        ["sub/notes.txt", str(tree / "a.png"), ".hidden.jpg"],
+        [],
+    )
+
+
+def test_patterns(tree):
+    assert find_images(["*.png"])[0] == ["a.png"]
+    assert find_images(["*[g]"])[0] == ["[1].jpg", "a.png"]
+    assert find_images(["**/*.web?"])[0] == ["sub/deep/c.webp"]
+    assert find_images(["s*"])[0] == ["sub/deep/c.webp"]
+    # What is there by this name is no pattern.
+    assert find_images(["[1].jpg"])[0] == ["[1].jpg"]
+
+
+@pytest.mark.parametrize(("separator", "end"), [(b"\n", b"\n"), (b"\n", b""), (b"\r\n", b"\r\n"), (b"\0", b"\0")])
+def test_lists(tree, separator, end):
+    odd = b"caf\xe9.jpg"
+    open(odd, "w").close()
+    names = [b"a.png", b"[1].jpg", odd, b"sub", b"*.png"]
+    paths, problems = find_images(["b.JPG", "-"], io.BytesIO(separator.join(names) + end))
+    assert paths == ["b.JPG", "a.png", "[1].jpg", os.fsdecode(odd), "sub/deep/c.webp"]
+    assert problems == [("*.png", "there is no such file or folder")]
+
+
+def test_what_stands_for_no_image_is_told(tree):
+    paths, problems = find_images(["empty", "gone.jpg", "a.png", "*.gif"])
+    assert paths == ["a.png"]
+    assert problems == [
+        ("empty", "the folder has no images (.jpeg, .jpg, .png, .bmp, .gif, .webp)"),
+        ("gone.jpg", "there is no such file or folder"),
+        ("*.gif", "no image has a name like that"),
+    ]

@@ -1,0 +1,54 @@
+"""Predictions against Keras's own metrics, and by hand."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_alexnet.inference.predictions import best_classes, joined, log_softmax, predictions_of
+from keras_alexnet.training.metrics import compile_model, error_rates
+
+
+def logits_and_labels(num_classes, count=400, seed=3):
+    rng = np.random.default_rng(seed)
+    # Coarse steps, so that many are equal.
+    logits = rng.integers(-6, 7, (count, num_classes)).astype(np.float32) / 2
+    return logits, rng.integers(0, num_classes, count).astype(np.int32)
+
+
+@pytest.mark.parametrize("num_classes", [2, 5, 6, 40])
+def test_error_rates_are_those_that_training_reports(num_classes):
+    logits, labels = logits_and_labels(num_classes)
+    inputs = keras.Input((num_classes,))
+    model = keras.Model(inputs, keras.layers.Identity()(inputs))
+    compile_model(model)
+    wanted = error_rates(model.evaluate(logits, labels, verbose=0, return_dict=True), len(labels))
+    found = predictions_of(logits, labels).error_rates()
+    assert found.pop("examples") == len(labels)
+    assert found == pytest.approx(wanted, rel=1e-6)
+
+
+def test_the_best_classes_and_their_probabilities():
+    logits = np.log(np.array([[1, 4, 2, 2, 0.5, 0.25, 0.25], [8, 0.1, 0.1, 0.6, 0.5, 0.4, 0.3]], np.float32))
+    found = predictions_of(logits, np.array([3, 6], np.int32))
+    assert found.top_labels.tolist() == [[1, 2, 3, 0, 4], [0, 3, 4, 5, 6]]
+    assert found.top_probabilities == pytest.approx(
+        np.array([[0.4, 0.2, 0.2, 0.1, 0.05], [0.8, 0.06, 0.05, 0.04, 0.03]])
+    )
+    assert found.probabilities == pytest.approx([0.2, 0.03])
+    assert found.ranks.tolist() == [1, 4]
+    assert (found.right.tolist(), found.in_top5.tolist()) == ([False, False], [True, True])
+
+
+def test_batches_are_joined_in_order():
+    logits, labels = logits_and_labels(7)
+    whole = predictions_of(logits, labels)
+    parts = joined([predictions_of(logits[rows], labels[rows]) for rows in (slice(0, 256), slice(256, None))])
+    for name in vars(whole):
+        np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
+
+
+def test_logits_of_any_size():
+    logits = np.array([[1e5, 0, -1e5]], np.float32)
+    assert log_softmax(logits).tolist() == [[0, -1e5, -2e5]]
+    assert predictions_of(logits, np.array([2], np.int32)).error_rates()["loss"] == 2e5
+    assert best_classes(np.zeros((1, 4), np.float32), 2).tolist() == [[0, 1]]

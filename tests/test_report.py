@@ -1,0 +1,258 @@
+"""Reports of evaluate --report_dir and fit --report, from real images to files and a page in a browser."""
+
+import csv
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from browser import chromium, opened
+from conftest import write_images
+from training_process import installed
+
+from keras_alexnet import cli, evaluate, fit
+from keras_alexnet.data.maps import VAL_MAP, ImageMap, read_map, write_data_dir, write_map
+from keras_alexnet.errors import UserError
+from keras_alexnet.inference.evaluation import predict_map
+from keras_alexnet.reporting.check import check_report
+from keras_alexnet.reporting.report import write_report
+from keras_alexnet.training.config import TrainConfig
+from keras_alexnet.training.loop import train
+from keras_alexnet.training.model_file import load_model
+
+IDS = ["<i>n01</i>", "caf\udce9", "n03"]
+NAMES = ["<script>alert(1)</script>", "a & b, c", ""]
+FILES = ["confusion.npz", "per_class.csv", "predictions.csv", "report.html"]
+
+
+def run(
+    command: str, *arguments, without: str | None = None, cwd: Path | None = None, **environment
+) -> subprocess.CompletedProcess:
+    """Runs a command, in a Python that lacks the package `without`."""
+    program = f"import runpy, sys; sys.modules[{without!r}] = None; runpy.run_module('keras_alexnet.{command}', "
+    program += "run_name='__main__', alter_sys=True)"
+    start = ["-c", program] if without else ["-m", f"keras_alexnet.{command}"]
+    return subprocess.run(
+        [sys.executable, *start, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env={**os.environ, **environment},
+    )
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory) -> Path:
+    """Images of three classes with odd names; one path is not UTF-8. Read only."""
+    folder = tmp_path_factory.mktemp("data")
+    train_rows = write_images(folder / "train", 24, seed=1)
+    val_rows = write_images(folder / "val", 7, seed=2)
+    odd = f"{folder}/val/caf\udce9.JPEG"
+    os.rename(val_rows[0][0], odd)
+    val_rows[0] = (odd, val_rows[0][1])
+    maps = (ImageMap(*map(list, zip(*rows, strict=True))) for rows in (train_rows, val_rows))
+    write_data_dir(folder, *maps, IDS, NAMES)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(data_dir, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+    """A run that ends with a report, and what it printed. Read only."""
+    folder = tmp_path_factory.mktemp("run")
+    result = run(
+        "fit", "--preset=tiny", "--batch_size=8", "--learning_rate=0.001", "--lr_drop_epochs=1", "--epochs=2",
+        "--report", f"--data_dir={data_dir}", f"--output_dir={folder}",
+    )  # fmt: skip
+    assert (result.returncode, [line for line in result.stderr.splitlines() if "epoch" not in line]) == (0, [])
+    return folder, result
+
+
+def rows_of(path: Path) -> list[dict]:
+    return list(csv.DictReader(path.read_text(errors="surrogateescape").splitlines()))
+
+
+def test_fit_ends_with_a_report_and_prints_its_path(trained):
+    folder, result = trained
+    assert result.stdout.splitlines()[-1] == f"The report is {folder}/report/report.html"
+    assert sorted(os.listdir(folder / "report")) == FILES
+    assert sorted(path.name for path in folder.glob("*.txt")) == [
+        "best.classes.txt",
+        "best.classnames.txt",
+        "flags.txt",
+        "model.classes.txt",
+        "model.classnames.txt",
+    ]
+
+
+def test_a_finished_run_gets_its_report_once(trained, data_dir, tmp_path, capsys):
+    shutil.copytree(trained[0], tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/report")
+    page = tmp_path / "run/report/report.html"
+    config = fit.config_from(
+        cli.parse(fit.define_flags, [f"--flagfile={trained[0]}/flags.txt", f"--output_dir={tmp_path}/run"])[0]
+    )
+    times = []
+    for _ in range(2):
+        train(config)
+        assert capsys.readouterr().out.splitlines()[-1] == f"The report is {page}"
+        times.append(page.stat().st_mtime_ns)
+    assert times[0] == times[1]
+    # A model that is newer has none yet.
+    os.utime(tmp_path / "run/model.keras", ns=(times[0] + 10**9, times[0] + 10**9))
+    train(config)
+    assert page.stat().st_mtime_ns > times[0]
+    # It is of the run, and goes with it.
+    (tmp_path / "run/report/mine.txt").touch()
+    train(dataclasses.replace(config, epochs=1, report=False), restart=True)
+    assert os.listdir(tmp_path / "run/report") == ["mine.txt"]
+
+
+def evaluate_here(*arguments) -> None:
+    evaluate.main(*cli.parse(evaluate.define_flags, list(map(str, arguments))))
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained, data_dir, tmp_path_factory) -> Path:
+    """The folder of a report that evaluate wrote. Read only."""
+    folder = tmp_path_factory.mktemp("report") / "new" / "one"
+    evaluate_here(f"--model={trained[0]}/best.keras", f"--data_dir={data_dir}", f"--report_dir={folder}", "--crops=10")
+    return folder
+
+
+def test_the_tables_are_of_the_predictions(evaluated, trained, data_dir):
+    assert sorted(os.listdir(evaluated)) == FILES
+    image_map = read_map(data_dir / VAL_MAP)
+    predictions = predict_map(load_model(str(trained[0] / "best.keras")), image_map, crops=10)
+    rows = rows_of(evaluated / "predictions.csv")
+    assert [row["path"] for row in rows] == list(image_map.paths)
+    assert [int(row["label"]) for row in rows] == list(image_map.labels)
+    for name, wanted in (
+        ("loss", predictions.losses),
+        ("probability", predictions.probabilities),
+        ("label_1", predictions.top_labels[:, 0]),
+        ("label_3", predictions.top_labels[:, 2]),
+        ("probability_2", predictions.top_probabilities[:, 1]),
+    ):
+        assert [float(row[name]) for row in rows] == pytest.approx(wanted.tolist(), rel=1e-4)
+    assert "label_4" not in rows[0]
+
+    with np.load(evaluated / "confusion.npz") as archive:
+        confusion = archive["confusion"]
+        assert archive["classes"].tolist() == IDS
+        assert archive["names"].tolist() == NAMES
+    assert confusion.sum() == 7
+    assert confusion.trace() == predictions.right.sum()
+    assert confusion.sum(axis=1).tolist() == [3, 2, 2]
+
+    rows = rows_of(evaluated / "per_class.csv")
+    assert [(row["label"], row["class"], row["name"]) for row in rows] == [
+        (str(label), IDS[label], NAMES[label]) for label in range(3)
+    ]
+    for label, row in enumerate(rows):
+        assert float(row["recall"]) == pytest.approx(confusion[label, label] / confusion[label].sum())
+        assert int(row["images"]) == confusion[label].sum()
+        assert int(row["predicted"]) == confusion[:, label].sum()
+        assert (row["precision"] == "") == (confusion[:, label].sum() == 0)
+        assert float(row["top5_recall"]) == 1
+
+
+def test_the_page_shows_it_in_a_browser(evaluated):
+    with chromium() as browser, opened(browser, evaluated / "report.html") as page:
+        text = page.inner_text("body")
+        assert "best.keras on val_map.txt" in text
+        assert "top-1 error" in text
+        # Names come as they are, and run nothing.
+        for name in ("<script>alert(1)</script>", "a & b, c", "<i>n01</i>", "caf\\xe9"):
+            assert name in text
+        assert page.locator("figure img").count() == 7
+        assert page.locator("svg").count() == 2
+        for fact in ("learning_rate", "crops", "SHA-256", "conv1: 24 filters of 11×11×3"):
+            assert fact in text
+
+
+def test_a_model_without_run_and_classes(trained, data_dir, tmp_path, capsys):
+    shutil.copy(trained[0] / "model.keras", tmp_path / "alone.keras")
+    write_map(tmp_path / "map.txt", zip(read_map(data_dir / VAL_MAP).paths, [0] * 7, strict=True))
+    evaluate_here(f"--model={tmp_path}/alone.keras", f"--map_file={tmp_path}/map.txt", f"--report_dir={tmp_path}/r")
+    assert capsys.readouterr().out.splitlines()[-1] == f"report      {tmp_path}/r/report.html"
+    assert [row["class"] for row in rows_of(tmp_path / "r/per_class.csv")] == ["label 0", "label 1", "label 2"]
+    html = (tmp_path / "r/report.html").read_text()
+    assert "no file of a training run" in html
+
+
+@pytest.mark.parametrize("content", [None, b"", b"epoch,loss\n", b"epoch,loss\n1,x\n", b"\xff\xff", b"epoch\n" * 9])
+def test_a_history_that_cannot_be_used(trained, data_dir, tmp_path, content):
+    shutil.copy(trained[0] / "model.keras", tmp_path)
+    if content is not None:
+        (tmp_path / "history.csv").write_bytes(content)
+        (tmp_path / "run.json").write_bytes(content)
+        (tmp_path / "flags.txt").write_bytes(content)
+    model, image_map = load_model(str(tmp_path / "model.keras")), read_map(data_dir / VAL_MAP)
+    page = write_report(
+        tmp_path / "r", model, predict_map(model, image_map), image_map, model_path=tmp_path / "model.keras"
+    )
+    assert "history.csv" in page.read_text()
+
+
+def test_images_that_are_gone_are_left_out(trained, data_dir, tmp_path):
+    model = load_model(str(trained[0] / "model.keras"))
+    shutil.copytree(data_dir / "val", tmp_path / "val")
+    paths = sorted(str(path) for path in (tmp_path / "val").iterdir())
+    write_map(tmp_path / "map.txt", [(path, 0) for path in paths])
+    image_map = read_map(tmp_path / "map.txt")
+    predictions = predict_map(model, image_map)
+    shutil.rmtree(tmp_path / "val")
+    page = write_report(tmp_path / "r", model, predictions, image_map, model_path=trained[0] / "model.keras")
+    assert "data:image/jpeg" not in page.read_text()
+    assert len(rows_of(tmp_path / "r/predictions.csv")) == 7
+
+
+@pytest.mark.parametrize(
+    ("package", "command"),
+    [
+        ("matplotlib", ("fit", "--report", "--output_dir=run")),
+        ("jinja2", ("evaluate", "--model=gone", "--report_dir=r")),
+    ],
+)
+def test_packages_that_are_missing_are_told_before_long_work(data_dir, tmp_path, package, command):
+    result = run(*command, f"--data_dir={data_dir}", without=package, cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.endswith(f"a report needs {package}, not installed here: pip install -e '.[report]'\n")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_before_long_work(tmp_path, data_dir):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below", "/proc/report"):
+        with pytest.raises(UserError, match=r"cannot write a report to .*Give a folder"):
+            check_report(folder)
+    with pytest.raises(UserError, match="cannot write a report"):
+        evaluate_here("--model=gone", f"--data_dir={data_dir}", f"--report_dir={tmp_path}/file")
+
+
+def test_synthetic_data_have_no_report(tmp_path):
+    with pytest.raises(UserError, match="report is on, but a run on synthetic data"):
+        train(TrainConfig(output_dir=str(tmp_path / "run"), synthetic_data=True, report=True))
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", installed("jax", "torch"))
+def test_other_backends_write_the_same(trained, data_dir, evaluated, tmp_path, backend):
+    result = run(
+        "evaluate",
+        f"--model={trained[0]}/best.keras",
+        f"--data_dir={data_dir}",
+        f"--report_dir={tmp_path}",
+        "--crops=10",
+        KERAS_BACKEND=backend,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    for row, wanted in zip(rows_of(tmp_path / "predictions.csv"), rows_of(evaluated / "predictions.csv"), strict=True):
+        assert float(row["loss"]) == pytest.approx(float(wanted["loss"]), rel=1e-4)
+    assert (tmp_path / "per_class.csv").read_bytes() == (evaluated / "per_class.csv").read_bytes()

@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+
+from keras_alexnet.inference.predictions import Predictions, predictions_of
+from keras_alexnet.reporting import statistics
+
+
+def predictions(truth, best, confidence=None) -> Predictions:
+    """Of three classes, with the best class of each image and its probability."""
+    truth, best = np.array(truth, np.int32), np.array(best, np.int32)
+    confidence = np.full(len(truth), 0.8) if confidence is None else np.array(confidence)
+    logits = np.log(np.repeat(((1 - confidence) / 2)[:, np.newaxis], 3, axis=1))
+    logits[np.arange(len(truth)), best] = np.log(confidence)
+    return predictions_of(logits.astype(np.float32), truth)
+
+
+def test_intervals_of_error_rates():
+    # Newcombe, "Two-sided confidence intervals for the single proportion" (1998), table I.
+    for errors, total, wanted in [(81, 263, (0.2553, 0.3662)), (15, 148, (0.0624, 0.1605)), (0, 20, (0, 0.1611))]:
+        assert statistics.wilson_interval(errors / total, total) == pytest.approx(wanted, abs=5e-5)
+    low, high = statistics.wilson_interval(1.0, 20)
+    assert (low, high) == (pytest.approx(1 - 0.1611, abs=5e-5), 1)
+
+
+def test_interval_of_a_mean():
+    low, high = statistics.mean_interval(np.array([1.0, 2.0, 3.0, 4.0]))
+    assert (low + high) / 2 == pytest.approx(2.5)
+    assert high - low == pytest.approx(2 * 1.959964 * np.sqrt(5 / 3) / 2)
+    assert np.isnan(statistics.mean_interval(np.array([1.0]))[0])
+
+
+def test_results_of_classes():
+    found = predictions([0, 0, 0, 0, 1, 1, 1], [0, 0, 2, 1, 2, 2, 1])
+    confusion = statistics.confusion_matrix(found, 3)
+    assert confusion.tolist() == [[2, 1, 1], [0, 1, 2], [0, 0, 0]]
+    results = statistics.class_results(found, confusion)
+    assert results.images.tolist() == [4, 3, 0]
+    assert results.predicted.tolist() == [2, 2, 3]
+    assert results.precision.tolist() == [1, 0.5, 0]
+    np.testing.assert_allclose(results.recall, [0.5, 1 / 3, np.nan])
+    np.testing.assert_allclose(results.top5_recall, [1, 1, np.nan])
+    assert results.confused_with.tolist() == [1, 2, -1]
+    assert results.confused_count.tolist() == [1, 2, 0]
+    assert statistics.most_confused(confusion, 2) == [(1, 2, 2, 2 / 3), (0, 1, 1, 1 / 4)]
+    assert len(statistics.most_confused(confusion, 9)) == 3
+
+
+def test_a_class_that_is_never_predicted_has_no_precision():
+    found = predictions([0, 1], [0, 0])
+    results = statistics.class_results(found, statistics.confusion_matrix(found, 3))
+    np.testing.assert_allclose(results.precision, [0.5, np.nan, np.nan])
+
+
+def test_calibration():
+    # Ten images of confidence 0.85 of which six are right, and two of 0.45 that are both right.
+    found = predictions([0] * 12, [0] * 6 + [1] * 4 + [0] * 2, [0.85] * 10 + [0.45] * 2)
+    result = statistics.calibration(found, bins=10)
+    assert result.edges == pytest.approx(np.arange(11) / 10)
+    assert result.counts.tolist() == [0, 0, 0, 0, 2, 0, 0, 0, 10, 0]
+    np.testing.assert_allclose(result.accuracy[[4, 8, 0]], [1, 0.6, np.nan])
+    np.testing.assert_allclose(result.confidence[[4, 8, 0]], [0.45, 0.85, np.nan], rtol=1e-6)
+    assert result.error == pytest.approx((10 * 0.25 + 2 * 0.55) / 12)
+    assert statistics.calibration(predictions([0], [0], [1 - 1e-12])).counts[-1] == 1
+
+
+def test_the_most_confident():
+    found = predictions([0] * 5, [1, 0, 2, 0, 1], [0.6, 0.7, 0.9, 0.99, 0.6])
+    assert statistics.most_confident(found, right=False, count=2).tolist() == [2, 0]
+    assert statistics.most_confident(found, right=True, count=9).tolist() == [3, 1]
