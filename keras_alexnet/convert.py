@@ -18,6 +18,7 @@ from absl import flags
 from keras_alexnet import cli
 from keras_alexnet.atomic import check_target
 from keras_alexnet.data.class_file import class_file, read_classes, write_classes
+from keras_alexnet.data.class_names import classes_of_data, classes_of_model
 from keras_alexnet.errors import UserError
 from keras_alexnet.interop import kinds
 from keras_alexnet.interop.export_kinds import QUANTIZATIONS, export_kind
@@ -111,7 +112,7 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
         save_model(imported.model, values.output)
     if imported.classes is not None:
         # After the model: one without a class file is never taken for one of other classes.
-        write_classes(values.output, imported.classes)
+        write_classes(values.output, imported.classes, _names(values, imported.classes))
     print(f"Written  {written}")
 
 
@@ -136,6 +137,18 @@ def _numbers(name: str, texts: list[str] | None) -> tuple[float, ...] | None:
         return tuple(map(float, texts))
     except ValueError:
         raise UserError(f"--{name} is {','.join(texts)}; expected three numbers, such as 104,117,123.") from None
+
+
+def _names(values: flags.FlagValues, ids: list[str]) -> list[str] | None:
+    """A name for each class, where there are names beside the input or beside the class mappings."""
+    names: dict[str, str] = {}
+    for classes in (
+        classes_of_model(values.input),
+        classes_of_data(values.classmappings) if values.classmappings else None,
+    ):
+        if classes:
+            names.update((class_id, name) for class_id, name in zip(classes.ids, classes.names, strict=True) if name)
+    return [names.get(class_id, "") for class_id in ids] if names else None
 
 
 def _check_class_file(output: str, classes: list[str] | None) -> None:

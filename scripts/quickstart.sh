@@ -21,7 +21,7 @@ say "Evaluating on images that were not trained on"
 .venv/bin/python -m keras_alexnet.evaluate --model="$model/model.keras" --data_dir="$data"
 
 say "Predicting what is in two of them"
-.venv/bin/python -m keras_alexnet.predict --model="$model/model.keras" --top_k=2 "$data"/images/Data/CLS-LOC/val/*1.JPEG \
-  | head -n 8
+.venv/bin/python -m keras_alexnet.predict --model="$model/model.keras" --top_k=2 \
+  "$data"/images/Data/CLS-LOC/val/*0000000[12].JPEG
 
 say "The model is $model/model.keras; for a look at it open $PWD/$model/report/report.html"

@@ -49,6 +49,11 @@ def test_names_of_other_classes_are_passed_over(data, tmp_path, content):
     assert find_classes(tmp_path / "m.keras", data_dir=str(data)).names == ["", ""]
 
 
+def test_names_belong_to_their_ids_in_any_order(tmp_path):
+    write_class_names(tmp_path / "names", ["n0", *IDS], ["other", *NAMES])
+    assert read_class_names(tmp_path / "names", IDS[::-1]) == NAMES[::-1]
+
+
 def test_names_come_back_with_windows_line_ends_too(tmp_path):
     write_class_names(tmp_path / "names", IDS, NAMES)
     (tmp_path / "names").write_bytes((tmp_path / "names").read_bytes().replace(b"\n", b"\r\n"))

@@ -14,6 +14,8 @@ from test_wire import field, packed
 
 from keras_alexnet import cli, convert
 from keras_alexnet.data.class_file import read_classes
+from keras_alexnet.data.class_names import classes_of_model
+from keras_alexnet.data.maps import write_class_names
 from keras_alexnet.errors import UserError
 from keras_alexnet.interop.export_runtimes import load_exported
 from keras_alexnet.model import build_alexnet
@@ -217,9 +219,13 @@ def test_a_class_given_twice_is_refused(tmp_path):
 def test_our_own_onnx_keeps_its_classes(tmp_path, capsys):
     pytest.importorskip("onnxruntime")
     classes = class_file(tmp_path)
+    names = {class_id: f"name of {class_id}" for class_id in sorted(IDS)}
+    write_class_names(tmp_path / "classnames.txt", list(names), list(names.values()))
     converted(f"--input={CNTK}", f"--output={tmp_path}/a.onnx", f"--classmappings={classes}")
     converted(f"--input={tmp_path}/a.onnx", f"--output={tmp_path}/b.keras")
     assert read_classes(tmp_path / "a.onnx") == read_classes(tmp_path / "b.keras") == sorted(IDS)
+    assert classes_of_model(tmp_path / "a.onnx").names == classes_of_model(tmp_path / "b.keras").names
+    assert classes_of_model(tmp_path / "b.keras").names == list(names.values())
     # They are sorted already: not once more.
     with pytest.raises(UserError, match=r"a\.onnx\.classes\.txt tells the classes of .* Leave out"):
         converted(f"--input={tmp_path}/a.onnx", f"--output={tmp_path}/c.keras", f"--classmappings={classes}")

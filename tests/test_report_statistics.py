@@ -23,10 +23,16 @@ def test_intervals_of_error_rates():
 
 
 def test_interval_of_a_mean():
-    low, high = statistics.mean_interval(np.array([1.0, 2.0, 3.0, 4.0]))
-    assert (low + high) / 2 == pytest.approx(2.5)
-    assert high - low == pytest.approx(2 * 1.959964 * np.sqrt(5 / 3) / 2)
-    assert np.isnan(statistics.mean_interval(np.array([1.0]))[0])
+    values = np.random.default_rng(1).normal(5, 2, 4000)
+    low, high = statistics.mean_interval(values)
+    # That of a normal distribution, since there are many.
+    half = 1.959964 * values.std() / np.sqrt(4000)
+    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.1 * half)
+    assert statistics.mean_interval(values) == (low, high)
+    # A few large losses do not make it reach below 0.
+    low, high = statistics.mean_interval(np.array([0.0] * 99 + [1.0]))
+    assert 0 <= low < 0.01 < high
+    assert statistics.mean_interval(np.array([2.0])) == (2, 2)
 
 
 def test_results_of_classes():

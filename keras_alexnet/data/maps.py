@@ -197,16 +197,17 @@ def write_class_mappings(path: str | os.PathLike, classes: Sequence[str]) -> Non
 
 
 def read_class_names(path: str | os.PathLike, classes: Sequence[str]) -> list[str] | None:
-    """Reads `classnames.txt`; returns a name per class, or None if there is no such file, or one of other classes."""
+    """Reads `classnames.txt`; returns a name per class, or None if there is no such file, or it lacks one of them.
+
+    A name belongs to its class id: the labels of the file do not matter.
+    """
     try:
         with open(path, "rb") as file:
-            lines = file.read().decode(**_TEXT).replace("\r\n", "\n").removesuffix("\n").split("\n")
+            text = file.read().decode(**_TEXT).replace("\r\n", "\n")
     except OSError:
         return None
-    starts = [f"{class_id}\t{label}\t" for label, class_id in enumerate(classes)]
-    if len(lines) != len(starts) or not all(map(str.startswith, lines, starts)):
-        return None
-    return [line.removeprefix(start) for line, start in zip(lines, starts, strict=True)]
+    names = dict(re.findall(r"^(.*?)\t\d+\t(.*)$", text, re.MULTILINE))
+    return [names[class_id] for class_id in classes] if names.keys() >= set(classes) else None
 
 
 def write_class_names(path: str | os.PathLike, classes: Sequence[str], class_names: Sequence[str]) -> None:

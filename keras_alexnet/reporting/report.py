@@ -119,7 +119,7 @@ def _headlines(headline: type, predictions: Predictions, calibration: statistics
         title = name.replace("_", " ").replace("top", "top-")
         shown.append(headline(title, f"{100 * rates[name]:.3f} %", f"{100 * low:.2f} to {100 * high:.2f} %"))
     low, high = statistics.mean_interval(predictions.losses)
-    shown.append(headline("loss", f"{rates['loss']:.4f}", f"{low:.4f} to {high:.4f}" if total > 1 else ""))
+    shown.append(headline("loss", f"{rates['loss']:.4f}", f"{low:.4f} to {high:.4f}"))
     shown.append(headline("images", f"{total:,}", ""))
     return shown
 
