@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,6 +46,25 @@ def check_target(path: str | os.PathLike) -> None:
     path = Path(path)
     if path.exists() and not path.is_file():
         raise UserError(f"cannot write {path}: it is no regular file. Give the name of a file.")
+
+
+def check_folder(folder: str | os.PathLike) -> Path:
+    """Finds out whether files can be written to a folder that may have to be made, and makes nothing.
+
+    Returns:
+        The folder, or the nearest above it that there is.
+
+    Raises:
+        UserError: it cannot be written to.
+    """
+    absolute = Path(folder).absolute()
+    existing = next(path for path in (absolute, *absolute.parents) if os.path.lexists(path))
+    try:
+        with tempfile.TemporaryFile(dir=existing) as file:
+            file.write(b"x")
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}. Choose another folder.") from None
+    return existing
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

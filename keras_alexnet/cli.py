@@ -1,6 +1,7 @@
 """What the commands share: parsing flags, help, telling mistakes, and a quiet start of the frameworks."""
 
 import contextlib
+import errno
 import importlib.util
 import logging
 import os
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator
 from absl import flags
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.progress import clear_status_line
+from keras_alexnet.progress import clear_status_line, tell
 
 _BACKENDS = ("tensorflow", "jax", "torch")
 
@@ -43,16 +44,32 @@ def run(
             print(_help(f"{command} [--name=value …] {arguments}".rstrip(), define_flags, description))
             sys.exit(0)
         main(*parse(define_flags, sys.argv[1:]))
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except UserError as error:
-        _tell(f"{command}: {error}")
+        clear_status_line()
+        tell(f"{command}: {error}\n")
         sys.exit(1)
     except KeyboardInterrupt:
-        _tell(f"{command}: interrupted")
+        clear_status_line()
+        tell(f"{command}: interrupted\n")
         sys.exit(130)
     except BrokenPipeError:
         # The reader of the output has gone, such as `head`. Python would complain once more when it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _drop_output()
         sys.exit(1)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        clear_status_line()
+        tell(f"{command}: cannot write the output: {error.strerror}. Make room where it goes to.\n")
+        _drop_output()
+        sys.exit(1)
+
+
+def _drop_output() -> None:
+    """What is still to be written to stdout goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def parse(define_flags: Callable[[flags.FlagValues], None], arguments: list[str]) -> tuple[flags.FlagValues, list[str]]:
@@ -93,26 +110,23 @@ def quiet_framework_start() -> Iterator[None]:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    if sys.stderr is None:
+        # Nobody would see it.
+        yield
+        return
     sys.stderr.flush()
     saved = os.dup(2)
     with tempfile.TemporaryFile() as captured:
         os.dup2(captured.fileno(), 2)
         try:
             yield
-        except BaseException:
+        except Exception:
             captured.seek(0)
             os.write(saved, captured.read())
             raise
         finally:
             os.dup2(saved, 2)
             os.close(saved)
-
-
-def _tell(message: str) -> None:
-    clear_status_line()
-    # The process may have been started with stderr closed: then print would write to stdout.
-    if sys.stderr is not None:
-        print(message, file=sys.stderr)
 
 
 def _help(usage: str, define_flags: Callable[[flags.FlagValues], None], description: str) -> str:

@@ -17,7 +17,7 @@ from absl import flags
 from keras_alexnet import cli
 from keras_alexnet.atomic import check_target, write_text
 from keras_alexnet.data.class_names import find_classes
-from keras_alexnet.data.crops import RESIZES, check_crops
+from keras_alexnet.data.crops import RESIZES, check_batch_size, check_crops
 from keras_alexnet.data.maps import VAL_MAP, read_map
 from keras_alexnet.errors import UserError
 from keras_alexnet.reporting.check import check_report
@@ -64,16 +64,19 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
 def main(values: flags.FlagValues, arguments: list[str]) -> None:
     """Evaluates, prints the errors and writes them where asked to."""
     cli.reject_positional(arguments)
-    if values.batch_size < 1:
-        raise UserError(f"batch_size is {values.batch_size}; expected at least 1.")
+    check_batch_size(values.batch_size)
     check_crops(values.resize, values.crops)
     if values.metrics_file:
         check_target(values.metrics_file)
     if values.report_dir:
         check_report(values.report_dir)
-    # A map alone does not tell its classes.
-    classes = find_classes(values.model, data_dir=None if values.map_file else values.data_dir)
-    num_classes = len(classes) if classes and not values.map_file else None
+    if not values.map_file:
+        classes = find_classes(values.model, data_dir=values.data_dir)
+        num_classes = len(classes)
+    else:
+        # A map alone does not tell its classes; those beside the model have their names in a report.
+        classes = find_classes(values.model) if values.report_dir else None
+        num_classes = None
     image_map = read_map(values.map_file or os.path.join(values.data_dir, VAL_MAP), num_classes)
 
     with cli.quiet_framework_start():

@@ -9,21 +9,27 @@ that cannot be read are told, and the others go on; then the exit status is 1.
 """
 
 import contextlib
-import shutil
+import math
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import TextIO
 
 from absl import flags
 
 from keras_alexnet import cli
 from keras_alexnet.atomic import atomic_path, check_target
+from keras_alexnet.data.class_file import class_file, names_file
 from keras_alexnet.data.class_names import Classes, find_classes
-from keras_alexnet.data.crops import RESIZES, check_crops
+from keras_alexnet.data.crops import RESIZES, check_batch_size, check_crops
 from keras_alexnet.data.find import find_images
 from keras_alexnet.errors import UserError
 from keras_alexnet.inference.listing import FORMATS, entry_writer, header
-from keras_alexnet.progress import WorkProgress, use_color
+from keras_alexnet.progress import WorkProgress, columns, printable, tell, use_color
 from keras_alexnet.quiet import silenced_but_python
+
+# Positions in the list of paths, and an array with a row for each.
+Batches = Iterator[tuple[list[int], "numpy.ndarray"]]  # noqa: F821
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -76,28 +82,41 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
     classes = None
     if not values.features:
         classes = find_classes(values.model, data_dir=values.data_dir, classmappings=values.classmappings)
-    skipped: list[str] = []
+    num_skipped = 0
 
     def skip(path: str, reason: str) -> None:
-        skipped.append(path)
-        print(f"cannot read {path}: {reason}", file=sys.stderr, flush=True)
+        nonlocal num_skipped
+        num_skipped += 1
+        progress.clear()
+        tell(f"cannot read {printable(path)}: {reason}\n")
 
-    paths, problems = find_images(arguments)
-    for problem in problems:
-        skip(*problem)
-    if paths:
-        with cli.quiet_framework_start():
-            from keras_alexnet.inference.files import FileOutputs
-            from keras_alexnet.training.model_file import load_model, model_sizes
-        model = load_model(values.model)
-        _check_number(classes, model_sizes(model)[1], values.model)
-        outputs = FileOutputs(model, values.batch_size, layer=values.features, resize=values.resize, crops=values.crops)
-        write = _write_features if values.features else _write_classes
-        with silenced_but_python():
-            write(values, outputs, paths, classes, skip)
-    if skipped:
+    with WorkProgress() as progress:
+        paths, problems = find_images(arguments)
+        if not paths and not problems:
+            raise UserError("standard input lists no images. Give it a path a line.")
+        _check_output(values, paths)
+        for problem in problems:
+            skip(*problem)
+        if paths:
+            with cli.quiet_framework_start():
+                from keras_alexnet.inference.files import FileOutputs
+                from keras_alexnet.training.model_file import load_model, model_sizes
+            model = load_model(values.model)
+            _check_number(classes, model_sizes(model)[1], values.model)
+            outputs = FileOutputs(
+                model, values.batch_size, layer=values.features, resize=values.resize, crops=values.crops
+            )
+            # libjpeg tells of damaged images in its own words.
+            with silenced_but_python():
+                batches = outputs(paths, skip)
+                if values.features:
+                    _write_features(values, outputs.shape, paths, batches, progress)
+                else:
+                    _write_classes(values, classes, paths, batches, progress)
+    if num_skipped:
         total = len(paths) + len(problems)
-        raise UserError(f"{len(skipped):,} of {total:,} could not be read, as told above; the others are done.")
+        done = "the others are done" if num_skipped < total else "nothing is left"
+        raise UserError(f"{num_skipped:,} of {total:,} could not be read, as told above; {done}.")
 
 
 def _check(values: flags.FlagValues, arguments: list[str]) -> None:
@@ -105,9 +124,9 @@ def _check(values: flags.FlagValues, arguments: list[str]) -> None:
         raise UserError(
             "no images are given. Name files, folders, patterns in quotes, or - for a list of paths in standard input."
         )
-    for name in ("top_k", "batch_size"):
-        if values[name].value < 1:
-            raise UserError(f"{name} is {values[name].value}; expected at least 1.")
+    if values.top_k < 1:
+        raise UserError(f"top_k is {values.top_k}; expected at least 1.")
+    check_batch_size(values.batch_size)
     check_crops(values.resize, values.crops)
     if values.data_dir and values.classmappings:
         raise UserError("both --data_dir and --classmappings are given. Give one of them.")
@@ -117,8 +136,21 @@ def _check(values: flags.FlagValues, arguments: list[str]) -> None:
         if not values.output:
             raise UserError("--features writes to a file: give --output=features.npz, or .csv.")
         check_name(values.output)
+        unused = [name for name in ("format", "top_k", "data_dir", "classmappings") if values[name].present]
+        if unused:
+            raise UserError(
+                f"--{unused[0]} is for classes, and --features writes none: leave out the one or the other."
+            )
     if values.output:
         check_target(values.output)
+
+
+def _check_output(values: flags.FlagValues, paths: list[str]) -> None:
+    """That nothing is replaced which is read."""
+    output = os.path.realpath(values.output) if values.output else None
+    for path in (values.model, class_file(values.model), names_file(values.model), *paths):
+        if output == os.path.realpath(path):
+            raise UserError(f"--output is {values.output}, which is to be read. Choose another file.")
 
 
 def _check_number(classes: Classes | None, num_classes: int, model: str) -> None:
@@ -129,46 +161,56 @@ def _check_number(classes: Classes | None, num_classes: int, model: str) -> None
         )
 
 
-def _write_features(values: flags.FlagValues, outputs, paths: list[str], _: Classes | None, skip: Callable) -> None:
+def _write_features(
+    values: flags.FlagValues, shape: tuple[int, ...], paths: list[str], batches: Batches, progress: WorkProgress
+) -> None:
     from keras_alexnet.inference.feature_file import feature_file
 
-    with feature_file(values.output, values.features, outputs.shape) as file, WorkProgress() as progress:
-        for positions, features in outputs(paths, _clearing(progress, skip)):
+    with feature_file(values.output, values.features, shape) as file:
+        for positions, features in batches:
             file.write([paths[position] for position in positions], features)
             progress(positions[-1] + 1, len(paths), "images")
-    shape = "×".join(map(str, (file.count, *outputs.shape)))
+    progress.clear()
+    shape = "×".join(map(str, (file.count, *shape)))
     print(f"{values.features} of {file.count:,} images, {shape}: {values.output}")
 
 
-def _write_classes(values: flags.FlagValues, outputs, paths: list[str], classes: Classes | None, skip) -> None:
+def _write_classes(
+    values: flags.FlagValues, classes: Classes | None, paths: list[str], batches: Batches, progress: WorkProgress
+) -> None:
     from keras_alexnet.inference.predictions import best_classes
 
-    with _opened(values.output, values.format) as file, WorkProgress() as progress:
+    with _opened(values.output, values.format) as file:
         on_terminal = file.isatty()
         entry = entry_writer(
             values.format,
             classes,
             color=use_color(file),
             blocks=_has_blocks(file.encoding),
-            width=shutil.get_terminal_size().columns if on_terminal else None,
+            width=columns(file) if on_terminal else None,
         )
         file.write(header(values.format))
-        for positions, probabilities in outputs(paths, _clearing(progress, skip)):
-            for position, row, best in zip(
-                positions, probabilities, best_classes(probabilities, values.top_k), strict=True
-            ):
-                file.write(entry(paths[position], [(int(label), float(row[label])) for label in best]))
+        count = 0
+        for positions, logarithms in batches:
+            best = best_classes(logarithms, values.top_k)
+            for position, row, labels in zip(positions, logarithms, best, strict=True):
+                file.write(entry(paths[position], [(int(label), math.exp(row[label])) for label in labels]))
+            count += len(positions)
             file.flush()
             if not on_terminal:
                 progress(positions[-1] + 1, len(paths), "images")
+        if values.output and not count:
+            raise UserError(f"no image could be read, so {values.output} is not written.")
 
 
 @contextlib.contextmanager
-def _opened(output: str | None, kind: str) -> Iterator:
+def _opened(output: str | None, kind: str) -> Iterator[TextIO]:
     """Standard output, or the file, which appears when it is whole; names that are not UTF-8 come out as they were."""
     if not output:
+        if sys.stdout is None:
+            raise UserError("standard output is closed. Give --output=FILE.")
         if kind == "csv":
-            sys.stdout.reconfigure(errors="surrogateescape")
+            sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
         yield sys.stdout
         return
     with (
@@ -176,16 +218,6 @@ def _opened(output: str | None, kind: str) -> Iterator:
         open(partial, "w", encoding="utf-8", errors="surrogateescape", newline="\n") as file,
     ):
         yield file
-
-
-def _clearing(progress: WorkProgress, skip: Callable[[str, str], None]) -> Callable[[str, str], None]:
-    """Takes the line of progress away before something is told."""
-
-    def clear_and_skip(path: str, reason: str) -> None:
-        progress.clear()
-        skip(path, reason)
-
-    return clear_and_skip
 
 
 def _has_blocks(encoding: str) -> bool:

@@ -1,6 +1,7 @@
 """Tells on stderr how far long work is."""
 
 import collections
+import contextlib
 import math
 import os
 import re
@@ -113,11 +114,11 @@ class StatusLine:
         parts = [Part(1, (line,))] if isinstance(line, str) else line
         if self._live:
             # A line longer than the terminal would wrap, and could not be overwritten.
-            text = compose(parts, _columns() - 1, color=use_color(sys.stderr))
-            _write(f"\r\x1b[K{text}")
+            text = compose(parts, columns(sys.stderr) - 1, color=use_color(sys.stderr))
+            tell(f"\r\x1b[K{text}")
             self._shown = True
         else:
-            _write(f"{compose(parts)}\n")
+            tell(f"{compose(parts)}\n")
 
     def clear(self) -> None:
         """Takes the live line away, before other output."""
@@ -129,13 +130,20 @@ class StatusLine:
 def clear_status_line() -> None:
     """Takes away whatever a `StatusLine` may have left on the terminal."""
     if _is_terminal(sys.stderr):
-        _write("\r\x1b[K")
+        tell("\r\x1b[K")
 
 
-def _write(text: str) -> None:
-    # A process may have been started with stderr closed. Given no file, print would write to stdout.
+def tell(text: str) -> None:
+    """Writes to stderr, if there is one: nothing else depends on whether somebody reads it."""
+    # Given no file, print would write to stdout.
     if sys.stderr is not None and not sys.stderr.closed:
-        print(text, end="", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):
+            print(text, end="", file=sys.stderr, flush=True)
+
+
+def printable(text: str) -> str:
+    """`text` with what a terminal would take for commands, such as in names of files, as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _is_terminal(stream: TextIO | None) -> bool:
@@ -143,14 +151,14 @@ def _is_terminal(stream: TextIO | None) -> bool:
     return stream is not None and not stream.closed and stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
-def _columns() -> int:
-    """Columns of the terminal that stderr goes to, which may have been resized since the last time."""
+def columns(stream: TextIO) -> int:
+    """Columns of the terminal that a stream goes to, which may have been resized since the last time."""
     # `shutil.get_terminal_size` asks stdout, which may be a file, and believes COLUMNS, which may be out of date.
     try:
-        columns = os.get_terminal_size(sys.stderr.fileno()).columns
+        width = os.get_terminal_size(stream.fileno()).columns
     except (AttributeError, OSError, ValueError):
-        columns = 0
-    return columns or shutil.get_terminal_size().columns
+        width = 0
+    return width or shutil.get_terminal_size().columns
 
 
 class ScanProgress(StatusLine):

@@ -26,6 +26,9 @@ def silenced(descriptor: int) -> Iterator[None]:
 def silenced_but_python() -> Iterator[None]:
     """Drops what C++ code writes to stderr, as libjpeg does of damaged images; Python's `sys.stderr` goes on."""
     stderr = sys.stderr
+    if stderr is None:
+        yield
+        return
     with contextlib.ExitStack() as restored:
         # Where a notebook or a test has put its own in place, that stays.
         if _goes_to(stderr, 2):
@@ -37,8 +40,8 @@ def silenced_but_python() -> Iterator[None]:
         yield
 
 
-def _goes_to(stream: TextIO | None, descriptor: int) -> bool:
+def _goes_to(stream: TextIO, descriptor: int) -> bool:
     try:
-        return stream is not None and stream.fileno() == descriptor
+        return stream.fileno() == descriptor
     except (OSError, ValueError):
         return False

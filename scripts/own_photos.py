@@ -12,6 +12,8 @@ import numpy as np
 
 from keras_alexnet import TrainConfig, evaluate_model, extract_features, load_model, scan, train, write_data_dir
 
+if len(sys.argv) != 4:
+    sys.exit(__doc__)
 model_path, photos, output = sys.argv[1:]
 found = scan(photos, None, None, val_fraction=0.2)
 

@@ -78,7 +78,7 @@ def test_first_and_last_images_are_read_before_any_step(config, own_data_dir, mo
 
 
 def test_a_folder_that_cannot_be_written_is_told(config):
-    with pytest.raises(UserError, match=r"cannot write /proc/run: .*--output_dir"):
+    with pytest.raises(UserError, match=r"cannot write to /proc/run: .*Choose another folder"):
         dry_run(dataclasses.replace(config, output_dir="/proc/run"))
 
 

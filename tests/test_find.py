@@ -52,10 +52,38 @@ def test_patterns(tree):
 def test_lists(tree, separator, end):
     odd = b"caf\xe9.jpg"
     open(odd, "w").close()
-    names = [b"a.png", b"[1].jpg", odd, b"sub", b"*.png"]
+    open(b"x\ry.jpg", "w").close()
+    names = [b"a.png", b"[1].jpg", odd, b"sub", b"*.png", b"x\ry.jpg"]
     paths, problems = find_images(["b.JPG", "-"], io.BytesIO(separator.join(names) + end))
-    assert paths == ["b.JPG", "a.png", "[1].jpg", os.fsdecode(odd), "sub/deep/c.webp"]
+    assert paths == ["b.JPG", "a.png", "[1].jpg", os.fsdecode(odd), "sub/deep/c.webp", "x\ry.jpg"]
     assert problems == [("*.png", "there is no such file or folder")]
+
+
+def test_subfolders_come_in_the_order_of_their_names(tree):
+    for name in ("d/z.jpg", "b/y.jpg", "c/x.jpg", "b/a/w.jpg"):
+        (tree / "many" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / "many" / name).touch()
+    assert find_images("many")[0] == ["many/b/y.jpg", "many/b/a/w.jpg", "many/c/x.jpg", "many/d/z.jpg"]
+
+
+def test_links_are_followed_once(tree):
+    (tree / "sub" / "loop").symlink_to(tree / "sub")
+    (tree / "links").mkdir()
+    (tree / "links" / "there").symlink_to(tree / "sub")
+    assert find_images([tree / "sub"])[0] == [f"{tree}/sub/deep/c.webp"]
+    assert find_images(["links"])[0] == ["links/there/deep/c.webp"]
+    assert find_images(["sub/**/*.webp"])[0] == ["sub/deep/c.webp"]
+    assert find_images(["sub", "./sub", f"{tree}/sub//deep/c.webp"])[0] == ["sub/deep/c.webp"]
+
+
+def test_what_is_no_regular_file_is_told_and_not_read(tree):
+    os.mkfifo("pipe.jpg")
+    os.symlink("gone", "link.jpg")
+    problems = [("pipe.jpg", "it is no regular file"), ("link.jpg", "it leads to no file")]
+    assert find_images(["pipe.jpg", "link.jpg"]) == ([], problems)
+    paths, found = find_images(".")
+    assert sorted(found) == sorted((f"./{name}", problem) for name, problem in problems)
+    assert len(paths) == 4
 
 
 def test_what_stands_for_no_image_is_told(tree):

@@ -1,9 +1,13 @@
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import keras_alexnet
+
+README = Path(__file__).parent.parent / "README.md"
 
 
 def test_import_loads_no_framework():
@@ -17,6 +21,15 @@ def test_public_names(name):
     value = getattr(keras_alexnet, name)
     assert getattr(value, "__name__", name) == name
     assert name in dir(keras_alexnet)
+
+
+def test_the_readme_tells_the_public_names():
+    section = README.read_text(encoding="utf-8").partition("\n## In Python\n")[2].partition("\n## ")[0]
+    names = {name for line in section.splitlines() if line.startswith("| ") for name in re.findall(r"`(\w+)`", line)}
+    assert names | {"UserError"} == set(keras_alexnet.__all__)
+    (example,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    (imported,) = re.findall(r"from keras_alexnet import (.*)", example)
+    assert set(imported.split(", ")) <= set(keras_alexnet.__all__)
 
 
 def test_unknown_name():

@@ -18,9 +18,12 @@ from PIL import Image
 from keras_alexnet import cli, extract_features, image_dataset, predict_images
 from keras_alexnet import predict as predict_command
 from keras_alexnet.data.class_file import write_classes
+from keras_alexnet.data.class_names import Classes
 from keras_alexnet.data.maps import read_map, write_map
 from keras_alexnet.errors import UserError
 from keras_alexnet.inference import files
+from keras_alexnet.inference.feature_file import feature_file
+from keras_alexnet.inference.listing import entry_writer
 from keras_alexnet.inference.outputs import Outputs, layer_names
 from keras_alexnet.model import build_alexnet
 from keras_alexnet.training.model_file import save_model
@@ -120,15 +123,63 @@ def test_the_librarys_errors(folder, model):
     for paths in ([], "photo.jpg"):
         with pytest.raises(UserError, match="expected"):
             image_dataset(paths)
-    with pytest.raises(UserError, match="no images are given"):
-        predict_images(model, [])
+    for paths in ([], "photo.jpg", Path("photo.jpg")):
+        with pytest.raises(UserError, match=r"the images are .*; expected a list of paths"):
+            predict_images(model, paths)
+    with pytest.raises(UserError, match="crops is 0; expected 1 or 10"):
+        predict_images(model, good(folder), crops=0)
+    for function in (predict_images, image_dataset):
+        with pytest.raises(UserError, match="batch_size is 0; expected at least 1"):
+            function(*([model] if function is predict_images else []), good(folder), batch_size=0)
     with pytest.raises(UserError, match=r"no layer 'fc9'; it has input_mean, conv1, relu1, .*, fc8\."):
         extract_features(model, good(folder), "fc9")
+    probabilities = keras.Model(model.input, keras.layers.Softmax(name="prob")(model.output))
+    with pytest.raises(UserError, match="the model's last layer, prob, gives probabilities; expected logits"):
+        predict_images(probabilities, good(folder))
     broken = keras.models.clone_model(model)
     broken.get_layer("fc8").bias.assign(np.full(4, np.nan))
     with pytest.raises(UserError, match="not finite"):
         predict_images(broken, good(folder))
+    broken.get_layer("fc8").bias.assign([0, np.inf, 0, 0])
+    with pytest.raises(UserError, match="not finite"):
+        predict_images(broken, good(folder))
     assert extract_features(broken, good(folder), "relu7").shape == (5, 9)
+
+
+def test_padding_does_not_matter(folder, model):
+    """A network that divides by what black images do not have."""
+    inputs = keras.Input((227, 227, 3))
+    x = keras.ops.divide(keras.ops.cast(inputs, "float32"), keras.ops.max(inputs, axis=(1, 2, 3), keepdims=True))
+    scaled = keras.Model(inputs, model(255 * x))
+    found = predict_images(scaled, good(folder), 4)
+    np.testing.assert_allclose(found, predict_images(scaled, good(folder), 5), rtol=1e-4)
+
+
+def test_probabilities_too_small_for_float32_still_rank_their_classes(folder, model, capsys):
+    confident = keras.models.clone_model(model)
+    confident.set_weights(model.get_weights())
+    fc8 = confident.get_layer("fc8")
+    fc8.kernel.assign(fc8.kernel * 2000)
+    fc8.bias.assign(fc8.bias * 2000)
+    confident.save(folder / "confident.keras")
+    try:
+        text = predict(capsys, f"--model={folder}/confident.keras", *good(folder), "--format=json")
+    finally:
+        os.unlink(folder / "confident.keras")
+    pixels = np.concatenate(list(image_dataset(good(folder)).as_numpy_iterator()))
+    logits = confident.predict_on_batch(pixels)
+    order = [[best["label"] for best in json.loads(line)["predictions"]] for line in text.splitlines()]
+    assert order == np.argsort(-logits, axis=1).tolist()
+    assert (np.exp(logits - logits.max(1, keepdims=True)) == 0).sum() > 5
+
+
+def test_as_many_crops_at_a_time_as_the_batch_size(folder, model):
+    sizes = []
+    outputs = files.FileOutputs(model, 25, crops=10)
+    network = outputs._outputs
+    outputs._outputs = lambda images, count: sizes.append(images.shape[:2]) or network(images, count)
+    list(outputs(good(folder), lambda *_: None))
+    assert sizes == [(2, 10)] * 3
 
 
 def test_a_map_gives_images_with_labels(folder, tmp_path):
@@ -150,7 +201,7 @@ def test_bad_files_are_told_in_their_turn_and_leave_the_others_as_they_are(folde
     for positions, values in files.FileOutputs(model, 2)(paths, skip):
         seen.update(zip(positions, values, strict=True))
     assert list(seen) == [1, 2, 3, 6, 7]
-    np.testing.assert_allclose(list(seen.values()), predict_images(model, good(folder)), rtol=1e-4)
+    np.testing.assert_allclose(np.exp(list(seen.values())), predict_images(model, good(folder)), rtol=1e-4)
     assert [path for path, *_ in told] == ["gone", str(folder / "images/2b.jpg"), "gone too", str(folder)]
     assert told[0][1] == told[2][1] == "the file is missing"
     assert told[3][1] == "Is a directory"
@@ -179,7 +230,7 @@ def test_the_table(folder, model, capsys):
 def test_a_table_on_a_terminal_fits_it_and_has_colour_if_that_is_wanted(folder):
     def on_terminal(**environment) -> str:
         ours, theirs = pty.openpty()
-        settings = {"COLUMNS": "30", "TERM": "xterm", "NO_COLOR": "", **environment}
+        settings = {"COLUMNS": "70", "TERM": "xterm", "NO_COLOR": "", **environment}
         result = run(
             f"--model={folder}/model.keras",
             good(folder)[0],
@@ -198,7 +249,7 @@ def test_a_table_on_a_terminal_fits_it_and_has_colour_if_that_is_wanted(folder):
     assert f"\x1b[1m{good(folder)[0]}\x1b[0m\n" in colored
     assert "\x1b" not in plain
     for text in (colored, plain):
-        assert [len(line) <= 30 for line in text.splitlines()[1:]] == [True] * 5
+        assert [len(line) <= 70 for line in text.splitlines()[1:]] == [True] * 5
     # Where there are no blocks, bars are drawn otherwise.
     assert ("█" in colored, "█" in plain) == (True, False)
     assert "#" in plain
@@ -247,6 +298,12 @@ def test_a_bad_file_does_not_stop_the_others(folder):
 def test_a_list_in_standard_input_and_an_output_file(folder, tmp_path, capsys, monkeypatch):
     output = tmp_path / "new" / "predictions.csv"
     paths = "\n".join(good(folder)).encode()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\n")))
+    with pytest.raises(UserError, match="standard input lists no images"):
+        predict(capsys, f"--model={folder}/model.keras", "-", f"--output={output}")
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(UserError, match="standard input is closed"):
+        predict(capsys, f"--model={folder}/model.keras", "-")
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(paths)))
     assert predict(capsys, f"--model={folder}/model.keras", "-", "--format=csv", f"--output={output}") == ""
     rows = list(csv.reader(output.read_text(errors="surrogateescape").splitlines()))
@@ -276,6 +333,12 @@ def test_features_go_into_a_file(folder, model, tmp_path, suffix, capsys):
         assert [row[0] for row in rows] == good(folder)
         found = np.array([row[1:] for row in rows], np.float32)
         np.testing.assert_allclose(found, wanted.reshape(5, -1), rtol=1e-5, atol=1e-5)
+        with feature_file(str(output), "pool5", (4,)) as file:
+            file.write(["a\rb"], np.float32([[1 / 3, 1e-7 / 3, 2**24 + 2, -1e30]]))
+        with open(output, newline="") as written:
+            _, row = csv.reader(written)
+        assert row[0] == "a\rb"
+        assert np.float32(row[1:]).tolist() == np.float32([1 / 3, 1e-7 / 3, 2**24 + 2, -1e30]).tolist()
     assert os.listdir(tmp_path) == [output.name]
 
 
@@ -293,6 +356,12 @@ def test_nothing_is_written_where_no_image_can_be_read(folder, tmp_path, capsys)
         (["{0}/images/0.jpg", "--features=fc9", "--output=f.npz"], "no layer 'fc9'; it has input_mean, conv1"),
         (["{0}/images/0.jpg", "--features=fc7"], "give --output=features.npz"),
         (["{0}/images/0.jpg", "--features=fc7", "--output=f.txt"], "ends in .npz or .csv"),
+        (["{0}/images/0.jpg", "--features=fc7", "--output=f.csv", "--top_k=3"], "--top_k is for classes"),
+        (["{0}/images/0.jpg", "--output={0}/images/0.jpg"], "0.jpg, which is to be read. Choose another file"),
+        (["{0}/images/0.jpg", "--output={0}/model.classes.txt"], "model.classes.txt, which is to be read"),
+        (["{0}/images/2b.jpg", "--output=f.csv"], "no image could be read, so f.csv is not written"),
+        (["{0}/images/0.jpg", "--model="], "the model is ''; expected the name of a file"),
+        (["{0}/images/0.jpg", "--model=gone.keras"], "cannot load the model gone.keras: there is no such file."),
         (["{0}/images/0.jpg", "--top_k=0"], "top_k is 0; expected at least 1"),
         (["{0}/images/0.jpg", "--batch_size=0"], "batch_size is 0; expected at least 1"),
         (["{0}/images/0.jpg", "--crops=3"], "crops is 3; expected 1 or 10"),
@@ -329,6 +398,29 @@ def test_a_model_without_classes_tells_labels(folder, tmp_path, capsys):
     shutil.copy(folder / "model.keras", tmp_path / "bare.keras")
     lines = predict(capsys, f"--model={tmp_path}/bare.keras", good(folder)[0], "--top_k=1").splitlines()
     assert lines[1].rpartition("  ")[2] in [f"label {label}" for label in range(4)]
+
+
+def test_names_cannot_command_the_terminal(folder):
+    classes = Classes(["a\x1b[31m"], ["caf\u00e9\u202e"], "")
+    text = entry_writer("table", classes)("new\nline\x1b.jpg", [(0, 0.5)])
+    assert text == "new\\nline\\x1b.jpg\n   50.0 %  ██████████            a\\x1b[31m  café\\u202e\n\n"
+    assert entry_writer("table", classes, width=40)("a", [(0, 0.5)]) == "a\n   50.0 %  a\\x1b[31m  café\\u202e\n\n"
+
+
+@pytest.mark.parametrize(("redirection", "status"), [(">&-", 1), (">/dev/full", 1), ("2>&-", 1), ("2>/dev/full", 1)])
+@pytest.mark.slow
+def test_streams_that_take_nothing(folder, redirection, status):
+    arguments = f"--model={folder}/model.keras --format=json {good(folder)[0]} gone.jpg {redirection}"
+    result = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m keras_alexnet.predict {arguments}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == status
+    assert "Traceback" not in result.stderr
+    assert "gone.jpg" not in result.stdout
+    assert len(result.stdout.splitlines()) == (redirection[0] == "2")
 
 
 def test_help_starts_no_framework():

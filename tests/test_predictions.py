@@ -17,7 +17,8 @@ def logits_and_labels(num_classes, count=400, seed=3):
 
 @pytest.mark.parametrize("num_classes", [2, 5, 6, 40])
 def test_error_rates_are_those_that_training_reports(num_classes):
-    logits, labels = logits_and_labels(num_classes)
+    _, labels = logits_and_labels(num_classes)
+    logits = np.random.default_rng(4).normal(0, 2, (len(labels), num_classes)).astype(np.float32)
     inputs = keras.Input((num_classes,))
     model = keras.Model(inputs, keras.layers.Identity()(inputs))
     compile_model(model)
@@ -35,8 +36,19 @@ def test_the_best_classes_and_their_probabilities():
         np.array([[0.4, 0.2, 0.2, 0.1, 0.05], [0.8, 0.06, 0.05, 0.04, 0.03]])
     )
     assert found.probabilities == pytest.approx([0.2, 0.03])
-    assert found.ranks.tolist() == [1, 4]
+    assert found.ranks.tolist() == [2, 4]
     assert (found.right.tolist(), found.in_top5.tolist()) == ([False, False], [True, True])
+
+
+def test_equal_logits_rank_by_label():
+    """As the best classes do: a network that says the same of everything is not always right."""
+    logits, labels = logits_and_labels(40)
+    found = predictions_of(logits, labels)
+    places = np.argsort(np.argsort(-logits, axis=1, kind="stable"), axis=1)
+    assert found.ranks.tolist() == places[np.arange(len(labels)), labels].tolist()
+    assert found.in_top5.tolist() == (found.top_labels == labels[:, None]).any(axis=1).tolist()
+    dead = predictions_of(np.zeros((40, 40), np.float32), np.arange(40, dtype=np.int32)).error_rates()
+    assert (dead["top1_error"], dead["top5_error"]) == (39 / 40, 35 / 40)
 
 
 def test_batches_are_joined_in_order():

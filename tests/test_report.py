@@ -19,6 +19,7 @@ from keras_alexnet.data.maps import VAL_MAP, ImageMap, read_map, write_data_dir,
 from keras_alexnet.errors import UserError
 from keras_alexnet.inference.evaluation import predict_map
 from keras_alexnet.reporting.check import check_report
+from keras_alexnet.reporting.content import sha256_of
 from keras_alexnet.reporting.report import write_report
 from keras_alexnet.training.config import TrainConfig
 from keras_alexnet.training.loop import train
@@ -102,10 +103,11 @@ def test_a_finished_run_gets_its_report_once(trained, data_dir, tmp_path, capsys
         assert capsys.readouterr().out.splitlines()[-1] == f"The report is {page}"
         times.append(page.stat().st_mtime_ns)
     assert times[0] == times[1]
-    # A model that is newer has none yet.
-    os.utime(tmp_path / "run/model.keras", ns=(times[0] + 10**9, times[0] + 10**9))
+    # A page about another model is none about this one.
+    html = page.read_text()
+    page.write_text(html.replace(sha256_of(tmp_path / "run/model.keras"), 64 * "0"))
     train(config)
-    assert page.stat().st_mtime_ns > times[0]
+    assert sha256_of(tmp_path / "run/model.keras") in page.read_text()
     # It is of the run, and goes with it.
     (tmp_path / "run/report/mine.txt").touch()
     train(dataclasses.replace(config, epochs=1, report=False), restart=True)
@@ -167,7 +169,7 @@ def test_the_page_shows_it_in_a_browser(evaluated):
         assert "best.keras on val_map.txt" in text
         assert "top-1 error" in text
         # Names come as they are, and run nothing.
-        for name in ("<script>alert(1)</script>", "a & b, c", "<i>n01</i>", "caf\\xe9"):
+        for name in ("<script>alert(1)</script>", "a & b, c", "<i>n01</i>", "caf\\udce9"):
             assert name in text
         assert page.locator("figure img").count() == 7
         assert page.locator("svg").count() == 2
@@ -182,10 +184,13 @@ def test_a_model_without_run_and_classes(trained, data_dir, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-1] == f"report      {tmp_path}/r/report.html"
     assert [row["class"] for row in rows_of(tmp_path / "r/per_class.csv")] == ["label 0", "label 1", "label 2"]
     html = (tmp_path / "r/report.html").read_text()
-    assert "no file of a training run" in html
+    assert "Curves of the training are shown for model.keras and best.keras" in html
 
 
-@pytest.mark.parametrize("content", [None, b"", b"epoch,loss\n", b"epoch,loss\n1,x\n", b"\xff\xff", b"epoch\n" * 9])
+@pytest.mark.parametrize(
+    "content",
+    [None, b"", b"epoch,loss\n", b"epoch,loss\n1,x\n", b"\xff\xff", b"\0" * 200_000, b'epoch,"' + b"x" * 200_000],
+)
 def test_a_history_that_cannot_be_used(trained, data_dir, tmp_path, content):
     shutil.copy(trained[0] / "model.keras", tmp_path)
     if content is not None:
@@ -229,10 +234,35 @@ def test_packages_that_are_missing_are_told_before_long_work(data_dir, tmp_path,
 def test_a_folder_that_cannot_be_written_to_is_told_before_long_work(tmp_path, data_dir):
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "below", "/proc/report"):
-        with pytest.raises(UserError, match=r"cannot write a report to .*Give a folder"):
+        with pytest.raises(UserError, match=r"cannot write to .*Choose another folder"):
             check_report(folder)
-    with pytest.raises(UserError, match="cannot write a report"):
+    with pytest.raises(UserError, match="cannot write to"):
         evaluate_here("--model=gone", f"--data_dir={data_dir}", f"--report_dir={tmp_path}/file")
+    (tmp_path / "run" / "report").mkdir(parents=True)
+    (tmp_path / "run" / "report" / "per_class.csv").mkdir()
+    with pytest.raises(UserError, match=r"per_class\.csv: it is no regular file"):
+        train(TrainConfig(data_dir=str(data_dir), output_dir=str(tmp_path / "run"), report=True))
+    assert os.listdir(tmp_path / "run") == ["report"]
+
+
+def test_an_older_report_stays_whole_where_a_new_one_fails(evaluated, trained, data_dir, tmp_path, monkeypatch):
+    shutil.copytree(evaluated, tmp_path / "r")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "r").iterdir()}
+    model, image_map = load_model(str(trained[0] / "model.keras")), read_map(data_dir / VAL_MAP)
+    predictions = predict_map(model, image_map)
+    other = dataclasses.replace(image_map, paths=image_map.paths[:3], labels=image_map.labels[:3])
+    arguments = {"model_path": trained[0] / "model.keras"}
+    with pytest.raises(ValueError, match=r"predictions of 7 images .* for 3 images"):
+        write_report(tmp_path / "r", model, predictions, other, **arguments)
+
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    # The last to be written.
+    monkeypatch.setattr("keras_alexnet.reporting.tables.write_predictions", fail)
+    with pytest.raises(KeyboardInterrupt):
+        write_report(tmp_path / "r", model, predictions, image_map, **arguments)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "r").iterdir()} == before
 
 
 def test_synthetic_data_have_no_report(tmp_path):

@@ -91,4 +91,6 @@ def check_classes(model_path: str | os.PathLike, classes: Sequence[str], source:
 
 def _beside(model_path: str | os.PathLike, ending: str) -> Path:
     path = Path(model_path)
+    if not path.name:
+        raise UserError(f"the model is {os.fspath(model_path)!r}; expected the name of a file.")
     return path.with_name((path.stem if path.suffix == ".keras" else path.name) + ending)

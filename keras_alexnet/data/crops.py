@@ -25,3 +25,9 @@ def check_crops(resize: str, crops: int, image_size: int | None = None) -> None:
             f"the model takes images of {image_size}×{image_size} pixels, and resize={resize} has crops of "
             f"{RESIZED_SIDE} at most. Give resize=square."
         )
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raises `UserError` for a batch without images."""
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}; expected at least 1.")

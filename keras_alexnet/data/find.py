@@ -3,62 +3,92 @@
 import glob
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 from keras_alexnet.data.ilsvrc import SUFFIXES
+from keras_alexnet.errors import UserError
 
 
 def find_images(
-    arguments: Sequence[str | os.PathLike], listed: BinaryIO | None = None
+    arguments: str | os.PathLike | Sequence[str | os.PathLike], listed: BinaryIO | None = None
 ) -> tuple[list[str], list[tuple[str, str]]]:
     """Finds images by the names of files, folders and patterns.
 
     Args:
-        arguments: a file is taken whatever its suffix is. Of a folder, and of those in it, all files with the suffix of
-            an image are taken, in the order of their names; but not hidden ones. Where there is no file of that name,
-            it may be a pattern, in which `*`, `?` and `[…]` stand for parts of names and `**` for folders. "-" stands
-            for the paths of files and folders in `listed`.
+        arguments: one or several. A file is taken whatever its suffix is. Of a folder, and of those in it and linked to
+            it, all files with the suffix of an image are taken, in the order of their names; but not hidden ones. Where
+            there is no file of that name, it may be a pattern, in which `*`, `?` and `[…]` stand for parts of names and
+            `**` for folders. "-" stands for the paths of files and folders in `listed`.
         listed: paths, one a line, or each ended by a zero byte, as `find -print0` writes them. Standard input, if it is
             None.
 
     Returns:
-        The paths, each once, and (argument, what is wrong with it) for those that stand for no image.
+        The paths, none of them twice, and (path or argument, what is wrong with it) for those that give no image.
+
+    Raises:
+        UserError: standard input is closed.
     """
-    paths: dict[str, None] = {}
+    paths: dict[str, str] = {}
     problems: list[tuple[str, str]] = []
     for argument, is_pattern in _arguments(arguments, listed):
+        before = len(problems)
         if os.path.isdir(argument):
-            found = list(_images_below(argument))
+            found = _images_below(argument, problems)
             problem = f"the folder has no images ({', '.join(SUFFIXES)})"
         elif is_pattern and glob.has_magic(argument) and not os.path.lexists(argument):
-            matches = sorted(glob.glob(argument, recursive=True))
-            found = [path for match in matches for path in (_images_below(match) if os.path.isdir(match) else [match])]
+            # A link to a folder above itself would be followed again and again.
+            matches = {os.path.realpath(match): match for match in sorted(glob.glob(argument, recursive=True))[::-1]}
+            found = []
+            for match in sorted(matches.values()):
+                found += _images_below(match, problems) if os.path.isdir(match) else [match]
             problem = "no image has a name like that"
         else:
-            found = [argument] if os.path.exists(argument) else []
+            found = [argument] if os.path.lexists(argument) else []
             problem = "there is no such file or folder"
-        paths.update(dict.fromkeys(found))
-        if not found:
+        if not found and len(problems) == before:
             problems.append((argument, problem))
-    return list(paths), problems
+        for path in found:
+            if os.path.isfile(path):
+                paths.setdefault(os.path.abspath(path), path)
+            else:
+                # To read from a pipe could take for ever.
+                problems.append((path, "it is no regular file" if os.path.exists(path) else "it leads to no file"))
+    return list(paths.values()), problems
 
 
-def _arguments(arguments: Iterable[str | os.PathLike], listed: BinaryIO | None) -> Iterator[tuple[str, bool]]:
+def _arguments(
+    arguments: str | os.PathLike | Sequence[str | os.PathLike], listed: BinaryIO | None
+) -> Iterator[tuple[str, bool]]:
     """Each argument, and whether it may be a pattern."""
+    if isinstance(arguments, str | os.PathLike):
+        arguments = [arguments]
     for argument in map(os.fspath, arguments):
         if argument != "-":
             yield argument, True
             continue
+        if listed is None and sys.stdin is None:
+            raise UserError("standard input is closed, and - stands for the paths in it. Give it a list of paths.")
         content = (listed or sys.stdin.buffer).read()
-        lines = content.split(b"\0") if b"\0" in content else content.splitlines()
+        lines = content.split(b"\0") if b"\0" in content else content.replace(b"\r\n", b"\n").split(b"\n")
         for line in filter(None, lines):
             yield os.fsdecode(line), False
 
 
-def _images_below(folder: str) -> Iterator[str]:
-    for parent, folders, names in os.walk(folder):
+def _images_below(folder: str, problems: list[tuple[str, str]]) -> list[str]:
+    found: list[str] = []
+    seen: set[str] = set()
+
+    def tell(error: OSError) -> None:
+        problems.append((str(error.filename), f"cannot look into the folder: {error.strerror}"))
+
+    for parent, folders, names in os.walk(folder, onerror=tell, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
-                yield os.path.join(parent, name)
+        images = (name for name in sorted(names) if name.lower().endswith(SUFFIXES) and not name.startswith("."))
+        found += (os.path.join(parent, name) for name in images)
+    return found

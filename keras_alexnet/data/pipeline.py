@@ -11,7 +11,7 @@ import tensorflow as tf
 from PIL import UnidentifiedImageError
 
 from keras_alexnet.data import images
-from keras_alexnet.data.crops import check_crops
+from keras_alexnet.data.crops import check_batch_size, check_crops
 from keras_alexnet.data.decode import decode_image
 from keras_alexnet.data.maps import ImageMap
 from keras_alexnet.data.order import crop_numbers, permutation, steps_per_pass
@@ -107,15 +107,25 @@ def image_dataset(
     Raises:
         UserError: there are no images, or an unknown `resize` or `crops`.
     """
+    check_batch_size(batch_size)
     cut = {"image_size": image_size, "resize": resize, "crops": crops}
     if isinstance(images, ImageMap):
         return evaluation_dataset(images, batch_size, **cut)
-    if isinstance(images, (str, os.PathLike)) or not len(images):
-        raise UserError(
-            f"images is {images!r}; expected a map, as read_map gives it, or a list of paths, as find_images does."
-        )
-    unlabelled = ImageMap([os.fspath(path) for path in images], np.zeros(len(images), np.int32))
+    paths = path_list(images)
+    unlabelled = ImageMap(paths, np.zeros(len(paths), np.int32), source="the list of paths")
     return evaluation_dataset(unlabelled, batch_size, **cut).map(lambda pixels, _: pixels)
+
+
+def path_list(paths: ImageMap | Iterable[str | os.PathLike]) -> list[str]:
+    """The paths of images as strings; raises `UserError` where there are none, or a single path is no list."""
+    if isinstance(paths, ImageMap):
+        paths = paths.paths
+    found = [] if isinstance(paths, str | os.PathLike) else [os.fspath(path) for path in paths]
+    if not found:
+        raise UserError(
+            f"the images are {paths!r}; expected a list of paths, as find_images gives it, or a map, as read_map does."
+        )
+    return found
 
 
 def padded_evaluation_dataset(

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from keras_alexnet.data.crops import check_crops
+from keras_alexnet.data.crops import check_batch_size, check_crops
 from keras_alexnet.data.maps import ImageMap, raise_if_missing
 from keras_alexnet.data.pipeline import padded_evaluation_dataset
 from keras_alexnet.data.source import evaluation_errors
@@ -49,11 +49,14 @@ def predict_map(
     """
     image_size, num_classes = model_sizes(model)
     check_crops(resize, crops, image_size)
+    check_batch_size(batch_size)
+    if not len(image_map):
+        raise UserError(f"{image_map.source} has no images to evaluate the model on.")
     leave_gpus_to_the_backend()
-    if max(image_map.labels) >= num_classes:
+    if min(image_map.labels) < 0 or max(image_map.labels) >= num_classes:
         raise UserError(
-            f"{image_map.source} has labels up to {max(image_map.labels)}, but the model has {num_classes} classes "
-            f"(labels 0 to {num_classes - 1}). Evaluate it on the data that it was trained for."
+            f"{image_map.source} has labels from {min(image_map.labels)} to {max(image_map.labels)}, but the model has "
+            f"{num_classes} classes (labels 0 to {num_classes - 1}). Evaluate it on the data that it was trained for."
         )
     raise_if_missing(image_map)
     outputs = Outputs(model, crops)
@@ -64,6 +67,6 @@ def predict_map(
     with WorkProgress() as progress, evaluation_errors(image_map, batch_size, batch=lambda: len(batches)):
         for images, labels, weights in dataset.as_numpy_iterator():
             count = np.count_nonzero(weights)
-            batches.append(predictions_of(outputs(images)[:count], labels[:count]))
+            batches.append(predictions_of(outputs(images, count), labels[:count]))
             progress(min(len(batches) * batch_size, total), total, "images evaluated")
     return joined(batches)

@@ -1,15 +1,18 @@
 """Image files through a network: their best classes, or the values of a layer."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import keras
 import numpy as np
 
-from keras_alexnet.data.pipeline import readable_images, why_unreadable
+from keras_alexnet.data.crops import check_batch_size, check_crops
+from keras_alexnet.data.maps import ImageMap
+from keras_alexnet.data.pipeline import path_list, readable_images, why_unreadable
 from keras_alexnet.errors import UserError
 from keras_alexnet.inference.outputs import Outputs
 from keras_alexnet.inference.predictions import log_softmax
+from keras_alexnet.quiet import silenced_but_python
 from keras_alexnet.training.distribution import leave_gpus_to_the_backend
 from keras_alexnet.training.model_file import model_sizes
 
@@ -19,7 +22,7 @@ Skip = Callable[[str, str], None]
 
 def predict_images(
     model: keras.Model,
-    paths: Sequence[str | os.PathLike],
+    paths: ImageMap | Iterable[str | os.PathLike],
     batch_size: int = 32,
     *,
     resize: str = "square",
@@ -29,7 +32,7 @@ def predict_images(
 
     Args:
         model: from (batch, side, side, 3) RGB pixels of 0 to 255 to logits (batch, num_classes).
-        paths: images of any kind that Pillow reads.
+        paths: images of any kind that Pillow reads, or a map of them.
         batch_size, resize, crops: as for `evaluate_model`.
 
     Returns:
@@ -38,13 +41,12 @@ def predict_images(
     Raises:
         UserError: a file that cannot be read, or a model of other inputs or outputs.
     """
-    outputs = FileOutputs(model, batch_size, resize=resize, crops=crops)
-    return _collected(outputs, paths)
+    return np.exp(_collected(FileOutputs(model, batch_size, resize=resize, crops=crops), paths)).astype(np.float32)
 
 
 def extract_features(
     model: keras.Model,
-    paths: Sequence[str | os.PathLike],
+    paths: ImageMap | Iterable[str | os.PathLike],
     layer: str = "relu7",
     batch_size: int = 32,
     *,
@@ -67,7 +69,7 @@ class FileOutputs:
     Args:
         model: from (batch, side, side, 3) RGB pixels of 0 to 255 to logits (batch, num_classes).
         batch_size: crops at a time.
-        layer: the layer whose values to give; None for the probabilities of the classes.
+        layer: the layer whose values to give; None for the logarithms of the classes' probabilities.
         resize, crops: as for `evaluate_model`.
 
     Attributes:
@@ -80,15 +82,17 @@ class FileOutputs:
     def __init__(
         self, model: keras.Model, batch_size: int, *, layer: str | None = None, resize: str = "square", crops: int = 1
     ):
-        leave_gpus_to_the_backend()
         self._image_size, _ = model_sizes(model)
+        check_crops(resize, crops, self._image_size)
+        check_batch_size(batch_size)
+        leave_gpus_to_the_backend()
         self._outputs = Outputs(model, crops, layer)
-        self._probabilities = layer is None
+        self._is_logits = layer is None
         self._batch_size = max(batch_size // crops, 1)
         self._cut = {"resize": resize, "crops": crops}
         self.shape = self._outputs.shape
 
-    def __call__(self, paths: Sequence[str | os.PathLike], skip: Skip) -> Iterator[tuple[list[int], np.ndarray]]:
+    def __call__(self, paths: Sequence[str], skip: Skip) -> Iterator[tuple[list[int], np.ndarray]]:
         """Gives the outputs of the files that can be read, in order.
 
         Args:
@@ -96,44 +100,41 @@ class FileOutputs:
             skip: told of each file that cannot be read, in its turn.
 
         Yields:
-            The positions in `paths` of a batch's files, and float32 (batch, …).
+            The positions in `paths` of a batch's files, and (batch, …): float64 logarithms, or float32 values.
 
         Raises:
             UserError: the model gives logits that are not finite.
         """
         batch_size = min(self._batch_size, max(len(paths), 1))
-        images_of = readable_images(paths, batch_size, image_size=self._image_size, **self._cut)
         position = 0
+        images_of = readable_images(paths, batch_size, image_size=self._image_size, **self._cut)
         for positions, images in images_of.as_numpy_iterator():
-            outputs = self._compute(images, batch_size)
+            count = len(images)
+            # A smaller batch would be compiled once more.
+            padding = np.zeros((batch_size - count, *images.shape[1:]), np.uint8)
+            outputs = self._outputs(np.concatenate([images, padding]) if len(padding) else images, count)
             position = _tell_missing(paths, position, positions, skip)
-            yield positions.tolist(), outputs
+            yield positions.tolist(), log_softmax(outputs) if self._is_logits else outputs
         _tell_missing(paths, position, [len(paths)], skip)
 
-    def _compute(self, images: np.ndarray, batch_size: int) -> np.ndarray:
-        count = len(images)
-        # A smaller batch would be compiled once more.
-        padding = np.zeros((batch_size - count, *images.shape[1:]), np.uint8)
-        outputs = self._outputs(np.concatenate([images, padding]) if len(padding) else images)[:count]
-        return np.exp(log_softmax(outputs)).astype(np.float32) if self._probabilities else outputs
 
-
-def _tell_missing(paths: Sequence, position: int, positions: Sequence[int], skip: Skip) -> int:
+def _tell_missing(paths: Sequence[str], position: int, positions: Sequence[int], skip: Skip) -> int:
     """Tells of the files from `position` on that are not among `positions`; returns the position after these."""
     for found in positions:
         for missing in range(position, found):
-            path = os.fspath(paths[missing])
-            skip(path, why_unreadable(os.fsencode(path)) or "TensorFlow cannot read it")
+            skip(paths[missing], why_unreadable(os.fsencode(paths[missing])) or "TensorFlow cannot read it")
         position = found + 1
     return position
 
 
-def _collected(outputs: FileOutputs, paths: Sequence[str | os.PathLike]) -> np.ndarray:
-    if not len(paths):
-        raise UserError("no images are given; expected a list of paths.")
-    values = np.empty((len(paths), *outputs.shape), np.float32)
-    for positions, batch in outputs(paths, _refuse):
-        values[positions] = batch
+def _collected(outputs: FileOutputs, paths: ImageMap | Iterable[str | os.PathLike]) -> np.ndarray:
+    paths = path_list(paths)
+    values = None
+    with silenced_but_python():
+        for positions, batch in outputs(paths, _refuse):
+            if values is None:
+                values = np.empty((len(paths), *outputs.shape), batch.dtype)
+            values[positions] = batch
     return values
 
 

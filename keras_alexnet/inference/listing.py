@@ -1,20 +1,21 @@
 """Predictions as people and as programs read them. Standard library only."""
 
-import csv
 import io
 import json
 import math
 from collections.abc import Callable, Sequence
 
+from keras_alexnet.csv_file import csv_writer
 from keras_alexnet.data.class_names import Classes
-from keras_alexnet.progress import cut
+from keras_alexnet.progress import cut, printable
 
 FORMATS = ("table", "json", "csv")
 
 # The label and the probability of each of the best classes, best first.
 Best = Sequence[tuple[int, float]]
 _CSV_COLUMNS = ("path", "rank", "label", "class", "name", "probability")
-_BAR = 20
+# Cells of a bar, and of what stands beside it on a narrow terminal, names among them.
+_BAR, _BESIDE = 20, 40
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _BOLD, _PLAIN = "\x1b[1m", "\x1b[0m"
 
@@ -43,11 +44,14 @@ def entry_writer(
             (path, rank, *item.values()) for rank, item in enumerate(_objects(best, classes), 1)
         )
 
+    bar = _BAR if width is None else min(_BAR, max(0, (width - _BESIDE) // 3))
+
     def table_entry(path: str, best: Best) -> str:
+        path = printable(path)
         lines = [f"{_BOLD}{path}{_PLAIN}" if color else path]
         for label, probability in best:
-            name = classes.describe(label) if classes else f"label {label}"
-            line = f"  {100 * probability:5.1f} %  {_bar(probability, blocks)}  {name}"
+            name = printable(classes.describe(label)) if classes else f"label {label}"
+            line = "  ".join(["", f"{100 * probability:5.1f} %", *filter(None, [_bar(probability, bar, blocks)]), name])
             lines.append(line if width is None else cut(line, width))
         return "\n".join([*lines, "", ""])
 
@@ -60,21 +64,21 @@ def _objects(best: Best, classes: Classes | None) -> list[dict]:
             "label": label,
             "class": classes.ids[label] if classes else "",
             "name": classes.names[label] if classes else "",
-            # Seven digits are those of a float32.
-            "probability": float(f"{probability:.7g}"),
+            # Nine digits tell each float32 from all others.
+            "probability": float(f"{probability:.9g}"),
         }
         for label, probability in best
     ]
 
 
-def _bar(probability: float, blocks: bool) -> str:
+def _bar(probability: float, length: int, blocks: bool) -> str:
     if not blocks:
-        return ("#" * round(_BAR * probability)).ljust(_BAR)
-    full, eighths = divmod(math.floor(8 * _BAR * probability + 0.5), 8)
-    return ("█" * full + _EIGHTHS[eighths].strip()).ljust(_BAR)
+        return ("#" * round(length * probability)).ljust(length)
+    full, eighths = divmod(math.floor(8 * length * probability + 0.5), 8)
+    return ("█" * full + _EIGHTHS[eighths].strip()).ljust(length)
 
 
 def _csv_lines(rows) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    csv_writer(text).writerows(rows)
     return text.getvalue()

@@ -23,11 +23,12 @@ class Outputs:
         shape: of the output of an image.
 
     Raises:
-        UserError: a model of other inputs or outputs, or a layer that it does not have.
+        UserError: a model of other inputs or outputs, one that ends in a softmax, or a layer that it does not have.
     """
 
     def __init__(self, model: keras.Model, crops: int = 1, layer: str | None = None):
         side, _ = model_sizes(model)
+        _refuse_probabilities(model)
         output = model.output if layer is None else _layer(model, layer).output
         # The same layers: the caller's model stays as it is.
         network = keras.Model(model.input, output)
@@ -41,19 +42,20 @@ class Outputs:
         self._network = network
         self.shape = tuple(output.shape[1:])
 
-    def __call__(self, images: np.ndarray) -> np.ndarray:
+    def __call__(self, images: np.ndarray, count: int) -> np.ndarray:
         """Computes a batch.
 
         Args:
             images: uint8 (batch, side, side, 3), or (batch, crops, side, side, 3) with several crops.
+            count: of the images at its beginning; the rest is padding.
 
         Returns:
-            float32 (batch, …).
+            float32 (count, …).
 
         Raises:
             UserError: it is not finite.
         """
-        outputs = np.asarray(self._network.predict_on_batch(images), np.float32)
+        outputs = np.asarray(self._network.predict_on_batch(images), np.float32)[:count]
         if not np.isfinite(outputs).all():
             raise UserError(
                 "the model gives values that are not finite (NaN or infinite), so what it says means nothing. Its "
@@ -65,6 +67,16 @@ class Outputs:
 def layer_names(model: keras.Model) -> list[str]:
     """The layers of which there are values, in the network's order."""
     return [layer.name for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
+
+
+def _refuse_probabilities(model: keras.Model) -> None:
+    last = model.layers[-1]
+    activation = getattr(getattr(last, "activation", None), "__name__", "")
+    if isinstance(last, keras.layers.Softmax) or activation in ("softmax", "sigmoid"):
+        raise UserError(
+            f"the model's last layer, {last.name}, gives probabilities; expected logits, of which the softmax is still "
+            "to be taken. Give a model without that activation."
+        )
 
 
 def _layer(model: keras.Model, name: str) -> keras.Layer:

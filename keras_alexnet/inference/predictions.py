@@ -16,7 +16,8 @@ class Predictions:
     Attributes:
         labels: int32 (n,), the truth.
         losses: float64 (n,), cross-entropy.
-        ranks: int32 (n,), how many classes have a higher logit than the true one.
+        ranks: int32 (n,), how many classes come before the true one: those with higher logits, and of equal ones those
+            with lower labels.
         top_labels: int32 (n, k), the best classes, best first; k is 5, or the number of classes if that is lower.
         top_probabilities: float32 (n, k), theirs.
     """
@@ -37,7 +38,7 @@ class Predictions:
 
     @property
     def in_top5(self) -> np.ndarray:
-        """bool (n,): whether less than five classes have a higher logit than the true one."""
+        """bool (n,): whether less than five classes come before the true one."""
         return self.ranks < TOP
 
     @property
@@ -61,10 +62,12 @@ def predictions_of(logits: np.ndarray, labels: np.ndarray) -> Predictions:
     log_probabilities = log_softmax(logits)
     rows = np.arange(len(labels))
     best = best_classes(logits, TOP)
+    true = logits[rows, labels][:, np.newaxis]
+    before = np.arange(logits.shape[1]) < labels[:, np.newaxis]
     return Predictions(
         labels=labels,
-        losses=-log_probabilities[rows, labels],
-        ranks=(logits > logits[rows, labels][:, np.newaxis]).sum(axis=1, dtype=np.int32),
+        losses=0.0 - log_probabilities[rows, labels],  # a certain one has 0, not -0
+        ranks=((logits > true) | ((logits == true) & before)).sum(axis=1, dtype=np.int32),
         top_labels=best,
         top_probabilities=np.exp(np.take_along_axis(log_probabilities, best, axis=1)).astype(np.float32),
     )

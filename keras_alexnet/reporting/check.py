@@ -1,10 +1,13 @@
-"""Whether a report can be written, found out before long work. Standard library only."""
+"""Whether a report can be written, found out before long work. No framework is imported."""
 
 import importlib.util
 import os
-import tempfile
 
+from keras_alexnet.atomic import check_folder, check_target
 from keras_alexnet.errors import UserError
+from keras_alexnet.reporting.files import REPORT_FILE, TABLES
+from keras_alexnet.training.config import TrainConfig
+from keras_alexnet.training.run_files import REPORT_FOLDER
 
 _PACKAGES = ("matplotlib", "jinja2")
 
@@ -17,17 +20,21 @@ def check_packages() -> None:
 
 
 def check_report(folder: str | os.PathLike) -> None:
-    """Finds out whether a report can be written to `folder`, which is made if need be.
+    """Finds out whether a report can be written to `folder`, and writes nothing.
 
     Raises:
         UserError: packages are missing, or the folder cannot be written to.
     """
     check_packages()
-    try:
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"cannot write a report to {folder}: {error.strerror}. Give a folder that can be written to."
-        ) from None
+    check_folder(folder)
+    for name in (REPORT_FILE, *dict(TABLES)):
+        check_target(os.path.join(folder, name))
+
+
+def check_run_report(config: TrainConfig) -> None:
+    """As `check_report`, for the report that a run is to end with, if it is to."""
+    if not config.report:
+        return
+    if config.synthetic_data:
+        raise UserError("report is on, but a run on synthetic data keeps no model to report on. Leave out --report.")
+    check_report(os.path.join(config.output_dir, REPORT_FOLDER))

@@ -8,5 +8,5 @@ PREDICTIONS_FILE = "predictions.csv"
 TABLES = (
     (PER_CLASS_FILE, "precision, recall and the most common mistake of each class"),
     (CONFUSION_FILE, "the confusion matrix, for numpy.load: confusion, classes, names"),
-    (PREDICTIONS_FILE, "path, label, loss and the five best classes of each image"),
+    (PREDICTIONS_FILE, "each image with its label, rank, probability and loss, and the five best classes"),
 )

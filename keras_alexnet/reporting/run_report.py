@@ -4,21 +4,12 @@ from pathlib import Path
 
 from keras_alexnet.data.class_names import classes_of_model
 from keras_alexnet.data.maps import ImageMap
-from keras_alexnet.errors import UserError
 from keras_alexnet.inference.evaluation import predict_map
-from keras_alexnet.reporting.check import check_packages
+from keras_alexnet.reporting.content import sha256_of
 from keras_alexnet.reporting.files import REPORT_FILE
 from keras_alexnet.reporting.report import write_report
-from keras_alexnet.training.config import TrainConfig
 from keras_alexnet.training.model_file import load_model
 from keras_alexnet.training.run_files import MODEL_FILE, REPORT_FOLDER
-
-
-def check_run_report(config: TrainConfig) -> None:
-    """Raises `UserError` where a run could not end with a report."""
-    if config.synthetic_data:
-        raise UserError("report is on, but a run on synthetic data keeps no model to report on. Leave out --report.")
-    check_packages()
 
 
 def write_run_report(folder: Path, validation: ImageMap, batch_size: int) -> Path:
@@ -39,4 +30,5 @@ def write_run_report(folder: Path, validation: ImageMap, batch_size: int) -> Pat
 def has_run_report(folder: Path) -> bool:
     """Whether the run in `folder` has a report on its model as it is."""
     page = folder / REPORT_FOLDER / REPORT_FILE
-    return page.exists() and page.stat().st_mtime >= (folder / MODEL_FILE).stat().st_mtime
+    # The page tells the digest of the model that it is about.
+    return page.exists() and sha256_of(folder / MODEL_FILE) in page.read_text(encoding="utf-8")

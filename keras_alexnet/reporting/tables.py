@@ -1,19 +1,17 @@
 """The tables of a report, for programs: results per class, the confusion matrix, and each prediction."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
 
-from keras_alexnet.atomic import atomic_path
+from keras_alexnet.csv_file import csv_writer
 from keras_alexnet.data.class_names import Classes
 from keras_alexnet.data.maps import ImageMap
 from keras_alexnet.inference.predictions import Predictions
-from keras_alexnet.reporting.files import CONFUSION_FILE, PER_CLASS_FILE, PREDICTIONS_FILE
 from keras_alexnet.reporting.statistics import ClassResults
 
 
-def write_per_class(folder: Path, results: ClassResults, classes: Classes) -> None:
+def write_per_class(path: Path, results: ClassResults, classes: Classes) -> None:
     """Writes a row a class, in label order; rates are fractions, and empty where there is nothing to divide by."""
     columns = ("label", "class", "name", "images", "predicted", "precision", "recall", "top5_recall")
     confused = ("confused_with", "confused_with_class", "confused_count")
@@ -24,37 +22,43 @@ def write_per_class(folder: Path, results: ClassResults, classes: Classes) -> No
         mistaken = ("", "", 0) if other < 0 else (other, classes.ids[other], results.confused_count[label])
         counts = (results.images[label], results.predicted[label])
         rows.append((label, class_id, name, *counts, *map(_rate, rates), *mistaken))
-    _write(folder / PER_CLASS_FILE, (*columns, *confused), rows)
+    _write(path, (*columns, *confused), rows)
 
 
-def write_confusion(folder: Path, confusion: np.ndarray, classes: Classes) -> None:
+def write_confusion(path: Path, confusion: np.ndarray, classes: Classes) -> None:
     """Writes `confusion` (rows are the truth, columns what was predicted), `classes` (ids) and `names`."""
-    with atomic_path(folder / CONFUSION_FILE) as partial, open(partial, "wb") as file:
+    with open(path, "wb") as file:
         np.savez_compressed(file, confusion=confusion, classes=np.array(classes.ids), names=np.array(classes.names))
 
 
-def write_predictions(folder: Path, predictions: Predictions, image_map: ImageMap) -> None:
-    """Writes a row an image, in the order of the map: its path, label, loss, and the best classes and probabilities."""
+def write_predictions(path: Path, predictions: Predictions, image_map: ImageMap) -> None:
+    """Writes a row an image, in the order of the map.
+
+    Columns: path, label, rank (1 if no class is better than the true one), probability of the true class, loss, and
+    label and probability of each of the best classes.
+    """
     numbers = range(1, predictions.top_labels.shape[1] + 1)
     best = [f"{what}_{number}" for number in numbers for what in ("label", "probability")]
     rows = (
         (
-            path,
+            name,
             label,
-            f"{np.exp(-loss):.6g}",
-            f"{loss:.6g}",
+            rank + 1,
+            *map("{:.6g}".format, (probability, loss)),
             *(item for pair in zip(labels, map("{:.6g}".format, probabilities), strict=True) for item in pair),
         )
-        for path, label, loss, labels, probabilities in zip(
+        for name, label, rank, probability, loss, labels, probabilities in zip(
             image_map.paths,
             predictions.labels.tolist(),
+            predictions.ranks.tolist(),
+            predictions.probabilities.tolist(),
             predictions.losses.tolist(),
             predictions.top_labels.tolist(),
             predictions.top_probabilities.tolist(),
             strict=True,
         )
     )
-    _write(folder / PREDICTIONS_FILE, ("path", "label", "probability", "loss", *best), rows)
+    _write(path, ("path", "label", "rank", "probability", "loss", *best), rows)
 
 
 def _rate(value: float) -> str:
@@ -62,10 +66,7 @@ def _rate(value: float) -> str:
 
 
 def _write(path: Path, columns, rows) -> None:
-    with (
-        atomic_path(path) as partial,
-        open(partial, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
-    ):
-        writer = csv.writer(file, lineterminator="\n")
+    with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        writer = csv_writer(file)
         writer.writerow(columns)
         writer.writerows(rows)

@@ -3,17 +3,18 @@
 import os
 import shutil
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import keras
 
+from keras_alexnet.atomic import check_folder
 from keras_alexnet.errors import UserError
 from keras_alexnet.progress import duration
+from keras_alexnet.reporting.check import check_run_report
 from keras_alexnet.training.config import TrainConfig
 from keras_alexnet.training.distribution import Devices, check_batch_size, check_same_settings, choose_devices
-from keras_alexnet.training.loop import build_model, check_report, open_data, run_identity, steps_in_epoch
+from keras_alexnet.training.loop import build_model, open_data, run_identity, steps_in_epoch
 from keras_alexnet.training.model_file import model_sizes
 from keras_alexnet.training.run_folder import find_checkpoint, is_finished
 
@@ -31,7 +32,7 @@ def dry_run(config: TrainConfig, *, restart: bool = False) -> None:
     Raises:
         UserError: what would stop the run.
     """
-    check_report(config)
+    check_run_report(config)
     data = open_data(config)
     data.check_first_and_last()
     steps_per_epoch = steps_in_epoch(config, data)
@@ -47,7 +48,7 @@ def dry_run(config: TrainConfig, *, restart: bool = False) -> None:
                 say(f"This run is finished: {checkpoint.progress.epochs} epochs. There is nothing left to do.")
                 return
             steps_done, epochs_done = checkpoint.progress.steps, checkpoint.progress.epochs
-        writable = _try_writing(folder)
+        writable = check_folder(folder)
         with devices.scope():
             model = build_model(config, data.num_classes, steps_per_epoch, devices)
         step_seconds, validation_seconds = _try_steps(model, config, data, devices)
@@ -118,17 +119,6 @@ class _StepTimer(keras.callbacks.Callback):
 
     def seconds(self) -> float:
         return (self._end - self._start) / self._steps
-
-
-def _try_writing(folder: Path) -> Path:
-    """Returns `folder`, or the nearest that there is above it; raises `UserError` if it cannot be written to."""
-    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
-    try:
-        with tempfile.TemporaryFile(dir=existing) as file:
-            file.write(b"x")
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror}. Choose another --output_dir.") from None
-    return existing
 
 
 def _memory() -> str:

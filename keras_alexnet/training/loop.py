@@ -14,6 +14,7 @@ from keras_alexnet.data.order import steps_per_pass
 from keras_alexnet.lock import exclusive
 from keras_alexnet.model import build_alexnet, set_precision
 from keras_alexnet.progress import duration
+from keras_alexnet.reporting.check import check_run_report
 from keras_alexnet.reporting.files import REPORT_FILE
 from keras_alexnet.training.callbacks import StepWatch
 from keras_alexnet.training.checkpoint import (
@@ -65,7 +66,7 @@ def train(config: TrainConfig, *, restart: bool = False) -> list[dict]:
         KeyboardInterrupt: Ctrl-C, when all is saved.
         SystemExit: SIGTERM, when all is saved; with status 143.
     """
-    check_report(config)
+    check_run_report(config)
     data = open_data(config)
     steps_per_epoch = steps_in_epoch(config, data)
     with choose_devices(config.strategy) as devices:
@@ -73,14 +74,6 @@ def train(config: TrainConfig, *, restart: bool = False) -> list[dict]:
         check_same_settings(devices, run_identity(config, data), config.epochs, config.log_every, restart)
         with exclusive(config.output_dir) if devices.is_chief else contextlib.nullcontext():
             return _Run(config, data, steps_per_epoch, devices).train(restart)
-
-
-def check_report(config: TrainConfig) -> None:
-    """Raises `UserError` if the run is to end with a report, and cannot."""
-    if config.report:
-        from keras_alexnet.reporting.run_report import check_run_report
-
-        check_run_report(config)
 
 
 def open_data(config: TrainConfig):
@@ -206,8 +199,12 @@ class _Run:
         from keras_alexnet.reporting.run_report import has_run_report, write_run_report
 
         if not has_run_report(self.folder):
-            with self.devices.alone():
-                write_run_report(self.folder, self.data.validation, self.config.batch_size)
+            try:
+                with self.devices.alone():
+                    write_run_report(self.folder, self.data.validation, self.config.batch_size)
+            except KeyboardInterrupt:
+                self._say("The model is saved. Give the same command for the report.")
+                raise
         self._say(f"The report is {self.folder / REPORT_FOLDER / REPORT_FILE}")
 
     def _run_epoch(self, epoch: int, progress: Progress) -> None:

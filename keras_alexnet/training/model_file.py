@@ -36,9 +36,13 @@ def save_model(model: keras.Model, path: str | os.PathLike, precision: str = "fl
 def load_model(path: str) -> keras.Model:
     """Loads a `.keras` file, not compiled; raises `UserError` for a file that is not one."""
     try:
+        # Keras would tell at length what else it could have been.
+        os.stat(path)
         return keras.models.load_model(path, compile=False)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, FileNotFoundError):
+            reason = "there is no such file."
         raise UserError(
             f"cannot load the model {path}: {reason} Expected a .keras file, such as the model.keras that "
             "python -m keras_alexnet.fit writes."
