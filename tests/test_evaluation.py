@@ -149,6 +149,15 @@ def test_ways_that_there_are_not(networks, image_map):
     assert evaluate_model(large, image_map, crops=10)["examples"] == 7
 
 
+def test_maps_that_cannot_be_scored(networks, image_map):
+    with pytest.raises(UserError, match="the map has no images"):
+        evaluate_model(networks["cntk"], ImageMap([], []))
+    with pytest.raises(UserError, match="has the label -1; expected 0 or above"):
+        evaluate_model(networks["cntk"], dataclasses.replace(image_map, labels=[-1] * 7))
+    with pytest.raises(UserError, match="batch_size is 0; expected at least 1"):
+        evaluate_model(networks["cntk"], image_map, 0)
+
+
 def test_the_model_is_left_as_it_was(networks, image_map):
     model = networks["cntk"]
     before = model.get_config()

@@ -53,10 +53,12 @@ def predict_map(
     if not len(image_map):
         raise UserError(f"{image_map.source} has no images to evaluate the model on.")
     leave_gpus_to_the_backend()
-    if min(image_map.labels) < 0 or max(image_map.labels) >= num_classes:
+    if min(image_map.labels) < 0:
+        raise UserError(f"{image_map.source} has the label {min(image_map.labels)}; expected 0 or above.")
+    if max(image_map.labels) >= num_classes:
         raise UserError(
-            f"{image_map.source} has labels from {min(image_map.labels)} to {max(image_map.labels)}, but the model has "
-            f"{num_classes} classes (labels 0 to {num_classes - 1}). Evaluate it on the data that it was trained for."
+            f"{image_map.source} has labels up to {max(image_map.labels)}, but the model has {num_classes} classes "
+            f"(labels 0 to {num_classes - 1}). Evaluate it on the data that it was trained for."
         )
     raise_if_missing(image_map)
     outputs = Outputs(model, crops)
