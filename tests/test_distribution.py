@@ -94,15 +94,14 @@ def test_several_devices_do_what_one_does(backend, data_dir, tmp_path):
     """24 training and 7 validation images, in batches of 8: the last one of validation has an image of padding."""
     config = {"data_dir": str(data_dir), "preset": "tiny", "epochs": 1, "batch_size": 8, "dropout": 0.0}
     config |= {"report": True}
-    for num_devices in (1, 2, 4):
+    for num_devices in (1, 4):
         strategy = "mirrored" if num_devices > 1 else "none"
         run = config | {"output_dir": str(tmp_path / str(num_devices)), "strategy": strategy}
         printed = finish(start_training(backend, run, num_devices))
         assert (f"{num_devices} × CPU" in printed) == (num_devices > 1)
         # One device evaluates for it, on batches that divide by no number of devices.
         assert printed.splitlines()[-1] == f"The report is {tmp_path}/{num_devices}/report/report.html"
-    for num_devices in ("2", "4"):
-        assert_close(tmp_path / num_devices, tmp_path / "1")
+    assert_close(tmp_path / "4", tmp_path / "1")
     odd = config | {"output_dir": str(tmp_path / "6"), "strategy": "mirrored", "batch_size": 6}
     process = start_training(backend, odd, 4)
     _, stderr = process.communicate()
