@@ -1,6 +1,7 @@
 import base64
 import io
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,9 @@ SVG = """<svg viewBox="0 0 600 200" width="100%" role="img" aria-label="{0}" sty
 <text x="300" y="190" style="fill: var(--muted); font-size: 12px">epoch</text>
 <text x="44" y="20" style="fill: var(--text); font-size: 12px">{0}</text>
 </svg>"""
+# From right to left; the last turns what follows, and closes what a page might have opened around it.
+HEBREW = ("\u05d0\u05d1\u05d2, \u05d3", "\u05d4\u05d5 (\u05d6)", "photo \u2069\u202egpj.exe")
+LONG = "a very long name of nothing " * 72
 HOSTILE = '<script>alert(1)</script> & "quotes" \'n </script><img src=x onerror=alert(2)>'
 WORDS = [
     "tench",
@@ -77,7 +81,7 @@ def small_page(**changes):
         "calibration": SVG.format("accuracy"),
         "calibration_error": "3.1 %",
         "filters": None,
-        "filters_note": "",
+        "filters_note": "The model has no convolution of RGB images.",
         "facts": [("Model & data", [("model", HOSTILE), ("parameters", "62,378,344")])],
         "files": [("per_class.csv", "a row for each class"), ("a b&c.csv", HOSTILE)],
     }
@@ -181,6 +185,34 @@ def sortable(tmp_path_factory):
     return written(tmp_path_factory.mktemp("sortable"), small_page(classes=rows, order=range(5)))
 
 
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory):
+    """Names from right to left, twice the same name and a very long one; shares next to nothing and next to all."""
+    rows = [
+        ClassRow(0, "n1", HEBREW[0], 6, 1999 / 2000, 1.0, None, 1, 2),
+        ClassRow(1, "n2", HEBREW[1], 6, 1 / 3, 0.0, None, 2, 6),
+        ClassRow(2, "n3", HEBREW[2], 2, 1e-9, 1 - 1e-9, None, 1, 1),
+        ClassRow(3, "n02012849", "crane", 4, 0.0005, 0.9995, None, 4, 1),
+        ClassRow(4, "n03126707", "crane", 4, 0.00049, 0.9994, None, 3, 4),
+        ClassRow(5, "crane", "", 4, 0.0625, 0.5, None, 6, 4),
+        ClassRow(6, "n4", LONG, 4, None, None, None, 5, 4),
+    ]
+    confusion = [(0, 1, 2), (0, 0, 4), (1, 2, 6), (2, 1, 1), (2, 2, 1), (3, 4, 1), (3, 3, 3), (4, 3, 4), (5, 6, 4)]
+    examples = [
+        Example(None, "a.JPEG", 0, ((1, 0.9999999), (0, 1e-7), (2, 0.0)), 1e-7),
+        Example(None, "b.JPEG", 3, ((4, 1.0), (3, 0.0)), 0.0),
+        Example(None, "c.JPEG", 6, ((5, 0.9), (6, 0.0625)), 0.0625),
+    ]
+    made = small_page(
+        classes=rows,
+        confusion=[*confusion, (6, 5, 4)],
+        order=range(7),
+        most_confused=[(1, 2, 6, 1.0), (0, 1, 2, 1 / 3), (6, 5, 4, 1.0), (4, 3, 4, 1.0)],
+        worst=examples,
+    )
+    return written(tmp_path_factory.mktemp("odd"), made)
+
+
 def written(folder, page):
     path = folder / "report.html"
     path.write_text(render(page), encoding="utf-8")
@@ -198,7 +230,13 @@ def cell_text(page):
 
 def cell_labels(page):
     """Truth and prediction of the cell pointed at, on the large page."""
-    return [int(label) for label in re.match(r"\w+ (\d+),.* → \w+ (\d+),", cell_text(page)).groups()]
+    pattern = r"\w+ (\d+), [\w ]+?(?: taken for \w+ (\d+), [\w ]+| recognised):"
+    truth, predicted = re.match(pattern, cell_text(page)).groups()
+    return [int(truth), int(predicted or truth)]
+
+
+def told(truth, predicted):
+    return f"{truth} recognised" if truth == predicted else f"{truth} taken for {predicted}"
 
 
 def drawn(page):
@@ -252,10 +290,131 @@ def test_the_table_says_what_is_known(browser, small):
     with opened(browser, small) as page:
         rows = [row.split("\t") for row in page.locator("#class-table tbody tr").all_inner_texts()]
         assert [cell.strip() for cell in rows[1]] == [
-            *("Zebra", "Zebra", "1", "6", "50.0 %", "50.0 %", "100.0 %", HOSTILE, "3"),
+            *("Zebra", "Zebra", "1", "6", "50.0 %", "50.0 %", "100 %", HOSTILE, "3"),
         ]
         assert [cell.strip() for cell in rows[2]] == ["Äpfel, fruit", "apple", "2", "0", "–", "–", "–", "", ""]
         assert page.locator("#class-table tbody th[scope=row]").count() == 3
+
+
+def spans(page, selector):
+    """Where each text of an element begins and ends on the screen, in pixels: {text: (left, right)}."""
+    script = """element => {
+        const walker = document.createTreeWalker(element, NodeFilter.SHOW_TEXT), spans = [];
+        for (const range = new Range(); walker.nextNode();) {
+            range.selectNodeContents(walker.currentNode);
+            const { left, right } = range.getBoundingClientRect();
+            spans.push([walker.currentNode.data.trim(), [left, right]]);
+        }
+        return spans;
+    }"""
+    return [(text, span) for text, span in page.locator(selector).first.evaluate(script) if text]
+
+
+def test_names_from_right_to_left_turn_nothing_around_them(browser, odd):
+    first, second, third = HEBREW[0], HEBREW[1], "photo gpj.exe"
+    with opened(browser, odd, viewport={"width": 1280, "height": 900}) as page:
+        page.locator("#canvas").focus()
+        for key in ("Home", *["ArrowUp"] * 6):
+            page.keyboard.press(key)
+        page.keyboard.press("ArrowRight")
+        assert cell_text(page) == f"{first} taken for {second}: 2 of 6 (33.3 %)"
+        lines = {"#cell": [first, "taken for", second, ": 2 of 6 (33.3 %)"]}
+        lines["#examples figcaption .truth"] = ["is", first]
+        assert page.locator(".name > bdi").count() == page.locator(".name").count() > 20
+        page.locator("#examples figure button").first.click()
+        lines["#viewer-truth"] = [first, "(< 0.1 %)"]
+        lines["#viewer-best .right"] = [first, "(truth)", "< 0.1 %"]
+        for selector, expected in lines.items():
+            found = spans(page, selector)
+            assert [text for text, _ in found] == expected, selector
+            # Each stands right of the one before.
+            edges = [edge for _, span in found for edge in span]
+            assert edges == sorted(edges), selector
+        page.keyboard.press("Escape")
+        page.locator("#canvas").focus()
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("ArrowRight")
+        assert cell_text(page) == f"{second} taken for {third}: 6 of 6 (100 %)"
+        edges = [edge for _, span in spans(page, "#cell") for edge in span]
+        assert edges == sorted(edges)
+
+
+def test_classes_of_the_same_name_are_told_apart_everywhere(browser, odd):
+    bird, machine = "crane (n02012849)", "crane (n03126707)"
+    with opened(browser, odd) as page:
+        # The one that has no name but its id needs no more.
+        assert column(page, 1)[3:6] == [bird, machine, "crane"]
+        assert column(page, 7)[3:5] == [machine, bird]
+        assert bird in page.locator("#confusion tbody tr").last.inner_text()
+        caption = page.locator("#examples figcaption").nth(1).inner_text().split("\n")
+        assert [line for line in caption if line] == [machine, "100 %", f"is {bird}"]
+        page.locator("#examples figure button").nth(1).click()
+        assert page.locator("#viewer-truth").inner_text() == f"{bird} (0 %)"
+        assert page.locator("#viewer-best li").first.inner_text().startswith(machine)
+        page.keyboard.press("Escape")
+        page.locator("#canvas").focus()
+        page.keyboard.press("ArrowRight")  # From the middle.
+        assert cell_text(page) == f"{bird} taken for {machine}: 1 of 4 (25.0 %)"
+
+
+def test_only_all_and_nothing_are_told_as_such(browser, odd):
+    with opened(browser, odd) as page:
+        assert column(page, 5) == ["> 99.9 %", "33.3 %", "< 0.1 %", "0.1 %", "< 0.1 %", "6.3 %", "–"]
+        assert column(page, 6) == ["100 %", "0 %", "> 99.9 %", "> 99.9 %", "99.9 %", "50.0 %", "–"]
+        assert page.locator("#examples figcaption .detail").first.inner_text() == "> 99.9 %"
+        # The script tells the same.
+        told = {0: ["> 99.9 %", "< 0.1 %", "0 %"], 1: ["100 %", "0 %"], 2: ["90.0 %", "6.3 %"]}
+        for number, expected in told.items():
+            page.locator("#examples figure button").nth(number).click()
+            assert page.locator("#viewer-best .number").all_inner_texts() == expected
+            page.keyboard.press("Escape")
+
+
+def test_a_very_long_name_takes_three_lines_and_is_told_in_full_by_its_title(browser, odd):
+    with opened(browser, odd) as page:
+        for selector in ("#class-table", "#confusion table", "#examples .gallery"):
+            name = page.locator(selector).locator(".name[title]").first
+            assert name.get_attribute("title") == LONG
+        for selector, most in (("tr", 80), ("figcaption", 120)):
+            assert max(page.locator(selector).evaluate_all("all => all.map(one => one.offsetHeight)")) < most
+        page.locator("#examples figure button").last.click()
+        assert page.locator("#viewer-truth").bounding_box()["height"] < 150
+        assert page.locator("#viewer-truth bdi").get_attribute("title") == LONG
+        page.keyboard.press("Escape")
+        page.locator("#canvas").focus()
+        page.keyboard.press("End")
+        for _ in range(3):
+            page.keyboard.press("ArrowDown")
+        assert cell_text(page).startswith("a very long")
+        assert page.locator("#cell bdi").first.get_attribute("title") == LONG
+        assert len(cell_text(page)) < 400
+
+
+def test_without_any_top5_recall_there_is_no_column_of_it(browser, odd):
+    with opened(browser, odd) as page:
+        headings = page.locator("#class-table thead").get_by_role("button").all_inner_texts()
+        assert "Top-5 recall" not in headings
+        cells = page.locator("#class-table tbody tr").evaluate_all("rows => rows.map(row => row.cells.length)")
+        assert set(cells) == {len(headings)}
+
+
+@pytest.mark.parametrize("ratio", [1, 2.625])
+def test_lines_between_rows_go_across_on_a_phone(browser, tmp_path, ratio):
+    made = large_page()
+    classes = [replace(row, confused_with=None) for row in made.classes[:40]]
+    path = written(tmp_path, small_page(classes=classes, order=range(40)))
+    with opened(browser, path, viewport={"width": 360, "height": 740}, device_scale_factor=ratio) as page:
+        box = page.locator("#classes .scroll")
+        box.evaluate("box => box.scrollTop = 137")
+        picture = Image.open(io.BytesIO(box.screenshot())).convert("RGB")
+        found = []
+        for x in (5, 152):  # In the first column, which stays, and in the next.
+            x = round(x * ratio)
+            below = range(round(60 * ratio), picture.height - round(5 * ratio))
+            lines = [y for y in below if max(picture.getpixel((x, y))) < 240]
+            found.append([y for y in lines if y - 1 not in lines])
+        assert len(found[0]) > 5
+        np.testing.assert_allclose(*found, atol=0 if ratio == 1 else 1)
 
 
 def test_without_any_names_there_is_no_column_of_ids(browser, tmp_path):
@@ -345,6 +504,29 @@ def test_the_viewer_goes_on_to_the_next_and_shows_where_it_was_left(browser, lar
         assert not page.locator("#viewer").is_visible()
 
 
+def test_the_viewer_keeps_the_keyboard_at_its_ends(browser, large):
+    with opened(browser, large) as page:
+        title = page.locator("#viewer-title")
+        for name, opened_, end, back in (("Previous", 1, 1, "ArrowRight"), ("Next", 94, 96, "ArrowLeft")):
+            page.locator("#examples figure button").nth(opened_).evaluate("opener => opener.click()")
+            button = page.get_by_role("button", name=name, exact=True)
+            button.focus()
+            page.keyboard.press("Enter")
+            assert title.inner_text() == f"Example {end} of 96"
+            assert button.get_attribute("aria-disabled") == "true"
+            assert page.evaluate("document.activeElement.textContent") == name
+            page.keyboard.press("Enter")
+            assert title.inner_text() == f"Example {end} of 96"
+            page.keyboard.press(back)
+            assert title.inner_text() != f"Example {end} of 96"
+            assert button.get_attribute("aria-disabled") == "false"
+            # The keys go on where the focus has left the buttons.
+            title.click()
+            page.keyboard.press({"ArrowLeft": "ArrowRight", "ArrowRight": "ArrowLeft"}[back])
+            assert title.inner_text() == f"Example {end} of 96"
+            page.keyboard.press("Escape")
+
+
 def test_an_example_without_a_picture_says_so(browser, small):
     with opened(browser, small) as page:
         figure = page.locator("#examples figure").nth(0)
@@ -364,10 +546,10 @@ def test_pointing_at_a_cell_tells_what_it_is(browser, small):
         left, top, side = side_of_small_matrix(page)
         names = ["Äpfel, fruit", HOSTILE, "Zebra"]
         counts = {(1, 1): "3 of 4 (75.0 %)", (1, 2): "1 of 4 (25.0 %)", (2, 1): "3 of 6 (50.0 %)"}
-        counts |= {(2, 2): "3 of 6 (50.0 %)", (1, 0): "0 of 4 (0.0 %)", (0, 2): "0 of 0"}
+        counts |= {(2, 2): "3 of 6 (50.0 %)", (1, 0): "0 of 4 (0 %)", (0, 2): "0 of 0"}
         for (row, column_), expected in counts.items():
             page.mouse.move(left + side * (column_ + 0.5) / 3, top + side * (row + 0.5) / 3)
-            assert cell_text(page) == f"{names[row]} → {names[column_]}: {expected}"
+            assert cell_text(page) == f"{told(names[row], names[column_])}: {expected}"
 
 
 def test_cells_smaller_than_a_pixel_can_be_pointed_at(browser, large):
@@ -378,17 +560,16 @@ def test_cells_smaller_than_a_pixel_can_be_pointed_at(browser, large):
         box = page.locator("#canvas").bounding_box()
         for place in np.linspace(0.3, 0.95, 8):
             page.mouse.move(box["x"] + place * box["width"], box["y"] + (0.1 + 0.85 * place) * box["height"])
-            truth, predicted, count, images = re.match(
-                r"\w+ (\d+),.* → \w+ (\d+),.*: (\d+) of (\d+) ", cell_text(page)
-            ).groups()
-            assert counts.get((int(truth), int(predicted)), 0) == int(count)
-            assert made.classes[int(truth)].images == int(images)
+            truth, predicted = cell_labels(page)
+            count, images = re.search(r": (\d+) of (\d+) ", cell_text(page)).groups()
+            assert counts.get((truth, predicted), 0) == int(count)
+            assert made.classes[truth].images == int(images)
         # A pixel beside the diagonal, where the largest counts are.
         left = box["x"] + box["width"] - 1
         hits = 0
         for step in range(5, 15):
             page.mouse.move(left - 20 * step, box["y"] + box["height"] - 20 * step)
-            hits += " → ".join([cell_text(page).split(" → ")[0]] * 2) in cell_text(page)
+            hits += " recognised: " in cell_text(page)
         assert hits == 10
 
 
@@ -438,31 +619,69 @@ def test_the_matrix_zooms_pans_and_comes_back(browser, large):
             pytest.fail("zooming out of the whole matrix scrolls the page")
 
 
-def test_the_keyboard_moves_the_matrix_and_reads_its_middle(browser, large):
+def test_the_arrow_keys_reach_every_cell(browser, small):
+    names = ["Äpfel, fruit", HOSTILE, "Zebra"]
+    with opened(browser, small) as page:
+        canvas = page.locator("#canvas")
+        canvas.focus()
+        whole = drawn(page)
+        scrolled = page.evaluate("scrollY")
+        assert page.locator("#cell").get_attribute("role") == "status"
+        # To the first cell, and then along each row as one reads.
+        for key in ("Home", "ArrowUp", "ArrowUp"):
+            page.keyboard.press(key)
+        pictures = set()
+        for row, truth in enumerate(names):
+            for step, predicted in enumerate(names):
+                if step:
+                    page.keyboard.press("ArrowRight")
+                assert cell_text(page).startswith(f"{told(truth, predicted)}: "), (row, step)
+                pictures.add(drawn(page))
+            for key in ("ArrowRight", "ArrowDown", "ArrowLeft", "ArrowLeft"):
+                page.keyboard.press(key)
+        assert len(pictures) == 9
+        assert whole not in pictures
+        assert cell_text(page).startswith(f"{told('Zebra', 'Äpfel, fruit')}: ")
+        page.keyboard.press("Shift+ArrowRight")
+        assert cell_text(page).startswith("Zebra recognised: ")
+        page.keyboard.press("ArrowLeft")
+        assert cell_text(page).startswith(f"{told('Zebra', HOSTILE)}: ")
+        assert page.evaluate("scrollY") == scrolled
+
+
+def test_the_view_of_the_matrix_follows_the_keyboard(browser, large):
     with opened(browser, large) as page:
-        page.locator("#canvas").focus()
+        canvas = page.locator("#canvas")
+        canvas.focus()
         whole = drawn(page)
         page.keyboard.press("+")
         for _ in range(12):
             page.keyboard.press("=")
         close = drawn(page)
-        assert cell_labels(page) == [500, 500]
-        assert cell_text(page).startswith("rooster 500, roosterus junco → rooster 500, roosterus junco: ")
+        assert cell_labels(page) == [500, 500], "zooming begins in the middle"
         page.keyboard.press("ArrowDown")
         page.keyboard.press("ArrowRight")
         page.keyboard.press("ArrowRight")
+        assert cell_labels(page) == [501, 502]
+        assert cell_text(page).startswith("hen 501, robinus hen taken for ostrich 502, rayus shark: ")
         assert drawn(page) != close
-        row, column_ = cell_labels(page)
-        assert 500 < row < column_
+        box = canvas.bounding_box()
+        for key, expected in (("End", [501, 999]), ("Shift+ArrowLeft", [501, 989]), ("End", [501, 999])):
+            page.keyboard.press(key)
+            assert cell_labels(page) == expected
+        drawn(page)
+        # The last columns are in view now: 48 pixels each.
+        page.mouse.move(box["x"] + box["width"] - 25, box["y"] + 0.6 * box["height"])
+        assert cell_labels(page)[1] == 999
+        page.keyboard.press("Home")
+        there = cell_labels(page)
+        assert there[1] == 0
         page.keyboard.press("-")
-        assert drawn(page) != close
-        scrolled = page.evaluate("scrollY")
         page.keyboard.press("0")
-        page.keyboard.press("ArrowUp")
-        assert page.evaluate("scrollY") == scrolled
-        # The mark of the cell that was read differs; without it the whole matrix is back.
-        assert page.evaluate("document.getElementById('canvas').style.touchAction") == "pan-x pan-y"
-        assert drawn(page) != whole
+        assert cell_labels(page) == there, "zooming leaves the cell"
+        assert canvas.evaluate("canvas => canvas.style.touchAction") == "pan-x pan-y"
+        # The mark of the cell differs.
+        assert drawn(page) not in (whole, close)
 
 
 def test_two_fingers_zoom_and_one_scrolls_the_page_until_then(browser, large):
@@ -476,7 +695,7 @@ def test_two_fingers_zoom_and_one_scrolls_the_page_until_then(browser, large):
         box = canvas.bounding_box()
         x, y = box["x"] + 0.6 * box["width"], box["y"] + 0.6 * box["height"]
         page.touchscreen.tap(x, y)
-        assert re.match(r".* → .*: \d+ of \d+ ", cell_text(page))
+        assert re.search(r" (taken for|recognised).*: \d+ of \d+ ", cell_text(page))
         session = page.context.new_cdp_session(page)
 
         def touch(kind, *points):
@@ -524,6 +743,27 @@ def test_the_matrix_follows_order_and_groups(browser, tmp_path, small):
         assert drawn(page) != plain
 
 
+def test_lines_of_groups_do_not_hide_the_diagonal(browser, tmp_path):
+    number = 600
+    classes = [ClassRow(label, f"id{label}", "", 1, 1.0, 1.0, 1.0, None, 0) for label in range(number)]
+    pictures = []
+    for groups in ([], [(f"group {first}", first, first + 20) for first in range(0, number, 20)]):
+        made = small_page(
+            classes=classes,
+            confusion=[(label, label, 1) for label in range(number)],
+            order=range(number),
+            groups=groups,
+        )
+        with opened(browser, written(tmp_path, made)) as page:
+            image = Image.open(io.BytesIO(base64.b64decode(drawn(page).split(",")[1]))).convert("RGB")
+            pictures.append(np.asarray(image).astype(int))
+    plain, grouped = pictures
+    diagonal = (plain == (29, 95, 174)).all(-1)
+    assert diagonal.sum() > 300
+    assert (grouped[diagonal] == plain[diagonal]).all()
+    assert (grouped != plain).any(-1).sum() > 10_000
+
+
 def test_the_theme_follows_the_system_until_it_is_chosen(browser, small):
     with opened(browser, small, color_scheme="light") as page:
         toggle = page.locator("#theme")
@@ -543,6 +783,36 @@ def test_the_theme_follows_the_system_until_it_is_chosen(browser, small):
         assert page.evaluate("getComputedStyle(document.querySelector('svg path')).stroke") == "rgb(52, 58, 67)"
         page.reload()
         assert background(page) == WHITE
+
+
+def test_text_of_charts_is_legible_at_any_width_and_on_paper(browser, tmp_path):
+    plots = pytest.importorskip("keras_alexnet.reporting.plots", reason="matplotlib is not installed")
+    columns = ("loss", "top1_error", "top5_error")
+    history = [
+        {"epoch": epoch, "learning_rate": 0.1 / epoch} | {p + c: 17.53 / epoch for p in ("", "val_") for c in columns}
+        for epoch in range(1, 13)
+    ]
+    counts, middles = np.arange(1, 16), np.linspace(0.03, 0.97, 15)
+    calibration = plots.calibration_svg(np.linspace(0, 1, 16), counts, middles, middles)
+    path = written(tmp_path, small_page(curves=plots.curves_svg(history), calibration=calibration))
+    # Rows of panels, as many side by side as there is room for. A4 has 688 pixels between its margins.
+    rows = {360: 3, 700: 3, 768: 2, 1000: 2, 1083: 2, 1100: 1, 1280: 1, 688: 2}
+    script = """texts => texts.map(text => {
+        const { a, b } = text.getScreenCTM(), chart = text.closest('svg').getBoundingClientRect();
+        const { left, right, top, bottom } = text.getBoundingClientRect();
+        const inside = left > chart.left && right < chart.right && top > chart.top && bottom < chart.bottom;
+        return [Math.hypot(a, b) * parseFloat(getComputedStyle(text).fontSize), inside];
+    })"""
+    with opened(browser, path) as page:
+        for width, expected in rows.items():
+            page.set_viewport_size({"width": width, "height": 900})
+            page.emulate_media(media="print" if width == 688 else "screen")
+            sizes, inside = zip(*page.locator("svg text").evaluate_all(script), strict=True)
+            assert min(sizes) >= 10, width
+            assert max(sizes) < 24, width
+            assert all(inside), width
+            tops = page.locator("#curves svg > g").evaluate_all("all => all.map(g => g.getBoundingClientRect().top)")
+            assert len({round(top / 9) for top in tops}) == expected, width
 
 
 @pytest.mark.parametrize("which", ["small", "large"])
@@ -568,8 +838,14 @@ def test_paper_gets_a_light_page_without_controls(browser, large):
         assert page.locator("#canvas").is_visible()
         assert drawn(page) != dark
         assert page.locator("#classes .scroll").evaluate("box => box.scrollHeight <= box.clientHeight")
+        # What is folded is printed, and no id is broken.
+        assert page.locator("#examples figure").evaluate_all("figures => figures.every(one => one.checkVisibility())")
+        page.set_viewport_size({"width": 500, "height": 900})
+        assert max(page.locator("td.id > span").evaluate_all("ids => ids.map(id => id.offsetHeight)")) < 20
         page.emulate_media(media="screen")
+        page.set_viewport_size({"width": 1280, "height": 720})
         assert drawn(page) == dark
+        assert page.locator("details[open]").count() == 0
 
 
 def test_names_are_text_wherever_they_stand(browser, small):
@@ -604,22 +880,17 @@ def test_the_page_reads_without_javascript(browser, large):
         assert page.locator("#examples figure").nth(20).is_visible()
 
 
-def test_sections_without_content_are_left_out_of_the_page_and_its_navigation(browser, tmp_path, small, large):
-    bare = written(
-        tmp_path,
-        small_page(
-            curves_note="", calibration=None, facts=[], files=[], confusion=[], order=[0, 1, 2], best=[], worst=[]
-        ),
-    )
-    links = {bare: ["examples", "classes", "confusion"]}
-    links[small] = ["curves", *links[bare], "calibration", "configuration", "files"]
-    links[large] = ["curves", *links[bare], "calibration", "filters", "configuration", "files"]
-    for path, expected in links.items():
+def test_the_navigation_leads_to_every_section_also_to_those_that_only_say_what_is_missing(browser, tmp_path, small):
+    bare = written(tmp_path, small_page(confusion=[], order=[0, 1, 2], best=[], worst=[], most_confused=[]))
+    expected = ["curves", "examples", "classes", "confusion", "calibration", "filters", "configuration", "files"]
+    for path in (bare, small):
         with opened(browser, path) as page:
             targets = page.locator("nav a").evaluate_all("links => links.map(link => link.getAttribute('href'))")
             assert targets == [f"#{name}" for name in expected]
             sections = page.locator("main > section").evaluate_all("sections => sections.map(section => section.id)")
             assert sections == ["headlines", *expected]
+            for missing in ("no history.csv", "None is right", "no convolution"):
+                assert page.get_by_text(missing).is_visible()
 
 
 @pytest.mark.parametrize(

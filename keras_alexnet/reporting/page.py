@@ -6,8 +6,10 @@ It needs jinja2, of the extra `report`; whoever imports this has made sure of it
 import base64
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
 from importlib import resources
 
 import jinja2
@@ -15,6 +17,8 @@ from markupsafe import Markup
 
 # More examples than this are folded away: the sections below them should stay in reach.
 _EXAMPLES_SHOWN = 16
+# Characters that turn the direction of what follows, up to a counterpart that a name may lack.
+_TURNS = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)])
 
 
 @dataclass(frozen=True)
@@ -39,11 +43,12 @@ class ClassRow:
     Attributes:
         label: the class's number.
         class_id: its id, as in classmappings.txt.
-        name: its name for people, or "".
+        name: its name for people, or "". Where several have the same, the page tells the id as well.
         images: how many images are of it.
         precision: right predictions of it, as a fraction of all predictions of it; None if there are none.
         recall: the fraction of its images predicted as such; None if it has no images.
-        top5_recall: the fraction of its images that have it among the best five; None if it has no images.
+        top5_recall: the fraction of its images that have it among the best five; None if it has no images. The column
+            is left out if all are None.
         confused_with: the label most often given to its images instead, or None.
         confused_count: how often.
     """
@@ -67,7 +72,7 @@ class Example:
         picture: a data URI of it, or None.
         path: its file, displayable.
         truth: its label.
-        best: (label, probability) of up to five predictions, best first.
+        best: (label, probability) of one to five predictions, best first.
         truth_probability: the probability given to the truth.
     """
 
@@ -87,18 +92,18 @@ class Page:
         subtitle: a line below it.
         headlines: the large figures.
         curves: an SVG of the training's course, or None.
-        curves_note: why there is none, or "".
+        curves_note: why there is none.
         classes: a row for each class, in label order.
         confusion: (truth, predicted, count) of the cells that are not zero, the diagonal included.
         order: the labels in the order of the confusion matrix's rows and columns.
         groups: (name, first position in `order`, position behind the last) of groups of classes; may be empty.
         most_confused: (truth, predicted, count, fraction of the truth's images).
-        worst: the most confident mistakes.
-        best: the most confident right ones.
-        calibration: an SVG, or None.
+        worst: the most confident mistakes; may be empty.
+        best: the most confident right ones; may be empty.
+        calibration: an SVG.
         calibration_error: the expected calibration error, as in "3.1 %".
         filters: a data URI of a PNG with the filters of the first layer, or None.
-        filters_note: what they are, or "".
+        filters_note: what they are, or why there are none.
         facts: (section, [(name, value)]) of how all this came about.
         files: (relative link, what it is) of the other files of the report.
     """
@@ -115,7 +120,7 @@ class Page:
     most_confused: Sequence[tuple[int, int, int, float]]
     worst: Sequence[Example]
     best: Sequence[Example]
-    calibration: str | None
+    calibration: str
     calibration_error: str
     filters: str | None
     filters_note: str
@@ -138,14 +143,16 @@ def render(page: Page) -> str:
     )
     environment.filters |= {"percent": _percent, "fraction": _fraction}
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    names = _names(page.classes)
     script = _template("matrix.js") + _template("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("report.html.jinja").render(
         page=page,
-        names=[row.name or row.class_id for row in page.classes],
+        names=names,
         named=any(row.name for row in page.classes),
+        top5=any(row.top5_recall is not None for row in page.classes),
         examples_shown=_EXAMPLES_SHOWN,
-        data=_script_data(page),
+        data=_script_data(page, names),
         policy=(
             f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
             "base-uri 'none'; form-action 'none'"
@@ -159,10 +166,23 @@ def _template(name: str) -> str:
     return (resources.files(__package__) / "templates" / name).read_text(encoding="utf-8")
 
 
-def _script_data(page: Page) -> dict:
+def _names(classes: Sequence[ClassRow]) -> list[str]:
+    """What the page calls each class: by its name, behind which the id stands where others have the same, or by its id.
+
+    The page isolates names, so that one that is written from right to left does not turn what is around it.
+    """
+    names = [row.name.translate(_TURNS) or row.class_id.translate(_TURNS) for row in classes]
+    times = Counter(names)
+    return [
+        f"{name} ({row.class_id.translate(_TURNS)})" if row.name and times[name] > 1 else name
+        for name, row in zip(names, classes, strict=True)
+    ]
+
+
+def _script_data(page: Page, names: Sequence[str]) -> dict:
     """What the page's script needs and does not find in the HTML, in plain types: numpy's are not for JSON."""
     return {
-        "names": [row.name or row.class_id for row in page.classes],
+        "names": names,
         "order": [int(label) for label in page.order],
         "groups": [[name, int(first), int(end)] for name, first, end in page.groups],
         "cells": [int(number) for cell in page.confusion for number in cell],
@@ -178,7 +198,7 @@ def _script_data(page: Page) -> dict:
 
 
 def _finite(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else round(float(value), 6)
+    return None if value is None or not math.isfinite(value) else float(value)
 
 
 def _fraction(value: float | None) -> str:
@@ -188,5 +208,14 @@ def _fraction(value: float | None) -> str:
 
 
 def _percent(value: float | None) -> str:
+    """As in the page's script. Only what is all or nothing is 100 % or 0 %."""
     value = _finite(value)
-    return "–" if value is None else f"{100 * value:.1f} %"
+    if value is None:
+        return "–"
+    # Halves go up, as in JavaScript's toFixed: the same share reads the same in the table and in the matrix.
+    text = str(Decimal(100 * value).quantize(Decimal("0.1"), ROUND_HALF_UP))
+    if text == "0.0":
+        return "< 0.1 %" if value > 0 else "0 %"
+    if text == "100.0":
+        return "> 99.9 %" if value < 1 else "100 %"
+    return f"{text} %"

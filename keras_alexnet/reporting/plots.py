@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_alexnet.reporting import svg
 from keras_alexnet.reporting.statistics import wilson_interval
-from keras_alexnet.reporting.svg import FIRST, MUTED, ON_LINES, SECOND, SURFACE, TEXT, Axes, ticker
+from keras_alexnet.reporting.svg import FIRST, MUTED, ON_LINES, SECOND, SMALL, SURFACE, TEXT, Axes, ticker
 
 # Name of a panel, column of history.csv without "val_", and by what its values are multiplied.
 _PANELS = (("Loss", "loss", 1), ("Top-1 error, %", "top1_error", 100), ("Top-5 error, %", "top5_error", 100))
@@ -79,11 +79,11 @@ def calibration_svg(edges: np.ndarray, counts: np.ndarray, confidence: np.ndarra
         np.asarray(values, np.float64) for values in (edges, counts, confidence, accuracy)
     )
     filled = (counts > 0) & np.isfinite(confidence) & np.isfinite(accuracy)
-    width, height = 400, 520
+    width, height = 340, 460
     with svg.style():
         figure = svg.figure(width, height)
-        above = figure.add_axes(svg.box(width, height, left=52, right=14, top=12, bottom=174))
-        below = figure.add_axes(svg.box(width, height, left=52, right=14, top=376, bottom=42), sharex=above)
+        above = figure.add_axes(svg.box(width, height, left=52, right=14, top=12, bottom=172))
+        below = figure.add_axes(svg.box(width, height, left=52, right=14, top=318, bottom=42), sharex=above)
         _draw_reliability(above, counts[filled], confidence[filled], accuracy[filled])
         share = 100 * counts / max(counts.sum(), 1)
         below.bar(edges[:-1] * 100, share, np.diff(edges) * 100, align="edge", color=FIRST, ec=SURFACE, lw=1)
@@ -93,8 +93,7 @@ def calibration_svg(edges: np.ndarray, counts: np.ndarray, confidence: np.ndarra
         figure.align_ylabels()
         content = svg.body(figure, "calibration")
     label = f"Reliability diagram: accuracy over confidence of {counts.sum():,.0f} predictions, in {len(counts)} bins."
-    # Text is as large as in the page at most.
-    css = f".calibration-chart {{ display: block; max-width: {1.25 * width:.0f}px }}"
+    css = f".calibration-chart {{ display: block; max-width: {svg.LARGEST_SCALE * width:.0f}px }}"
     return svg.element(content, width, height, label, "calibration-chart", css)
 
 
@@ -114,7 +113,7 @@ def _draw_panel(axes: Axes, epochs: np.ndarray, training: np.ndarray, validation
         handles += axes.plot(epochs[best], validation[best], label=label, clip_on=False, **ring)
     # Where there is nothing to see there is nothing to explain.
     handles = [line for line in handles if np.isfinite(line.get_ydata()).any()]
-    axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.04), ncols=3, fontsize=10)
+    axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.04), ncols=3, fontsize=SMALL)
     # Half an epoch on either side of a single one.
     beside = 0.02 * (epochs[-1] - epochs[0]) or 0.5
     axes.set_xlim(epochs[0] - beside, epochs[-1] + beside)
@@ -169,7 +168,7 @@ def _mark_drops(axes: Axes, epochs: np.ndarray, rates: np.ndarray) -> None:
                 rotation=90,
                 va="top",
                 color=ON_LINES,
-                fontsize=8.5,
+                fontsize=SMALL,
                 zorder=6,
             )
             labelled_until = epoch + 0.05 * (high - low)
@@ -180,8 +179,8 @@ def _draw_reliability(axes: Axes, counts: np.ndarray, confidence: np.ndarray, ac
     axes.axline((0, 0), (100, 100), color=MUTED, lw=1, ls=(0, (4, 3)), zorder=2)
     axes.vlines(100 * confidence, low, high, color=FIRST, lw=1.2, alpha=0.6, zorder=3)
     axes.plot(100 * confidence, 100 * accuracy, "o-", color=FIRST, lw=1.6, ms=5, mew=0, clip_on=False, zorder=4)
-    axes.text(3, 97, "underconfident", ha="left", va="top", color=ON_LINES, fontsize=9.5, zorder=1)
-    axes.text(97, 3, "overconfident", ha="right", va="bottom", color=ON_LINES, fontsize=9.5, zorder=1)
+    axes.text(3, 97, "underconfident", ha="left", va="top", color=ON_LINES, fontsize=SMALL, zorder=1)
+    axes.text(97, 3, "overconfident", ha="right", va="bottom", color=ON_LINES, fontsize=SMALL, zorder=1)
     axes.set(xlim=(0, 100), ylim=(0, 100), ylabel="accuracy, %")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(ticker.FixedLocator(range(0, 101, 20)))

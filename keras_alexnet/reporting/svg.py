@@ -7,6 +7,7 @@ knows no variables, so it draws in stand-in colours, which are replaced afterwar
 import contextlib
 import io
 import logging
+import math
 import re
 from collections.abc import Iterator, Sequence
 from xml.sax.saxutils import quoteattr
@@ -43,6 +44,8 @@ _CSS = {
     # Text that lines may cross stays readable with a rim of the background's colour.
     ON_LINES: "var(--muted); stroke: var(--surface); stroke-width: 3px; stroke-linejoin: round; paint-order: stroke",
 }
+# Size of the smallest text: on a phone it is 10 CSS pixels high.
+SMALL = 10.5
 _SETTINGS = {
     "svg.fonttype": "none",
     "svg.hashsalt": "keras_alexnet",
@@ -72,13 +75,15 @@ _SETTINGS = {
     "legend.frameon": False,
     "legend.borderpad": 0,
     "legend.borderaxespad": 0,
-    "legend.handlelength": 1.5,
+    "legend.handlelength": 1.2,
     "legend.handletextpad": 0.5,
-    "legend.columnspacing": 0.9,
+    "legend.columnspacing": 0.7,
 }
 
-# On screens that are narrower than this many CSS pixels text would be too small: the panels go below each other.
-_STACKED_BELOW = 760
+# What a page has beside its content, in CSS pixels: margins and a scroll bar.
+_BESIDE = 64
+# Charts as wide as a page of one column are enlarged by this at most: text stays near that of the page.
+LARGEST_SCALE = 1.4
 
 
 @contextlib.contextmanager
@@ -141,16 +146,26 @@ def _font(match: re.Match) -> str:
 
 
 def side_by_side(panels: Sequence[str], width: int, height: int, label: str, css_class: str) -> str:
-    """Panels in a row, which CSS puts below each other on a narrow screen."""
+    """Panels in a row, which CSS puts in two columns or one where the window has no room for them at their size.
+
+    Paper has room for two.
+    """
     count = len(panels)
-    rules = [f".{css_class} {{ aspect-ratio: {width} / {count * height} }}"]
-    parts = []
-    for number, panel in enumerate(panels):
-        # The whole width is that of the row: a panel is as wide if it is enlarged by their number.
-        below = f"translate(0, {number * count * height}px) scale({count})"
-        rules.append(f".{css_class} > g:nth-of-type({number + 1}) {{ transform: {below} }}")
-        parts.append(f'<g transform="translate({number * width} 0)">\n{panel}\n</g>')
-    css = "\n".join(
-        [f".{css_class} {{ display: block }}", f"@media screen and (max-width: {_STACKED_BELOW}px) {{", *rules, "}"]
-    )
-    return element("\n".join(parts), count * width, height, label, css_class, css)
+    css = [f".{css_class} {{ display: block }}"]
+    for columns, media in ((2, "print, screen"), (1, "screen")):
+        css.append(f"@media {media} and (max-width: {(columns + 1) * width + _BESIDE - 1}px) {{")
+        css += [*_columns(columns, count, width, height, css_class), "}"]
+    parts = [f'<g transform="translate({number * width} 0)">\n{panel}\n</g>' for number, panel in enumerate(panels)]
+    return element("\n".join(parts), count * width, height, label, css_class, "\n".join(css))
+
+
+def _columns(columns: int, count: int, width: int, height: int, css_class: str) -> Iterator[str]:
+    # The coordinates stay those of all in a row, so that panels in fewer columns are enlarged.
+    scale = count / columns
+    yield f".{css_class} {{ aspect-ratio: {columns * width} / {math.ceil(scale) * height} }}"
+    if columns == 1:
+        yield f".{css_class} {{ max-width: {LARGEST_SCALE * width:.0f}px }}"
+    for number in range(count):
+        row, column = divmod(number, columns)
+        place = f"translate({column * scale * width:g}px, {row * scale * height:g}px) scale({scale:g})"
+        yield f".{css_class} > g:nth-of-type({number + 1}) {{ transform: {place} }}"

@@ -7,6 +7,7 @@ const LINE_HEIGHT = 13;
 const NAMES_FROM = 13.5; // pixels of a cell
 const COUNTS_FROM = 26;
 const LARGEST = 48;
+const GROUPS_ABOVE_FROM = 4;
 const STEPS = 32; // of each colour
 
 function readCells() {
@@ -84,7 +85,7 @@ function setUpMatrix() {
     const longest = Math.max(...[...names, ...groupNames].map((name) => context.measureText(name).width));
     const margin = (most) => Math.ceil(Math.max(84, Math.min(longest + 14, most)));
     box.left = margin(Math.max(96, 0.18 * available));
-    box.top = margin(Math.max(96, 0.11 * available));
+    box.top = margin(Math.max(120, 0.11 * available));
     box.side = Math.min(available - box.left - 1, Math.max(260, 0.85 * innerHeight - box.top), 96 * size);
     box.side = Math.max(Math.floor(box.side), 1);
     box.fit = box.side / size;
@@ -133,10 +134,13 @@ function setUpMatrix() {
     context.beginPath();
     context.rect(box.left, box.top, box.side, box.side);
     context.clip();
+    // On small cells the lines of groups would hide the diagonal.
+    const above = view.scale >= GROUPS_ABOVE_FROM;
+    if (!above) drawGroups(context);
     drawCells(context);
+    if (view.scale >= NAMES_FROM) drawLines(context, colours.line, [...names.keys()]);
+    if (above) drawGroups(context);
     context.restore();
-    if (view.scale >= NAMES_FROM) drawLines(context, colours.line, [...names.keys()], 0);
-    drawLines(context, colours.muted, data.groups.map(([, first]) => first), 5);
     context.strokeStyle = colours.muted;
     context.strokeRect(box.left - 0.5, box.top - 0.5, box.side + 1, box.side + 1);
     drawAxes(context);
@@ -159,13 +163,15 @@ function setUpMatrix() {
     }
   }
 
-  function drawLines(context, colour, positions, overhang) {
+  const drawGroups = (context) => drawLines(context, colours.muted, data.groups.map(([, first]) => first));
+
+  function drawLines(context, colour, positions) {
     const inside = (at) => at > 0 && at < box.side;
     context.fillStyle = colour;
     context.globalAlpha = 0.45;
     for (const [x, y] of positions.map((position) => [snap(xOf(position)), snap(yOf(position))])) {
-      if (inside(x - box.left)) context.fillRect(x, box.top - overhang, 1, box.side + overhang);
-      if (inside(y - box.top)) context.fillRect(box.left - overhang, y, box.side + overhang, 1);
+      if (inside(x - box.left)) context.fillRect(x, box.top, 1, box.side);
+      if (inside(y - box.top)) context.fillRect(box.left, y, box.side, 1);
     }
     context.globalAlpha = 1;
   }
@@ -190,16 +196,23 @@ function setUpMatrix() {
     context.translate(x, y);
     context.rotate(angle);
     context.textAlign = angle ? 'left' : 'right';
-    context.fillText(shorten(context, name, room - 14), 0, 0);
+    // Isolated, so that a name from right to left ends where it should.
+    context.fillText(`\u2068${shorten(context, name, room - 14)}\u2069`, 0, 0);
     context.restore();
   }
 
   function shorten(context, name, width) {
     const key = `${width} ${name}`;
     if (!shortened.has(key)) {
+      const fits = (text) => context.measureText(text).width <= width;
+      // What tells names of the same words apart stays, if there is room.
+      const [tail] = name.match(/ \(\S{1,12}\)$/) ?? [''];
+      const end = fits(`…${tail}`) ? tail : '';
+      const start = [...name.slice(0, name.length - end.length)].slice(0, LONGEST_NAME);
       let text = name;
-      for (let end = name.length; end > 0 && context.measureText(text).width > width; end -= 1) {
-        text = `${name.slice(0, end - 1).trimEnd()}…`;
+      while (start.length && !fits(text)) {
+        start.pop();
+        text = `${start.join('').trimEnd()}…${end}`;
       }
       shortened.set(key, text);
     }
@@ -233,9 +246,10 @@ function setUpMatrix() {
     pointed = { row, column };
     const count = at.get(row * size + column)?.count ?? 0;
     const share = totals[row] ? ` (${percent(count / totals[row])})` : '';
-    find('cell').textContent =
-      `${names[row]} → ${names[column]}: ${whole.format(count)} of ${whole.format(totals[row])}${share}`;
-    mark();
+    const taken = row === column ? [' recognised'] : [' taken for ', nameOf(data.order[column])];
+    const told = `: ${whole.format(count)} of ${whole.format(totals[row])}${share}`;
+    find('cell').replaceChildren(nameOf(data.order[row]), ...taken, told);
+    if (!awaiting) mark();
   }
 
   function pointAt(x, y) {
@@ -280,15 +294,26 @@ function setUpMatrix() {
   }
 
   function onKey(event) {
-    const pan = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+    // Rows and columns.
+    const moves = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
+    const [down, along] = { ...moves, Home: [0, -size], End: [0, size] }[event.key] ?? [0, 0];
     const factor = { '+': 1.6, '=': 1.6, '-': 1 / 1.6, 0: 0 }[event.key];
-    if (event.ctrlKey || event.metaKey || event.altKey || (!pan && factor === undefined)) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || (!down && !along && factor === undefined)) return;
     event.preventDefault();
-    const step = Math.max(1, Math.round(box.side / view.scale / 10));
-    if (pan) setView(view.x + step * pan[0], view.y + step * pan[1], view.scale);
-    else zoom(factor);
-    const middle = box.side / view.scale / 2;
-    point(Math.min(Math.floor(view.y + middle), size - 1), Math.min(Math.floor(view.x + middle), size - 1));
+    const cell = (at) => Math.min(Math.max(Math.floor(at), 0), size - 1);
+    const shown = box.side / view.scale;
+    const from = pointed ?? { row: cell(view.y + shown / 2), column: cell(view.x + shown / 2) };
+    const step = event.shiftKey ? 10 : 1;
+    const [row, column] = [cell(from.row + step * down), cell(from.column + step * along)];
+    reveal(row, column);
+    if (factor !== undefined) zoom(factor, xOf(column + 0.5), yOf(row + 0.5));
+    point(row, column);
+  }
+
+  function reveal(row, column) {
+    const shown = box.side / view.scale;
+    const near = (from, cell) => Math.min(Math.max(from, cell + 1 - shown), cell);
+    setView(near(view.x, column), near(view.y, row), view.scale);
   }
 
   canvas.addEventListener('pointermove', onMove);

@@ -1,8 +1,8 @@
 'use strict';
 
 const data = JSON.parse(document.getElementById('data').textContent);
+const LONGEST_NAME = 150; // characters
 const find = (id) => document.getElementById(id);
-const percent = (share) => (share === null ? '–' : `${(100 * share).toFixed(1)} %`);
 const whole = new Intl.NumberFormat('en');
 
 function element(name, className = '', text = '') {
@@ -10,6 +10,25 @@ function element(name, className = '', text = '') {
   made.className = className;
   made.textContent = text;
   return made;
+}
+
+// As in the tables. Only what is all or nothing is 100 % or 0 %.
+function percent(share) {
+  if (share === null) return '–';
+  const text = (100 * share).toFixed(1);
+  if (text === '0.0') return share > 0 ? '< 0.1 %' : '0 %';
+  if (text === '100.0') return share < 1 ? '> 99.9 %' : '100 %';
+  return `${text} %`;
+}
+
+// An element of its own: a name that is written from right to left does not turn what is around it.
+function nameOf(label) {
+  const name = data.names[label];
+  const characters = [...name];
+  if (characters.length <= LONGEST_NAME) return element('bdi', '', name);
+  const cut = element('bdi', '', `${characters.slice(0, LONGEST_NAME).join('')}…`);
+  cut.title = name;
+  return cut;
 }
 
 for (const scripted of document.querySelectorAll('[data-scripted]')) scripted.hidden = false;
@@ -113,8 +132,9 @@ function setUpExamples() {
     const item = element('li', label === truth ? 'right' : '');
     const filled = element('span', 'bar');
     filled.style.setProperty('--share', probability ?? 0);
-    const name = data.names[label] + (label === truth ? ' (truth)' : '');
-    item.append(element('span', '', name), element('span', 'number', percent(probability)), filled);
+    const name = element('span');
+    name.append(nameOf(label), label === truth ? ' (truth)' : '');
+    item.append(name, element('span', 'number', percent(probability)), filled);
     return item;
   }
 
@@ -127,11 +147,12 @@ function setUpExamples() {
     if (image) find('viewer-picture').src = image.src;
     find('viewer-picture').alt = data.names[truth];
     find('viewer-title').textContent = `Example ${index + 1} of ${figures.length}`;
-    find('viewer-truth').textContent = `${data.names[truth]} (${percent(truthProbability)})`;
+    find('viewer-truth').replaceChildren(nameOf(truth), ` (${percent(truthProbability)})`);
     find('viewer-path').textContent = figures[index].dataset.path;
     find('viewer-best').replaceChildren(...best.map((one) => bar(one, truth)));
-    find('viewer-previous').disabled = index === 0;
-    find('viewer-next').disabled = index === figures.length - 1;
+    // Not disabled: the one that was pressed would lose the focus to the page behind.
+    find('viewer-previous').ariaDisabled = index === 0;
+    find('viewer-next').ariaDisabled = index === figures.length - 1;
   }
 
   function step(by) {
@@ -149,6 +170,17 @@ function setUpExamples() {
   });
 }
 
+// What is folded on the screen is printed with the rest.
+function setUpPrinting() {
+  const folded = [...document.querySelectorAll('details')];
+  let open = [];
+  printing.addEventListener('change', () => {
+    if (printing.matches) open = folded.map((one) => one.open);
+    folded.forEach((one, index) => (one.open = printing.matches || open[index]));
+  });
+}
+
 setUpTable();
 setUpExamples();
+setUpPrinting();
 setUpTheme(setUpMatrix());
