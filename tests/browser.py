@@ -1,6 +1,7 @@
 """Headless Chromium for tests of pages, which fails a test for whatever a quiet page does not do."""
 
 import contextlib
+import importlib.util
 import os
 import shutil
 from collections.abc import Iterator
@@ -9,24 +10,29 @@ from pathlib import Path
 import pytest
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
+_PATH = next(filter(None, map(shutil.which, _NAMES)), None)
+if not importlib.util.find_spec("playwright"):
+    MISSING = "playwright is not installed: pip install -e '.[browser]'"
+else:
+    MISSING = "" if _PATH else f"no browser: none of {', '.join(_NAMES)} is installed"
+needs_browser = pytest.mark.skipif(bool(MISSING), reason=MISSING)
+
 # Milliseconds to wait for what does not come; a failure, so that it may be long.
 _TIMEOUT = 10_000
 
 
 @contextlib.contextmanager
 def chromium():
-    """A playwright `Browser`; skips the tests where there is none.
+    """A playwright `Browser`, for tests with the mark `needs_browser`.
 
     Its asyncio loop runs until the end: no other may be started in this thread meanwhile.
     """
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = next(filter(None, map(shutil.which, _NAMES)), None)
-    if path is None:
-        pytest.skip(f"no browser: none of {', '.join(_NAMES)} is installed")
+    from playwright.sync_api import sync_playwright
+
     # Chromium's sandbox does not start for root.
     arguments = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=path, args=arguments)
+    with sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=_PATH, args=arguments)
         try:
             yield browser
         finally:

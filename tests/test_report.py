@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import chromium, opened
+from browser import chromium, needs_browser, opened
 from conftest import write_images
 from training_process import installed
 
@@ -163,6 +163,7 @@ def test_the_tables_are_of_the_predictions(evaluated, trained, data_dir):
         assert float(row["top5_recall"]) == 1
 
 
+@needs_browser
 def test_the_page_shows_it_in_a_browser(evaluated):
     with chromium() as browser, opened(browser, evaluated / "report.html") as page:
         text = page.inner_text("body")

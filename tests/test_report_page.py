@@ -5,13 +5,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from browser import chromium, opened
+from browser import MISSING, chromium, opened
 from PIL import Image, ImageDraw
 
 pytest.importorskip("jinja2", reason="jinja2 is not installed")
 
 from keras_alexnet.reporting.page import ClassRow, Example, Headline, Page, render
 
+if MISSING:
+    pytest.skip(MISSING, allow_module_level=True)
 SVG = """<svg viewBox="0 0 600 200" width="100%" role="img" aria-label="{0}" style="background: var(--surface)">
 <path d="M40 10V170H590" style="stroke: var(--line); fill: none"/>
 <path d="M40 20L200 110L590 160" style="stroke: var(--series-1); fill: none"/>
