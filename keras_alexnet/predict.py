@@ -147,7 +147,9 @@ def _check(values: flags.FlagValues, arguments: list[str]) -> None:
 
 def _check_output(values: flags.FlagValues, paths: list[str]) -> None:
     """That nothing is replaced which is read."""
-    output = os.path.realpath(values.output) if values.output else None
+    if not values.output:
+        return
+    output = os.path.realpath(values.output)
     for path in (values.model, class_file(values.model), names_file(values.model), *paths):
         if output == os.path.realpath(path):
             raise UserError(f"--output is {values.output}, which is to be read. Choose another file.")
