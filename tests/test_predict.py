@@ -293,6 +293,8 @@ def test_a_bad_file_does_not_stop_the_others(folder):
         f"\ncannot read {folder}/images/2b.jpg: ",
         "2 of 7 could not be read, as told above; the others are done.",
     )
+    # Nothing of libjpeg's own words.
+    assert len(result.stderr.splitlines()) == 3
 
 
 def test_a_list_in_standard_input_and_an_output_file(folder, tmp_path, capsys, monkeypatch):

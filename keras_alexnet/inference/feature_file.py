@@ -1,5 +1,6 @@
 """Features of many images in a file: written as they come, since those of a convolution do not fit into memory."""
 
+import abc
 import contextlib
 import shutil
 import tempfile
@@ -52,9 +53,9 @@ class FeatureFile(contextlib.AbstractContextManager):
 
     count = 0
 
+    @abc.abstractmethod
     def write(self, paths: Sequence[str], features: np.ndarray) -> None:
         """Adds those of some images: float32 (len(paths), …)."""
-        raise NotImplementedError
 
     def finish(self) -> None:
         """Completes the file."""
