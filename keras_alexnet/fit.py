@@ -98,6 +98,13 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         "report",
         "End with a report on the validation images, output_dir/report/report.html, as that of evaluate --report_dir.",
     )
+    define(
+        flags.DEFINE_string,
+        "profile_steps",
+        "FROM:TO, such as 10:20: write a trace of the steps of the run from when FROM are finished until TO are, for "
+        "Perfetto and TensorBoard, to output_dir/profile. The first steps of a start compile and warm up; ten later "
+        "ones show most.",
+    )
     flags.DEFINE_bool("restart", False, "Throw away the run that output_dir holds.", flag_values=flag_values)
     flags.DEFINE_bool(
         "dry_run",
@@ -116,6 +123,12 @@ def config_from(values: flags.FlagValues) -> TrainConfig:
         raise UserError(
             f"lr_drop_epochs is {','.join(values.lr_drop_epochs)}; expected ascending epochs, such as 25,50,75."
         ) from None
+    if values.profile_steps is not None:
+        try:
+            first, last = values.profile_steps.split(":")
+            settings["profile_steps"] = int(first), int(last)
+        except ValueError:
+            raise UserError(f"profile_steps is {values.profile_steps}; expected FROM:TO, such as 10:20.") from None
     return TrainConfig(**settings)
 
 

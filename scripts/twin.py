@@ -4,9 +4,9 @@
     python scripts/twin.py train --data_dir=data --preset=tiny --epochs=30 --lr_drop_epochs=7,13,20,27 --output=twin.csv
 
 `compare`: both start from the same weights, without dropout, and take the same batches; it prints the loss of each step
-on either side, and how far they are apart. `train`: the twin alone, from weights of its own, with dropout; it writes a
-CSV file with columns of `fit`'s history.csv. Only the batches come from the project, as comparing two trainings needs
-the same on both sides; the network, its initial weights, the loss, the update and the error rates are the twin's own.
+on either side, and how far they are apart. `train`: the twin alone, from weights of its own, with dropout; at its end
+it writes a CSV file with columns of `fit`'s history.csv. Only the batches come from the project, as both sides need the
+same ones; the network, its initial weights, the loss, the update and the error rates are its own.
 It needs PyTorch: pip install -e '.[torch]'
 """
 
@@ -33,17 +33,46 @@ WIDTHS = {"cntk": ((96, 192, 384, 384, 256), 4096), "tiny": ((24, 48, 96, 96, 64
 INITIAL = [(0.01, 0.0), (0.01, 0.1), (0.01, 0.0), (0.01, 0.1), (0.01, 0.1), (0.005, 0.1), (0.005, 0.1), (0.01, 0.0)]
 
 
-class Twin(nn.Module):
-    """(batch, 227, 227, 3) RGB pixels of 0 to 255 → (batch, num_classes) logits."""
+class ProductNorm(nn.Module):
+    """`nn.LocalResponseNorm(5, 1e-4, 0.75, 1.0)`, its window as a product with a banded matrix.
 
-    def __init__(self, preset: str, num_classes: int, dropout: float):
+    PyTorch's own pools over the channels, which takes half the time of a training step on a CPU.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        numbers = torch.arange(channels)
+        window = (numbers[:, None] - numbers).abs() <= 2
+        self.register_buffer("window", 1e-4 / 5 * window.float(), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.permute(0, 2, 3, 1).float()
+        with torch.autocast(x.device.type, enabled=False):
+            root = torch.rsqrt(1 + torch.square(x) @ self.window)
+        return (x * (root * torch.sqrt(root))).permute(0, 3, 1, 2)
+
+
+class Twin(nn.Module):
+    """(batch, 227, 227, 3) RGB pixels of 0 to 255 → (batch, num_classes) logits.
+
+    Args:
+        preset: a key of `WIDTHS`.
+        num_classes: units of fc8.
+        dropout: rate after fc6 and fc7.
+        product_norm: take `ProductNorm` in place of PyTorch's own.
+    """
+
+    def __init__(self, preset: str, num_classes: int, dropout: float, product_norm: bool = False):
         super().__init__()
         filters, units = WIDTHS[preset]
         c1, c2, c3, c4, c5 = filters
-        norm_and_pool = [nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0), nn.MaxPool2d(3, 2)]
+
+        def norm(channels: int) -> nn.Module:
+            return ProductNorm(channels) if product_norm else nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0)
+
         self.layers = nn.Sequential(
-            *(nn.Conv2d(3, c1, 11, 4), nn.ReLU(), *norm_and_pool),
-            *(nn.Conv2d(c1, c2, 5, padding=2), nn.ReLU(), *norm_and_pool),
+            *(nn.Conv2d(3, c1, 11, 4), nn.ReLU(), norm(c1), nn.MaxPool2d(3, 2)),
+            *(nn.Conv2d(c1, c2, 5, padding=2), nn.ReLU(), norm(c2), nn.MaxPool2d(3, 2)),
             *(nn.Conv2d(c2, c3, 3, padding=1), nn.ReLU()),
             *(nn.Conv2d(c3, c4, 3, padding=1), nn.ReLU()),
             *(nn.Conv2d(c4, c5, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Flatten()),
@@ -171,7 +200,7 @@ def train(options: argparse.Namespace) -> None:
     train_map, num_classes = _read(options)
     val_map = read_map(f"{options.data_dir}/{VAL_MAP}", num_classes)
     torch.manual_seed(options.seed)
-    twin = Twin(options.preset, num_classes, DROPOUT)
+    twin = Twin(options.preset, num_classes, DROPOUT, product_norm=True)
     optimizer = MomentumSGD(twin.parameters())
     steps = len(train_map) // options.batch_size
     drops = [int(epoch) for epoch in options.lr_drop_epochs.split(",") if epoch]
@@ -202,10 +231,10 @@ def train(options: argparse.Namespace) -> None:
         }
         history.append(row)
         print("  ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
-        with atomic_path(options.output) as partial, open(partial, "w", newline="") as file:
-            writer = csv.DictWriter(file, list(row), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(history)
+    with atomic_path(options.output) as partial, open(partial, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(row), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)
 
 
 class Errors:

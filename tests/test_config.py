@@ -44,9 +44,10 @@ def test_flags_reach_the_settings():
         "log_every": 20,
         "tensorboard": True,
         "report": True,
+        "profile_steps": (10, 20),
     }
     assert set(values) == {field.name for field in dataclasses.fields(TrainConfig)}
-    text = {**values, "lr_drop_epochs": "1,2"}
+    text = {**values, "lr_drop_epochs": "1,2", "profile_steps": "10:20"}
     config = parse(*(f"--{name}={value}" for name, value in text.items()))
     assert dataclasses.asdict(config) == values
     assert parse("--lr_drop_epochs=").lr_drop_epochs == ()
@@ -60,6 +61,7 @@ def test_flagfile_of_a_config_reproduces_it(tmp_path):
         learning_rate=1e-5,
         initial_model="m.keras",
         tensorboard=True,
+        profile_steps=(10, 20),
     )
     (tmp_path / "flags.txt").write_text(config.flagfile())
     absolute = {name: os.path.abspath(getattr(config, name)) for name in ("data_dir", "output_dir", "initial_model")}
@@ -97,6 +99,11 @@ def test_flagfile_of_a_config_reproduces_it(tmp_path):
         "checkpoint_minutes=-1",
         "checkpoint_minutes=nan",
         "log_every=-1",
+        "profile_steps=10",
+        "profile_steps=a:b",
+        "profile_steps=5:5",
+        "profile_steps=-1:3",
+        "profile_steps=",
     ],
 )
 def test_flags_out_of_bounds_are_told(flag):

@@ -20,6 +20,7 @@ class Outputs:
         layer: the layer whose values to give, such as "relu7"; None for the logits.
 
     Attributes:
+        network: computes them, a batch of uint8 pixels at a time.
         shape: of the output of an image.
 
     Raises:
@@ -39,7 +40,7 @@ class Outputs:
             network = keras.Model(inputs, _mean_of_logits(values) if layer is None else ops.mean(values, axis=1))
         # Keras chooses where to use XLA when it compiles: on a CPU it would be two to three times slower.
         network.compile()
-        self._network = network
+        self.network = network
         self.shape = tuple(output.shape[1:])
 
     def __call__(self, images: np.ndarray, count: int) -> np.ndarray:
@@ -55,7 +56,7 @@ class Outputs:
         Raises:
             UserError: it is not finite.
         """
-        outputs = np.asarray(self._network.predict_on_batch(images), np.float32)[:count]
+        outputs = np.asarray(self.network.predict_on_batch(images), np.float32)[:count]
         if not np.isfinite(outputs).all():
             raise UserError(
                 "the model gives values that are not finite (NaN or infinite), so what it says means nothing. Its "

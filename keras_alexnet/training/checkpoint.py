@@ -72,11 +72,7 @@ def variable_arrays(model: keras.Model, kind: str = "") -> dict[str, np.ndarray]
     """
     if keras.backend.backend() == "jax":
         model.jax_state_sync()
-    return {
-        name: np.array(keras.ops.convert_to_numpy(variable))
-        for name, variable in _variables(model).items()
-        if name.startswith(kind)
-    }
+    return {name: _copied(variable) for name, variable in _variables(model).items() if name.startswith(kind)}
 
 
 def save_checkpoint(folder: Path, arrays: dict[str, np.ndarray], progress: Progress) -> Path:
@@ -169,6 +165,12 @@ def check_identity(checkpoint: Checkpoint, identity: dict) -> None:
 
 def _paths(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*.npz") if re.fullmatch(r"step-\d{9,}\.npz", path.name))
+
+
+def _copied(variable: keras.Variable) -> np.ndarray:
+    array = keras.ops.convert_to_numpy(variable)
+    # TensorFlow has copied it; under JAX and PyTorch it lies in the variable's own memory.
+    return array if array.flags.owndata else array.copy()
 
 
 def _variables(model: keras.Model) -> dict[str, keras.Variable]:

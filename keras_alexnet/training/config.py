@@ -20,6 +20,7 @@ _MAY_CHANGE = {
     "log_every",
     "tensorboard",
     "report",
+    "profile_steps",
 }
 _PATHS = ("data_dir", "output_dir", "initial_model")
 
@@ -29,7 +30,8 @@ class TrainConfig:
     """The settings of a run; the defaults are CNTK's recipe for ImageNet.
 
     An epoch is `steps_per_epoch` steps, one pass over the data unless set. It is what `epochs` and `lr_drop_epochs`
-    count, and after which errors are reported.
+    count, and after which errors are reported. `profile_steps` are the finished steps of the run at which a trace
+    begins and ends.
     """
 
     data_dir: str = "data"
@@ -55,6 +57,7 @@ class TrainConfig:
     log_every: int = 0
     tensorboard: bool = False
     report: bool = False
+    profile_steps: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         """Checks every bound; raises `UserError`."""
@@ -85,6 +88,9 @@ class TrainConfig:
         minutes = self.checkpoint_minutes
         _check("checkpoint_minutes", minutes, 0 < minutes < float("inf"), "a number above 0; fractions are minutes too")
         _check("log_every", self.log_every, self.log_every >= 0, "0 or above")
+        if self.profile_steps:
+            first, last = self.profile_steps
+            _check("profile_steps", f"{first}:{last}", 0 <= first < last, "FROM:TO with 0 <= FROM < TO, such as 10:20")
 
     def identity(self) -> dict:
         """The settings that make a run what it is, as JSON has them: a checkpoint of other ones is another run's."""
@@ -95,6 +101,8 @@ class TrainConfig:
         """The settings as the lines of a flagfile for `python -m keras_alexnet.fit`."""
         values = {name: value for name, value in self._absolute().items() if value is not None}
         values["lr_drop_epochs"] = ",".join(str(epoch) for epoch in self.lr_drop_epochs)
+        if self.profile_steps:
+            values["profile_steps"] = "{}:{}".format(*self.profile_steps)
         return "".join(f"--{name}={value}\n" for name, value in values.items())
 
     def _absolute(self) -> dict:

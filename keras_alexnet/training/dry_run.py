@@ -16,6 +16,7 @@ from keras_alexnet.training.config import TrainConfig
 from keras_alexnet.training.distribution import Devices, check_batch_size, check_same_settings, choose_devices
 from keras_alexnet.training.loop import build_model, open_data, run_identity, steps_in_epoch
 from keras_alexnet.training.model_file import model_sizes
+from keras_alexnet.training.profile import check_profile_steps
 from keras_alexnet.training.run_folder import find_checkpoint, is_finished
 
 # A checkpoint holds weights and momenta, and the two newest are there while one more is written.
@@ -36,6 +37,7 @@ def dry_run(config: TrainConfig, *, restart: bool = False) -> None:
     data = open_data(config)
     data.check_first_and_last()
     steps_per_epoch = steps_in_epoch(config, data)
+    check_profile_steps(config, steps_per_epoch)
     folder = Path(config.output_dir)
     with choose_devices(config.strategy) as devices:
         check_batch_size(config.batch_size, devices.num_replicas)

@@ -32,6 +32,7 @@ from keras_alexnet.training.interruption import StopRequest
 from keras_alexnet.training.metrics import compile_model, error_rates
 from keras_alexnet.training.model_file import model_sizes, save_model
 from keras_alexnet.training.optimizer import SGDWithL2
+from keras_alexnet.training.profile import StepProfiler, check_profile_steps
 from keras_alexnet.training.record import RunRecord, TensorBoard, write_history
 from keras_alexnet.training.run_files import (
     BEST_MODEL_FILE,
@@ -39,6 +40,7 @@ from keras_alexnet.training.run_files import (
     FLAGS_FILE,
     HISTORY_FILE,
     MODEL_FILE,
+    PROFILE_FOLDER,
     REPORT_FOLDER,
 )
 from keras_alexnet.training.run_folder import find_checkpoint, is_finished, throw_away
@@ -69,6 +71,7 @@ def train(config: TrainConfig, *, restart: bool = False) -> list[dict]:
     check_run_report(config)
     data = open_data(config)
     steps_per_epoch = steps_in_epoch(config, data)
+    check_profile_steps(config, steps_per_epoch)
     with choose_devices(config.strategy) as devices:
         check_batch_size(config.batch_size, devices.num_replicas)
         check_same_settings(devices, run_identity(config, data), config.epochs, config.log_every, restart)
@@ -226,7 +229,10 @@ class _Run:
                 callbacks.append(keras.callbacks.LambdaCallback(on_epoch_begin=lambda *_: assign(model, metrics)))
             step = epoch * self.steps_per_epoch + first_batch
             batches = self.data.training_batches(config.batch_size, seed=config.seed, first_step=step, **share)
-            with self.data.training_errors(config.batch_size, seed=config.seed, step=lambda: watch.step):
+            with (
+                self.data.training_errors(config.batch_size, seed=config.seed, step=lambda: watch.step),
+                self._profiler() as profiler,
+            ):
                 model.fit(
                     self.devices.distribute(batches),
                     initial_epoch=epoch,
@@ -234,7 +240,7 @@ class _Run:
                     steps_per_epoch=self.steps_per_epoch - first_batch,
                     shuffle=False,
                     verbose=0,
-                    callbacks=callbacks,
+                    callbacks=[*callbacks, profiler] if profiler else callbacks,
                 )
         training = watch.end_training(model.get_metrics_result())
         self.training_metrics = variable_arrays(model, "metrics")
@@ -244,6 +250,12 @@ class _Run:
         validation = error_rates(results, self.data.num_validation)
         watch.check_validation_loss(validation["loss"])
         self._end_epoch(epoch, training, validation)
+
+    def _profiler(self) -> contextlib.AbstractContextManager[StepProfiler | None]:
+        """The chief's, as that of any other worker would show the same."""
+        if not (self.config.profile_steps and self.devices.is_chief):
+            return contextlib.nullcontext()
+        return StepProfiler(self.folder / PROFILE_FOLDER, self.config.profile_steps, self.watch, self._say)
 
     def _end_epoch(self, epoch: int, training: dict[str, float], validation: dict[str, float]) -> None:
         """Prints and records the errors, and saves."""

@@ -14,6 +14,7 @@ from keras_alexnet.training.run_files import (
     FLAGS_FILE,
     HISTORY_FILE,
     MODEL_FILE,
+    PROFILE_FOLDER,
     REPORT_FOLDER,
     RUN_FILE,
     TENSORBOARD_FOLDER,
@@ -90,6 +91,9 @@ def throw_away(folder: Path) -> None:
         f"{CHECKPOINT_FOLDER}/.partial-*",
         f"{TENSORBOARD_FOLDER}/events.out.tfevents.*",
         *(f"{REPORT_FOLDER}/{name}" for name in (REPORT_FILE, *dict(TABLES), ".partial-*")),
+        f"{PROFILE_FOLDER}/steps-*.trace.json.gz",
+        f"{PROFILE_FOLDER}/.partial-*",
+        f"{PROFILE_FOLDER}/plugins/profile/steps-*/*",  # what TensorBoard has computed there, too
         ".partial-*",
         BEST_MODEL_FILE,
         class_file(BEST_MODEL_FILE).name,

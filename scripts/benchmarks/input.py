@@ -1,10 +1,17 @@
-"""The sides that `benchmark.py input` measures in turns, and how their images per second are taken.
+"""Input pipelines, from paths to finished batches, beside libjpeg-turbo and PyTorch.
+
+The training pipeline, its parts and the evaluation pipeline, beside libjpeg-turbo, which decodes the same files, held
+in memory, to whole images, and beside a PyTorch DataLoader with Pillow where PyTorch is installed. libjpeg-turbo runs
+in as many threads as there are cores, so that every side loads the machine alike; files that it cannot decode are left
+out of its count and of "decode and crop". Images per second are given by the clock and per core, which is per second of
+the processor's time in all threads and worker processes. It needs the extra `bench`.
 
 The processor's time of a side is that of all threads of this process and of all its worker processes. A running
 pipeline reads ahead, so its processor time is taken between two moments at which it has read ahead as far as it will
 and rests. Its wall time is taken in between, over batches that come as they are made.
 """
 
+import argparse
 import functools
 import importlib.util
 import itertools
@@ -12,17 +19,21 @@ import multiprocessing
 import os
 import random
 import statistics
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from benchmarks import common
+from benchmarks.drawn import draw_images
 from keras_alexnet import cli
-from keras_alexnet.data.maps import ImageMap
+from keras_alexnet.data.maps import ImageMap, read_map
 from keras_alexnet.errors import UserError
 from keras_alexnet.presets import IMAGE_SIZE
 from keras_alexnet.workers import cpu_count
@@ -33,6 +44,8 @@ DECODE = "+ decode and crop"
 TRAINING = "+ resize, round, mirror: training_dataset"
 EVALUATION = "evaluation_dataset"
 TORCH = "torch DataLoader, Pillow"
+
+QUICK = {"images": 128, "batch_size": 32, "repeats": 2}
 
 # Batches that wait to be asked for: of a tf.data pipeline, and of each of PyTorch's worker processes.
 _PREFETCHED = 2
@@ -61,6 +74,52 @@ class Stage:
     def values(self, figure: str) -> list[float]:
         """All measurements of "wall" or "per_core"."""
         return [getattr(sample, figure) for sample in self.samples]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of this benchmark."""
+    parser.add_argument("--map", help="map file, such as train_map.txt; images are drawn if it is not given")
+    parser.add_argument("--batch_size", type=common.at_least_1, default=64, help="images a batch (%(default)s)")
+    parser.add_argument(
+        "--images",
+        type=common.at_least_1,
+        default=2000,
+        help="images a repeat, chosen from the map, or again and again (%(default)s)",
+    )
+
+
+def run(options: argparse.Namespace) -> dict:
+    """Prints the images per second of the input pipelines and of what they are compared with."""
+    with tempfile.TemporaryDirectory() as folder:
+        image_map = read_map(options.map) if options.map else _drawn_map(Path(folder))
+        stages = measure(image_map, options.batch_size, options.images, options.repeats)
+    source = options.map or f"{len(image_map)} drawn images"
+    print(f"{options.images:,} images a repeat out of {source}, batches of {options.batch_size}")
+    print(f"{'img/s':43}{'by the clock':>25}{'per core':>25}")
+    for stage in stages:
+        wall, per_core = (common.spread_text(stage.values(figure)) for figure in ("wall", "per_core"))
+        print(f"{stage.name:43}{wall:>25}{per_core:>25}")
+    named = {stage.name: stage for stage in stages}
+    ours, turbo, torch = (named.get(name) for name in (TRAINING, LIBJPEG_TURBO, TORCH))
+    ratio = ours.median("per_core") / turbo.median("per_core")
+    print(f"training_dataset does {ratio:.2f} of libjpeg-turbo's images per core")
+    return {
+        "per_core": ours.median("per_core"),
+        "wall": ours.median("wall"),
+        "libjpeg_turbo_per_core": turbo.median("per_core"),
+        "torch_per_core": torch and torch.median("per_core"),
+        "ratio": ratio,
+        "stages": [
+            {"name": stage.name, "images": stage.images}
+            | {figure: common.spread(stage.values(figure)) for figure in ("wall", "per_core")}
+            for stage in stages
+        ],
+    } | {name: getattr(options, name) for name in ("images", "batch_size", "repeats")}
+
+
+def _drawn_map(folder: Path) -> ImageMap:
+    paths, labels = zip(*draw_images(folder), strict=True)
+    return ImageMap(list(paths), list(labels))
 
 
 def choose_rows(num_images: int, count: int) -> list[int]:

@@ -1,0 +1,414 @@
+"""Training and inference steps of the network on a batch in memory, beside PyTorch.
+
+Ours, under each of `--backends`, as fit, evaluate and predict do them; beside them the same network in plain PyTorch,
+eager and through torch.compile, with images in either memory layout, and with local response normalization as PyTorch
+has it or in our form, a matrix product, which is much the faster one on CPUs ("fast LRN"). PyTorch has its fused
+optimizer, and its weights themselves in bfloat16 for inference in it.
+
+Images are uint8, labels are of 1000 classes. Inference takes a batch from uint8 pixels to float32 logits in the host's
+memory. Each side has a process of its own, in memory all the while: about 2 GB each of the full network. They compute
+on the GPU if there is one and --device does not say otherwise. Peak memory is that of the GPU, or else the resident
+memory of the whole process, framework included.
+
+PyTorch needs the extra `torch`; torch.compile needs a C++ compiler on the CPU. Without them their rows are left out.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from benchmarks import common
+from keras_alexnet import cli
+from keras_alexnet.errors import UserError
+from keras_alexnet.presets import PRESETS
+
+PYTORCH = "pytorch"
+BACKENDS = ("tensorflow", "jax", "torch")
+MODES = ("train", "inference")
+# Those that scripts/twin.py, which the PyTorch sides take their network from, knows as well.
+NETWORKS = ("cntk", "tiny")
+QUICK = {
+    "network": "tiny",
+    "batch_sizes": [8],
+    "precision": ["float32"],
+    "steps": 2,
+    "repeats": 2,
+    "backends": ["tensorflow"],
+    "layouts": ["channels_last"],
+}
+_NUM_CLASSES = 1000
+_WARM_UP_STEPS = 2
+
+
+@dataclass(frozen=True)
+class Side:
+    """What is measured in one process.
+
+    Attributes:
+        backend: of Keras; or "pytorch", the peer without Keras.
+        mode: a key of `MODES`.
+        precision: a key of `common.PRECISIONS`.
+        network: a name in `NETWORKS`.
+        batch_size: images a step.
+        device: "cpu" or "gpu".
+        compiled: of the peer, whether through torch.compile.
+        layout: of the peer's images and kernels, in memory: "contiguous" or "channels_last".
+        fast_lrn: of the peer, whether with our form of local response normalization.
+    """
+
+    backend: str
+    mode: str
+    precision: str
+    network: str
+    batch_size: int
+    device: str
+    compiled: bool = False
+    layout: str = "channels_last"
+    fast_lrn: bool = False
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        if self.backend != PYTORCH:
+            return f"keras_alexnet, {self.backend}"
+        kind = "torch.compile" if self.compiled else "PyTorch eager"
+        return f"{kind}, {self.layout}{', fast LRN' if self.fast_lrn else ''}"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of this benchmark."""
+    installed = [name for name in BACKENDS if importlib.util.find_spec(name)]
+    several = {"nargs": "+", "help": "one or several (%(default)s)"}
+    parser.add_argument("--backends", choices=BACKENDS, default=installed, **several)
+    parser.add_argument("--precision", choices=list(common.PRECISIONS), default=list(common.PRECISIONS), **several)
+    parser.add_argument("--mode", choices=MODES, default=list(MODES), **several)
+    parser.add_argument("--batch_size", dest="batch_sizes", type=common.at_least_1, default=[32], **several)
+    parser.add_argument("--network", choices=NETWORKS, default="cntk", help="sizes of the layers (%(default)s)")
+    parser.add_argument("--steps", type=common.at_least_1, default=2, help="steps a turn (%(default)s)")
+    parser.add_argument("--device", choices=["auto", "cpu", "gpu"], default="auto", help="(%(default)s)")
+    parser.add_argument(
+        "--layouts",
+        nargs="+",
+        choices=["contiguous", "channels_last"],
+        default=["contiguous", "channels_last"],
+        help="of PyTorch's images (%(default)s)",
+    )
+
+
+def run(options: argparse.Namespace) -> list[dict]:
+    """Prints images per second of each side; returns a dict for each."""
+    for backend in options.backends:
+        if not importlib.util.find_spec(backend):
+            raise UserError(f"{backend} of --backends is not installed: pip install -e '.[{backend}]'")
+    device = options.device if options.device != "auto" else "gpu" if common.gpu_name() else "cpu"
+    print(f"network {options.network}, on the {device}, {options.steps} steps a turn, {options.repeats} turns a side")
+    rows = []
+    for batch_size in options.batch_sizes:
+        for precision in options.precision:
+            for mode in options.mode:
+                alike = {"mode": mode, "precision": precision, "network": options.network, "batch_size": batch_size}
+                sides = [Side(backend, **alike, device=device) for backend in options.backends]
+                if importlib.util.find_spec("torch"):
+                    sides += _peers(options.layouts, **alike, device=device)
+                print(f"\n{mode}, {precision}, batches of {batch_size}", flush=True)
+                measured = measure(sides, options.steps, options.repeats)
+                rows += measured
+                _print_ratios(measured)
+    return rows
+
+
+def _peers(layouts: list[str], **settings) -> list[Side]:
+    return [
+        Side(PYTORCH, **settings, compiled=compiled, layout=layout, fast_lrn=fast_lrn)
+        for compiled in (False, True)
+        for layout in layouts
+        for fast_lrn in (False, True)
+    ]
+
+
+def measure(sides: list[Side], steps: int, repeats: int) -> list[dict]:
+    """Measures the sides in turns and prints each one's figures.
+
+    Args:
+        sides: alike in all that the user chooses.
+        steps: steps of a turn.
+        repeats: turns of a side, after a first round that is not counted, as are the steps before it that compile.
+
+    Returns:
+        Of each side that can run: its attributes, `images_per_second` (the median), `images_per_second_min` and `_max`,
+        and `peak_memory_mb`.
+
+    Raises:
+        UserError: one of our sides cannot run, or the sides' networks differ.
+    """
+    with contextlib.ExitStack() as stack:
+        processes: dict[Side, _Process] = {}
+        for side in sides:
+            process = stack.enter_context(_Process(side))
+            answer = process.run(_WARM_UP_STEPS)
+            if "error" not in answer:
+                processes[side] = process
+            elif side.backend != PYTORCH:
+                raise UserError(f"{side.name} does no step: {answer['error']}")
+            else:
+                print(f"{side.name} is left out: {answer['error']}", flush=True)
+        seconds = common.take_turns({side: process.seconds_of(steps) for side, process in processes.items()}, repeats)
+        answers = {side: process.last for side, process in processes.items()}
+    if len({answer["parameters"] for answer in answers.values()}) > 1:
+        raise UserError(f"the networks differ in their numbers of parameters: {answers}")
+    rates = {side: [steps * side.batch_size / value for value in values] for side, values in seconds.items()}
+    common.print_sides({side.name: values for side, values in rates.items()}, "img/s")
+    for side, answer in answers.items():
+        print(f"{side.name} takes {answer['peak_memory_mb']:,.0f} MB at most")
+    return [_row(side, rates[side], answers[side]) for side in rates]
+
+
+def _row(side: Side, rates: list[float], answer: dict) -> dict:
+    spread = common.spread(rates)
+    # Of ours, the framework decides on the layout, whatever that of the arrays.
+    row = {"name": side.name} | {
+        name: value
+        for name, value in vars(side).items()
+        if side.backend == PYTORCH or name not in ("layout", "fast_lrn")
+    }
+    return row | {
+        "compiled": answer["compiled"],
+        "images_per_second": spread["median"],
+        "images_per_second_min": spread["min"],
+        "images_per_second_max": spread["max"],
+        "peak_memory_mb": answer["peak_memory_mb"],
+    }
+
+
+def _print_ratios(rows: list[dict]) -> None:
+    """Of each of ours, to the best of each kind of PyTorch."""
+    for ours in rows:
+        for compiled in (False, True) if ours["backend"] != PYTORCH else ():
+            peers = [row for row in rows if row["backend"] == PYTORCH and row["compiled"] == compiled]
+            if peers:
+                best = max(peers, key=lambda row: row["images_per_second"])
+                ratio = ours["images_per_second"] / best["images_per_second"]
+                print(f"{ours['name']} does {ratio:.2f} of {best['name']}", flush=True)
+
+
+class _Process:
+    """This file, run for one side."""
+
+    def __init__(self, side: Side):
+        self.name = side.name
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (it is closed at the exit of this context)
+        environment = os.environ | common.scripts_on_path()
+        environment["KERAS_BACKEND"] = "tensorflow" if side.backend == PYTORCH else side.backend
+        if side.device == "cpu":
+            environment |= {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
+        # All sides are in the GPU's memory at once, and none may take it whole.
+        environment |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.step", json.dumps(vars(side))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            env=environment,
+            text=True,
+        )
+
+    def __enter__(self) -> "_Process":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._stderr.close()
+
+    def run(self, steps: int) -> dict:
+        """Has it do so many steps; returns its answer."""
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(f"{steps}\n")
+            self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        return json.loads(answer) if answer else {"error": self._last_words()}
+
+    def seconds_of(self, steps: int) -> Callable[[], float]:
+        """What does so many steps and returns the seconds that they took; the answer is in `last` then."""
+
+        def turn() -> float:
+            self.last = self.run(steps)
+            if "error" in self.last:
+                raise UserError(f"{self.name} does no more steps: {self.last['error']}")
+            return self.last["seconds"]
+
+        return turn
+
+    def _last_words(self) -> str:
+        status = self._process.wait()
+        self._stderr.seek(0)
+        lines = self._stderr.read().decode(errors="backslashreplace").strip().splitlines()
+        return lines[-1] if lines else f"exit status {status}"
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """Of a side: a function that does a number of steps to their end, and facts of it."""
+
+    do: Callable[[int], None]
+    parameters: int
+    compiled: bool
+    peak_memory_mb: Callable[[], float]
+
+
+def keras_steps(side: Side) -> _Steps:
+    """Our steps, in a process whose Keras has the side's backend."""
+    with cli.quiet_framework_start():
+        import keras
+
+        from keras_alexnet.data.synthetic import synthetic_training_batches
+        from keras_alexnet.inference.outputs import Outputs
+        from keras_alexnet.model import build_alexnet, set_precision
+        from keras_alexnet.training.config import TrainConfig
+        from keras_alexnet.training.distribution import choose_devices
+        from keras_alexnet.training.loop import build_model
+
+    if keras.backend.backend() != side.backend:
+        raise AssertionError(f"Keras runs under {keras.backend.backend()}")
+    size = PRESETS[side.network].image_size
+    with choose_devices("none") as devices:
+        if side.mode == "train":
+            config = TrainConfig(preset=side.network, precision=common.PRECISIONS[side.precision])
+            model = build_model(config, _NUM_CLASSES, 1, devices)
+            batches = synthetic_training_batches(side.batch_size, _NUM_CLASSES, image_size=size)
+
+            def do(steps: int) -> None:
+                # It ends with the metrics of the last step.
+                model.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0)
+
+            compiled = model.jit_compile
+        else:
+            model = build_alexnet(_NUM_CLASSES, preset=side.network)
+            set_precision(model, common.PRECISIONS[side.precision])
+            outputs = Outputs(model)
+            images = _images(side)
+
+            def do(steps: int) -> None:
+                for _ in range(steps):
+                    outputs(images, len(images))
+
+            compiled = outputs.network.jit_compile
+    return _Steps(do, model.count_params(), bool(compiled), lambda: _peak_memory_mb(side))
+
+
+def torch_steps(side: Side) -> _Steps:
+    """The same network and update in plain PyTorch."""
+    import torch
+    from twin import Twin
+
+    torch.manual_seed(0)
+    # What Keras's backends do with float32 on a GPU.
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = True
+    device = "cuda" if side.device == "gpu" else "cpu"
+    layout = torch.channels_last if side.layout == "channels_last" else torch.contiguous_format
+    model = Twin(side.network, _NUM_CLASSES, dropout=0.5, product_norm=side.fast_lrn).layers
+    model = model.to(device, memory_format=layout)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    images = torch.from_numpy(_images(side)).permute(0, 3, 1, 2).contiguous(memory_format=layout).to(device)
+    labels = torch.randint(0, _NUM_CLASSES, (side.batch_size,), device=device)
+
+    if side.mode == "inference":
+        low = torch.bfloat16 if side.precision == "bfloat16" else torch.float32
+        model = model.eval().to(dtype=low)
+
+        def logits_of(images):
+            return model((images.float() - 114).to(low)).float()
+
+        logits_of = torch.compile(logits_of) if side.compiled else logits_of
+
+        @torch.inference_mode()
+        def do(steps: int) -> None:
+            for _ in range(steps):
+                logits_of(images).cpu()
+    else:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=0.0005, fused=True)
+
+        def loss_of(images, labels):
+            with torch.autocast(device, dtype=torch.bfloat16, enabled=side.precision == "bfloat16"):
+                logits = model(images.float() - 114)
+            return torch.nn.functional.cross_entropy(logits.float(), labels)
+
+        loss_of = torch.compile(loss_of) if side.compiled else loss_of
+
+        def do(steps: int) -> None:
+            for _ in range(steps):
+                optimizer.zero_grad()
+                loss = loss_of(images, labels)
+                loss.backward()
+                optimizer.step()
+            # As that of Keras ends with the metrics; it waits for a GPU as well.
+            loss.item()
+            if device == "cuda":
+                torch.cuda.synchronize()
+
+    return _Steps(do, parameters, side.compiled, lambda: _peak_memory_mb(side))
+
+
+def _images(side: Side):
+    import numpy as np
+
+    size = PRESETS[side.network].image_size
+    return np.random.default_rng(0).integers(0, 256, (side.batch_size, size, size, 3), np.uint8)
+
+
+def _peak_memory_mb(side: Side) -> float:
+    if side.device == "cpu":
+        import resource
+
+        # Linux counts in KiB, macOS in bytes.
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+    if side.backend == "tensorflow":
+        import tensorflow as tf
+
+        peak = tf.config.experimental.get_memory_info("GPU:0")["peak"]
+    elif side.backend == "jax":
+        import jax
+
+        peak = jax.local_devices()[0].memory_stats()["peak_bytes_in_use"]
+    else:
+        import torch
+
+        peak = torch.cuda.max_memory_allocated()
+    return peak / 1e6
+
+
+def _answer_lines(side: Side) -> None:
+    """For each line of the input, a number of steps, does them and writes a line of JSON."""
+    # The answers alone go to stdout, whatever the frameworks print.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    steps = None
+    for line in sys.stdin:
+        try:
+            if steps is None:
+                steps = torch_steps(side) if side.backend == PYTORCH else keras_steps(side)
+            start = time.perf_counter()
+            steps.do(int(line))
+            answer = {
+                "seconds": time.perf_counter() - start,
+                "parameters": steps.parameters,
+                "compiled": steps.compiled,
+                "peak_memory_mb": steps.peak_memory_mb(),
+            }
+        except Exception as error:  # What torch.compile raises where it cannot work is of many kinds.
+            answer = {"error": f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        _answer_lines(Side(**json.loads(sys.argv[1])))

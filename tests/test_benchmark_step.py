@@ -1,0 +1,90 @@
+"""`benchmark.py step`."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from benchmark_process import SCRIPT, figures_of, run
+
+pytestmark = pytest.mark.slow
+
+SMALL = ("step", "--network=tiny", "--batch_size=2", "--steps=1", "--repeats=2", "--layouts", "channels_last")
+EAGER = ["PyTorch eager, channels_last", "PyTorch eager, channels_last, fast LRN"]
+COMPILED = ["torch.compile, channels_last", "torch.compile, channels_last, fast LRN"]
+
+
+def test_each_side_has_a_row_and_the_best_peer_is_counted(tmp_path):
+    pytest.importorskip("torch")
+    rows, printed = figures_of(tmp_path, *SMALL, "--precision=bfloat16", "--backends=tensorflow")
+    modes = {mode: [row for row in rows if row["mode"] == mode] for mode in ("train", "inference")}
+    assert sum(map(len, modes.values())) == len(rows)
+    for rows in modes.values():
+        rates = {row["name"]: row["images_per_second"] for row in rows}
+        # torch.compile needs a compiler, which not every machine has.
+        assert list(rates)[:3] == ["keras_alexnet, tensorflow", *EAGER]
+        assert set(list(rates)[3:]) <= set(COMPILED)
+        for row in rows:
+            assert (row["precision"], row["batch_size"], row["network"]) == ("bfloat16", 2, "tiny")
+            assert row["backend"] == ("tensorflow" if row["name"].startswith("keras_alexnet") else "pytorch")
+            assert row["compiled"] == row["name"].startswith("torch.compile")
+            assert 0 < row["images_per_second_min"] <= row["images_per_second"] <= row["images_per_second_max"]
+            assert row["peak_memory_mb"] > 50
+            assert {"machine", "versions", "date", "command"} <= row.keys()
+            assert re.search(rf"^{row['name']} +[\d.,]+ \([\d.,]+–[\d.,]+\) img/s$", printed, re.MULTILINE)
+        best = max(EAGER, key=rates.get)
+        assert f"keras_alexnet, tensorflow does {rates['keras_alexnet, tensorflow'] / rates[best]:.2f} of {best}\n" in (
+            printed
+        )
+
+
+def test_other_backends_and_no_compiler(tmp_path):
+    pytest.importorskip("torch")
+    pytest.importorskip("jax")
+    no_compiler = {"CXX": f"{tmp_path}/none", "TORCHINDUCTOR_CACHE_DIR": f"{tmp_path}/cache"}
+    rows, printed = figures_of(
+        tmp_path, *SMALL, "--mode=inference", "--precision=float32", "--backends", "jax", "torch", **no_compiler
+    )
+    assert [row["name"] for row in rows] == ["keras_alexnet, jax", "keras_alexnet, torch", *EAGER]
+    assert [row["compiled"] for row in rows] == [True, False, False, False]
+    for name in COMPILED:
+        assert re.search(rf"^{name} is left out: .*compiler", printed, re.MULTILINE)
+    assert " of torch.compile" not in printed
+
+
+def test_a_folder_is_no_file_for_the_figures(tmp_path):
+    process = run("step", f"--json={tmp_path}")
+    assert process.returncode == 1
+    assert f"cannot write {tmp_path}: it is no regular file" in process.stderr
+
+
+_SAME_LOGITS = """
+import numpy as np, torch
+from twin import Twin
+from keras_alexnet import build_alexnet
+
+model = build_alexnet(7, preset="tiny")
+for layer in model.layers:
+    if layer.weights:
+        # Weights at which the logits differ from image to image.
+        kernel, bias = layer.get_weights()
+        scale = np.sqrt(2 / np.prod(kernel.shape[:-1])) / (100 if layer.name == "conv1" else 1)
+        layer.set_weights([scale / kernel.std() * kernel, bias])
+pixels = np.random.default_rng(0).integers(0, 256, (3, 227, 227, 3), np.uint8)
+ours = model.predict_on_batch(pixels)
+assert np.ptp(ours) > 0.1
+for product_norm in (False, True):
+    twin = Twin("tiny", 7, dropout=0.5, product_norm=product_norm).eval()
+    twin.load_from(model)
+    with torch.inference_mode():
+        theirs = twin(torch.from_numpy(pixels)).numpy()
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * np.ptp(ours))
+"""
+
+
+def test_the_peers_compute_the_same_network():
+    pytest.importorskip("torch")
+    program = f"import sys; sys.path.insert(0, {str(Path(SCRIPT).parent)!r})\n{_SAME_LOGITS}"
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
