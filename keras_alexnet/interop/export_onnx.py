@@ -38,8 +38,9 @@ def write_onnx(model: keras.Model, path: str | os.PathLike) -> None:
         opset_imports=[onnx.helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
     )
-    onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, path)
+    # By its path: to check the message in memory, onnx would serialize all of it again.
+    onnx.checker.check_model(os.fspath(path), full_check=True)
 
 
 def _graph(chain: Sequence[keras.Layer], image_shape: tuple[int, int, int], num_classes: int):
