@@ -31,6 +31,15 @@ assert "tensorflow" not in sys.modules
 """
 
 
+def test_nothing_is_tuned_in_the_background():
+    """Else `fit` would at times end seconds after its last step."""
+    for dataset in (
+        synthetic_training_batches(4, 3, image_size=8),
+        synthetic_evaluation_batches(2, 4, 3, image_size=8),
+    ):
+        assert dataset.options().autotune.enabled is False
+
+
 def test_training_batches_are_the_same_without_end():
     batches = iter(synthetic_training_batches(4, 3, seed=1, image_size=8).as_numpy_iterator())
     images, labels = next(batches)

@@ -318,13 +318,16 @@ def torch_steps(side: Side) -> _Steps:
     images = torch.from_numpy(_images(side)).permute(0, 3, 1, 2).contiguous(memory_format=layout).to(device)
     labels = torch.randint(0, _NUM_CLASSES, (side.batch_size,), device=device)
 
+    def logits_of(images):
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=side.precision == "bfloat16"):
+            return model(images.float() - 114).float()
+
     if side.mode == "inference":
-        low = torch.bfloat16 if side.precision == "bfloat16" else torch.float32
-        model = model.eval().to(dtype=low)
-
-        def logits_of(images):
-            return model((images.float() - 114).to(low)).float()
-
+        model.eval()
+        for layer in model:
+            if side.precision == "bfloat16" and isinstance(layer, torch.nn.Conv2d | torch.nn.Linear):
+                # Else autocast would convert them at every step.
+                layer.to(torch.bfloat16)
         logits_of = torch.compile(logits_of) if side.compiled else logits_of
 
         @torch.inference_mode()
@@ -335,9 +338,7 @@ def torch_steps(side: Side) -> _Steps:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=0.0005, fused=True)
 
         def loss_of(images, labels):
-            with torch.autocast(device, dtype=torch.bfloat16, enabled=side.precision == "bfloat16"):
-                logits = model(images.float() - 114)
-            return torch.nn.functional.cross_entropy(logits.float(), labels)
+            return torch.nn.functional.cross_entropy(logits_of(images), labels)
 
         loss_of = torch.compile(loss_of) if side.compiled else loss_of
 
