@@ -4,7 +4,8 @@ Measured are the images per second of `fit --synthetic_data` in the second of tw
 the same steps, on one device, on 2 and 4 logical CPU devices of one process (`--strategy=mirrored`), and in 2 and 4
 processes on this machine (scripts/launch_local.sh), in turns. All of them share the machine's cores, so perfect scaling
 would leave the rate as it is: what a step takes beyond that of one device is the cost of the copies of the network and
-of adding up their gradients. Dropout is off.
+of adding up their gradients. Dropout is off, and the learning rate is small, as a network that learns the one batch by
+heart soon makes much of any rounding.
 
 Beside it stands the least that this could take: the passes over the variables that every further copy and the sum of
 the gradients have to make, at the rate at which this machine copies memory, and for processes the bytes that they have
@@ -38,6 +39,7 @@ from keras_alexnet.workers import cpu_count
 
 BACKENDS = ("tensorflow", "jax")
 QUICK = {"backends": ["tensorflow"], "network": "tiny", "copies": [2], "repeats": 1}
+LEARNING_RATE = 1e-4
 # Of the losses on several devices, from that on one.
 LARGEST_DIFFERENCE = 1e-5
 
@@ -116,8 +118,8 @@ def run(options: argparse.Namespace) -> dict:
 def _train(backend: str, layout: Layout, options: argparse.Namespace) -> Training:
     environment = {"KERAS_BACKEND": backend, "CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
     arguments = [
-        *("--synthetic_data", "--dropout=0", f"--preset={options.network}", f"--batch_size={options.batch_size}"),
-        *("--epochs=2", f"--steps_per_epoch={options.steps}"),
+        *("--synthetic_data", "--dropout=0", f"--learning_rate={LEARNING_RATE}", f"--preset={options.network}"),
+        *("--epochs=2", f"--steps_per_epoch={options.steps}", f"--batch_size={options.batch_size}"),
     ]
     if layout.processes > 1:
         # It looks for a virtual environment in its own folder first, and else for python3.
