@@ -141,7 +141,7 @@ def test_layers_measures_every_layer_and_writes_the_figures(tmp_path, layers):
     assert list(figures["precisions"]) == ["float32", "bfloat16"]
     for precision, found in figures["precisions"].items():
         model = build_alexnet(preset="tiny")
-        set_precision(model, layers.PRECISIONS[precision])
+        set_precision(model, layers.common.PRECISIONS[precision])
         costs = layers.costs(model, 4)
         rows = {row["layer"]: row for row in found["layers"]}
         assert list(rows) == [*ROWS, "other", "none"]
