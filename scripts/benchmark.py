@@ -68,14 +68,14 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
             name, help=text.splitlines()[0], description=text, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         command.add_argument("--json", metavar="FILE", help="write the figures there as well")
-        command.add_argument("--quick", action="store_true", help="less of everything: a look in a minute")
+        command.add_argument("--quick", action="store_true", help="less of everything")
         command.add_argument(
             "--repeats", type=common.at_least_1, default=5, help="how often each side's turn comes (%(default)s)"
         )
         _module(name).add_arguments(command)
     everything = commands.add_parser("all", help="All of these, one after the other.")
     everything.add_argument("--json", metavar="FOLDER", help="write the figures there as well, a file a benchmark")
-    everything.add_argument("--quick", action="store_true", help="less of everything: a look in three minutes")
+    everything.add_argument("--quick", action="store_true", help="less of everything")
     everything.add_argument("--only", nargs="+", choices=BENCHMARKS, default=BENCHMARKS, help="these alone")
     return parser, parsers
 
