@@ -1,11 +1,8 @@
 import subprocess
-import sys
 
 import numpy as np
 import pytest
-from benchmark_process import SCRIPT, check_spread, figures_of, run
-
-sys.path.insert(0, str(SCRIPT.parent))
+from benchmark_process import check_spread, figures_of, run
 from benchmarks import checkpoint
 
 from keras_alexnet.errors import UserError

@@ -2,13 +2,11 @@ import os
 import sys
 
 import pytest
-from benchmark_process import SCRIPT, check_spread, figures_of, run
+from benchmark_process import check_spread, figures_of, run
+from benchmarks import fit
 
 from keras_alexnet.data.maps import read_class_mappings, read_map
 from keras_alexnet.errors import UserError
-
-sys.path.append(str(SCRIPT.parent))  # where a benchmark finds the package of them all
-from benchmarks import fit
 
 SIDES = ["fit --synthetic_data", "fit", "training_dataset"]
 SMALL = ("--network=tiny", "--batch_size=4", "--steps=2", "--repeats=1")

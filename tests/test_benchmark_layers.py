@@ -1,8 +1,7 @@
-import importlib
-from pathlib import Path
-
 import pytest
 from benchmark_process import check_spread, figures_of, run
+from benchmarks import common, layer_costs
+from benchmarks.attribution import Attribution, divide
 
 from keras_alexnet.model import build_alexnet, set_precision
 from keras_alexnet.presets import Preset
@@ -17,14 +16,8 @@ ROWS = [
 SMALL = Preset(filters=(2, 3, 4, 4, 2), dense_units=5, image_size=67)
 
 
-@pytest.fixture
-def layers(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "scripts")
-    return importlib.import_module("benchmarks.layers")
-
-
-def test_costs_of_a_small_network(layers):
-    costs = layers.costs(build_alexnet(3, preset=SMALL), batch_size=2)
+def test_costs_of_a_small_network():
+    costs = layer_costs.costs(build_alexnet(3, preset=SMALL), batch_size=2)
     assert list(costs) == ROWS
     found = {
         row: (cost.forward_flop, cost.backward_flop, cost.forward_bytes, cost.backward_bytes)
@@ -46,10 +39,10 @@ def test_costs_of_a_small_network(layers):
     assert found["optimizer"] == (0, 0, 0, 1278 * 5 * 4)
 
 
-def test_costs_in_bfloat16_halve_the_activations_alone(layers):
+def test_costs_in_bfloat16_halve_the_activations_alone():
     model = build_alexnet(3, preset=SMALL)
     set_precision(model, "mixed_bfloat16")
-    costs = layers.costs(model, batch_size=2)
+    costs = layer_costs.costs(model, batch_size=2)
     assert costs["input_mean"].forward_bytes == 26934 * 3
     assert costs["conv2"].forward_bytes == 392 + 612 + 588
     assert costs["conv2"].backward_bytes == 2 * 392 + 2 * 612 + 588 + 588
@@ -59,21 +52,21 @@ def test_costs_in_bfloat16_halve_the_activations_alone(layers):
 
 
 @pytest.mark.parametrize(("preset", "forward", "step"), [("cntk", 986, 5.7), ("torchvision", 714, 4.14)])
-def test_costs_of_the_known_networks(layers, preset, forward, step):
-    costs = layers.costs(build_alexnet(preset=preset), batch_size=32)
+def test_costs_of_the_known_networks(preset, forward, step):
+    costs = layer_costs.costs(build_alexnet(preset=preset), batch_size=32)
     assert sum(cost.forward_flop for cost in costs.values()) / 2 / 32 / 1e6 == pytest.approx(forward, abs=0.5)
     assert sum(cost.flop for cost in costs.values()) / 32 / 1e9 == pytest.approx(step, abs=0.01)
     assert costs["optimizer"].bytes == {"cntk": 62_003_496, "torchvision": 61_100_840}[preset] * 20
 
 
-def test_time_is_divided_among_what_runs(layers):
-    assert layers.divide([(12, 14, "a"), (0, 10, "a"), (4, 8, "b")]) == {"a": 4 + 2 + 2 + 2, "b": 2, None: 2}
-    assert layers.divide([(0, 4, "a"), (0, 4, "a"), (0, 4, "b"), (4, 6, "a")]) == pytest.approx(
+def test_time_is_divided_among_what_runs():
+    assert divide([(12, 14, "a"), (0, 10, "a"), (4, 8, "b")]) == {"a": 4 + 2 + 2 + 2, "b": 2, None: 2}
+    assert divide([(0, 4, "a"), (0, 4, "a"), (0, 4, "b"), (4, 6, "a")]) == pytest.approx(
         {"a": 4 * 2 / 3 + 2, "b": 4 / 3}
     )
 
 
-def test_operations_without_a_layer_go_to_the_layer_that_they_lead_to(layers):
+def test_operations_without_a_layer_go_to_the_layer_that_they_lead_to():
     forward = {
         "alexnet_1/relu1_1/Relu": [],
         "alexnet_1/Cast": ["alexnet_1/relu1_1/Relu"],
@@ -99,7 +92,7 @@ def test_operations_without_a_layer_go_to_the_layer_that_they_lead_to(layers):
     }
     step = "StatefulPartitionedCall/"
     graph = {step + name: [step + source for source in inputs] for name, inputs in (forward | backward).items()}
-    attribution = layers.Attribution(graph | {"IteratorGetNext": []}, ["relu1", "norm1", "pool1"], "sgd_with_l2")
+    attribution = Attribution(graph | {"IteratorGetNext": []}, ["relu1", "norm1", "pool1"], "sgd_with_l2")
     assert {name.removeprefix(step): attribution.row(name) for name in attribution._inputs} == {
         "alexnet_1/relu1_1/Relu": ("conv1", False),
         "alexnet_1/Cast": ("norm1", False),
@@ -124,7 +117,7 @@ def test_operations_without_a_layer_go_to_the_layer_that_they_lead_to(layers):
 
 
 @pytest.mark.slow
-def test_layers_measures_every_layer_and_writes_the_figures(tmp_path, layers):
+def test_layers_measures_every_layer_and_writes_the_figures(tmp_path):
     small = ["--network=tiny", "--batch_size=4", "--steps=2", "--repeats=2", "--matrix_sizes", 64, 96, "--array_mb=1"]
     figures, printed = figures_of(tmp_path, "layers", *small)
     assert "NaN" not in (tmp_path / "figures.json").read_text()
@@ -141,8 +134,8 @@ def test_layers_measures_every_layer_and_writes_the_figures(tmp_path, layers):
     assert list(figures["precisions"]) == ["float32", "bfloat16"]
     for precision, found in figures["precisions"].items():
         model = build_alexnet(preset="tiny")
-        set_precision(model, layers.common.PRECISIONS[precision])
-        costs = layers.costs(model, 4)
+        set_precision(model, common.PRECISIONS[precision])
+        costs = layer_costs.costs(model, 4)
         rows = {row["layer"]: row for row in found["layers"]}
         assert list(rows) == [*ROWS, "other", "none"]
         for layer in ROWS:

@@ -98,10 +98,11 @@ def test_ctrl_c_removes_the_tree(tmp_path):
     [
         (["--files=3"], 1, "--files is 3, expected at least 4"),
         (["--files=0"], 2, "--files: expected an integer of at least 1, got '0'"),
-        (["--folder={}/none"], 1, "cannot write in {}/none: No such file or directory. Give another --folder."),
+        (["--folder={}/file/folder"], 1, "cannot write to {}/file/folder: Not a directory."),
     ],
 )
 def test_mistakes_are_told_in_a_line(tmp_path, arguments, status, message):
+    (tmp_path / "file").touch()
     process = run("prepare", *(argument.format(tmp_path) for argument in arguments))
     assert process.returncode == status
     assert "Traceback" not in process.stderr

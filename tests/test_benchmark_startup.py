@@ -4,12 +4,10 @@ import subprocess
 import sys
 
 import pytest
-from benchmark_process import SCRIPT, check_spread, figures_of, run
+from benchmark_process import check_spread, figures_of, run
+from benchmarks import startup
 
 from keras_alexnet.data.maps import read_map, write_map
-
-sys.path.append(str(SCRIPT.parent))  # where a benchmark finds the package of them all
-from benchmarks import startup
 
 SMALL = ("--lines=2000", "--batch_size=8", "--network=tiny", "--repeats=1")
 

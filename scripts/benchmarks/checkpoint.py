@@ -26,7 +26,6 @@ import numpy as np
 
 from benchmarks import common
 from keras_alexnet import cli
-from keras_alexnet.atomic import check_folder
 from keras_alexnet.errors import UserError
 from keras_alexnet.presets import PRESETS
 from keras_alexnet.training.config import TrainConfig
@@ -70,16 +69,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> dict:
     """Prints and returns the seconds of each side, its bytes, and the share of a training's time."""
-    check_folder(options.folder)
-    try:
-        os.makedirs(options.folder, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=options.folder, prefix="benchmark-") as folder:
-            return _measure(options.network, options.repeats, Path(folder))
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {options.folder}: {error.strerror or error}. Make room or permit writing there, or "
-            "choose another --folder."
-        ) from error
+    with common.temporary_folder(options.folder) as folder:
+        return _measure(options.network, options.repeats, folder)
 
 
 def _measure(network: str, repeats: int, folder: Path) -> dict:

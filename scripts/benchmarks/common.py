@@ -1,6 +1,7 @@
 """Turns, spreads, and the facts that stand beside every figure."""
 
 import argparse
+import contextlib
 import datetime
 import importlib.util
 import os
@@ -9,13 +10,15 @@ import shlex
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from PIL import features
 
 from keras_alexnet import machine
+from keras_alexnet.errors import UserError
 
 # What Keras calls the precisions.
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
@@ -75,6 +78,24 @@ def at_least_1(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text!r}")
     return number
+
+
+@contextlib.contextmanager
+def temporary_folder(parent: str) -> Iterator[Path]:
+    """A new folder, absolute, in the one that --folder names, which is made if need be; removed at the end.
+
+    Raises:
+        UserError: it cannot be written to, at the beginning or within.
+    """
+    try:
+        os.makedirs(parent, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=parent, prefix="keras_alexnet_benchmark_") as folder:
+            yield Path(folder).absolute()
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {parent}: {error.strerror or error}. Make room or permit writing there, or choose "
+            "another --folder."
+        ) from error
 
 
 def versions() -> dict[str, str]:

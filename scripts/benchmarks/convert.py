@@ -18,6 +18,7 @@ exporters; what one of them is missing for is left out.
 
 import argparse
 import dataclasses
+import functools
 import importlib
 import json
 import os
@@ -112,15 +113,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> dict:
     """Prints and returns the seconds and the memory of each side."""
-    try:
-        os.makedirs(options.folder, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=options.folder, prefix="benchmark-") as folder:
-            return _measure(options.network, options.conversions, options.repeats, Path(folder).absolute())
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {options.folder}: {error.strerror or error}. Make room or permit writing there, or "
-            "choose another --folder."
-        ) from error
+    with common.temporary_folder(options.folder) as folder:
+        return _measure(options.network, options.conversions, options.repeats, folder)
 
 
 def _measure(network: str, conversions: list[str], repeats: int, folder: Path) -> dict:
@@ -366,50 +360,33 @@ def _logits_of_torch(target: Path, images: np.ndarray) -> np.ndarray:
         return _load_torch(target)[0](torch.from_numpy(images)).numpy()
 
 
-def _torch_onnx(source: Path, target: Path) -> None:
+def _torch_onnx(options: dict[str, object], source: Path, target: Path) -> None:
     import torch
 
     network, preset = _load_torch(source)
     images = torch.zeros((2, preset.image_size, preset.image_size, 3))
-    torch.onnx.export(
-        network,
-        (images,),
-        target,
-        input_names=["image"],
-        output_names=["logits"],
-        dynamic_shapes={"image": {0: "batch"}},
-        external_data=False,
-        verbose=False,
-    )
-
-
-def _torch_onnx_older(source: Path, target: Path) -> None:
-    import torch
-
-    network, preset = _load_torch(source)
-    images = torch.zeros((2, preset.image_size, preset.image_size, 3))
-    torch.onnx.export(
-        network,
-        (images,),
-        target,
-        dynamo=False,
-        input_names=["image"],
-        output_names=["logits"],
-        dynamic_axes={"image": {0: "batch"}},
-    )
+    torch.onnx.export(network, (images,), target, input_names=["image"], output_names=["logits"], **options)
 
 
 def _copy(source: Path, target: Path) -> None:
     target.write_bytes(source.read_bytes())
 
 
+_BATCH = {"image": {0: "batch"}}
+_NEWER = {"dynamic_shapes": _BATCH, "external_data": False, "verbose": False}
+_OLDER = {"dynamo": False, "dynamic_axes": _BATCH}
+
 _CONVERTERS = {
     "copy": Converter(lambda source, target: None, _copy, lambda target, images: None),
     OURS: Converter(_start_ours, _ours, _logits),
     KERAS: Converter(_start_keras, _keras, _logits_of_keras),
     TORCH: Converter(lambda source, target: _import("torch"), _torch, _logits_of_torch),
-    "torch.onnx": Converter(lambda source, target: _import("torch.onnx", "onnxscript"), _torch_onnx, _logits),
-    "torch.onnx, older": Converter(lambda source, target: _import("torch.onnx"), _torch_onnx_older, _logits),
+    "torch.onnx": Converter(
+        lambda source, target: _import("torch.onnx", "onnxscript"), functools.partial(_torch_onnx, _NEWER), _logits
+    ),
+    "torch.onnx, older": Converter(
+        lambda source, target: _import("torch.onnx"), functools.partial(_torch_onnx, _OLDER), _logits
+    ),
 }
 
 

@@ -21,28 +21,22 @@ it.
 import argparse
 import functools
 import glob
-import importlib.util
-import math
 import os
 import re
 import statistics
 import tempfile
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-
-import numpy as np
+from collections.abc import Iterator
 
 from benchmarks import common
+from benchmarks.attribution import OTHER, Attribution, divide
+from benchmarks.layer_costs import Cost, costs
+from benchmarks.limits import memory_sides, product_sides
 from keras_alexnet import cli
 from keras_alexnet.errors import UserError
 from keras_alexnet.presets import PRESETS
-from keras_alexnet.workers import cpu_count
 
-LOSS, OPTIMIZER = "loss and metrics", "optimizer"
-OTHER, NONE = "other", "none"
+NONE = "none"
 QUICK = {
     "network": "tiny",
     "batch_size": 8,
@@ -53,185 +47,6 @@ QUICK = {
 }
 
 _NUM_CLASSES = 1000
-# A turn of a limit takes at least so long, and its fastest call counts.
-_LIMIT_SECONDS = 0.2
-
-
-@dataclass
-class Cost:
-    """What a row of the table costs at least in a training step; `dtype` is that of its matrix products."""
-
-    forward_flop: int = 0
-    backward_flop: int = 0
-    forward_bytes: int = 0
-    backward_bytes: int = 0
-    dtype: str = "float32"
-
-    @property
-    def flop(self) -> int:
-        """Forward and backward."""
-        return self.forward_flop + self.backward_flop
-
-    @property
-    def bytes(self) -> int:
-        """Forward and backward."""
-        return self.forward_bytes + self.backward_bytes
-
-
-def row_of(layer: str) -> str:
-    """The row that a layer of the network is in: a ReLU is in that of its product, padding in that of what it pads."""
-    if match := re.fullmatch(r"relu(\d)", layer):
-        return f"{'conv' if int(match[1]) <= 5 else 'fc'}{match[1]}"
-    return "fc6" if layer == "flatten" else layer.removesuffix("_pad")
-
-
-def costs(model, batch_size: int) -> dict[str, Cost]:
-    """Counts the operations of products, and the bytes that have to move, as this module's docstring says.
-
-    Args:
-        model: of `build_alexnet`, its precision set.
-        batch_size: images a step.
-
-    Returns:
-        By row, in the network's order, what a step costs; the loss and the optimizer last.
-    """
-    rows: dict[str, Cost] = defaultdict(Cost)
-    bytes_a_number = 2 if model.get_layer("conv1").compute_dtype == "bfloat16" else 4
-    # Gradients flow back as far as to the first layer with weights.
-    weights_before = False
-    for layer in model.layers:
-        kind = type(layer).__name__
-        if kind in ("InputLayer", "ZeroPadding2D", "Flatten"):
-            continue
-        inputs = layer.input[0] if isinstance(layer.input, list) else layer.input
-        x, y = (batch_size * bytes_a_number * math.prod(tensor.shape[1:]) for tensor in (inputs, layer.output))
-        row = rows[row_of(layer.name)]
-        if kind == "Rescaling":
-            row.forward_bytes += x // bytes_a_number + y
-        elif kind == "ReLU":
-            row.backward_bytes += y
-        elif kind in ("Conv2D", "Dense"):
-            product = 2 * batch_size * math.prod(layer.output.shape[1:]) * math.prod(layer.kernel.shape[:-1])
-            weights = 4 * layer.count_params()
-            row.dtype = layer.compute_dtype
-            row.forward_flop += product
-            row.forward_bytes += x + weights + y
-            # From x and the gradient of y that of the weights; from the weights and the gradient of y that of x.
-            row.backward_flop += 2 * product if weights_before else product
-            row.backward_bytes += x + y + weights + (weights + x if weights_before else 0)
-            weights_before = True
-        else:
-            row.forward_bytes += x + y
-            row.backward_bytes += x + y + x
-    logits = 4 * batch_size * math.prod(model.output.shape[1:])
-    rows[LOSS] = Cost(forward_bytes=logits, backward_bytes=2 * logits)
-    # Weights, gradients and velocities are read, weights and velocities written.
-    rows[OPTIMIZER] = Cost(backward_bytes=5 * 4 * sum(math.prod(v.shape) for v in model.trainable_variables))
-    return dict(rows)
-
-
-def divide(events: Iterable[tuple[int, int, Hashable]]) -> dict[Hashable, float]:
-    """Divides time among what runs.
-
-    Args:
-        events: (start, end, name) each; at least one.
-
-    Returns:
-        By name its part of the time from the first start to the last end, which is what the parts add up to: a moment
-        in which several run counts evenly for each. None has the moments in which none runs.
-    """
-    changes = [(moment, step, name) for start, end, name in events for moment, step in ((start, 1), (end, -1))]
-    changes.sort(key=lambda change: change[0])
-    parts: dict[Hashable, float] = defaultdict(float)
-    running: Counter = Counter()
-    before = changes[0][0]
-    for moment, step, name in changes:
-        for other, times in running.items():
-            parts[other] += (moment - before) * times / running.total()
-        if not running and moment > before:
-            parts[None] += moment - before
-        running[name] += step
-        if not running[name]:
-            del running[name]
-        before = moment
-    return dict(parts)
-
-
-class Attribution:
-    """Tells the rows of a step's operations.
-
-    Most bear the name of their layer, as in "alexnet/conv2/convolution" and "gradient_tape/alexnet/conv2/…". Those that
-    the network has outside of layers, conversions and the terms of local response normalization, belong to the layer
-    that they lead to; a gradient's operations, to the layer whose gradient led to them.
-
-    Args:
-        graph: by the operation's name the names of its inputs.
-        layers: names of the model's layers.
-        optimizer: name of the optimizer.
-    """
-
-    def __init__(self, graph: Mapping[str, list[str]], layers: Iterable[str], optimizer: str):
-        self._inputs = graph
-        self._layers = frozenset(layers)
-        self._optimizer = optimizer
-        self._consumers: dict[str, list[str]] = defaultdict(list)
-        for name, inputs in graph.items():
-            for source in inputs:
-                self._consumers[source].append(name)
-        self._found: dict[str, tuple[str, bool]] = {}
-
-    def row(self, operation: str) -> tuple[str, bool]:
-        """The row of an operation, and whether it is of the backward pass."""
-        if operation not in self._found:
-            self._found[operation] = self._find(operation)
-        return self._found[operation]
-
-    def _find(self, operation: str) -> tuple[str, bool]:
-        name = operation.removeprefix(_STEP)
-        if name == operation:
-            return OTHER, False
-        if name.startswith(self._optimizer):
-            return OPTIMIZER, True
-        if "compile_loss/" in name:
-            return LOSS, "gradient_tape/" in name
-        backward, forward = _is_gradient(operation), _is_forward(operation)
-        layer = self._layer(operation)
-        if not layer and backward:
-            layer = self._nearest(operation, self._inputs, _is_gradient)
-        elif not layer and forward:
-            layer = self._nearest(operation, self._consumers, _is_forward)
-        if layer:
-            return row_of(layer), backward
-        # The metrics have no scope.
-        return (OTHER if backward or forward else LOSS), backward
-
-    def _layer(self, operation: str) -> str | None:
-        match = re.search(r"(?:^|/)alexnet(?:_\d+)?/(\w+?)(?:_\d+)?/", operation)
-        return match[1] if match and match[1] in self._layers else None
-
-    def _nearest(self, operation: str, neighbours: Mapping[str, list[str]], fits: Callable[[str], bool]) -> str | None:
-        """The first layer that is met on the way along `neighbours`, through operations that fit."""
-        seen, edge = {operation}, [operation]
-        while edge:
-            edge = [name for before in edge for name in neighbours.get(before, ()) if fits(name) and name not in seen]
-            seen.update(edge)
-            for name in edge:
-                if layer := self._layer(name):
-                    return layer
-        return None
-
-
-# How TensorFlow names the operations of the function that is the step.
-_STEP = "StatefulPartitionedCall/"
-
-
-def _is_gradient(operation: str) -> bool:
-    """Sums of gradients, which have no scope of their own, too."""
-    return operation.startswith((f"{_STEP}gradient_tape/alexnet", f"{_STEP}AddN"))
-
-
-def _is_forward(operation: str) -> bool:
-    return operation.startswith(f"{_STEP}alexnet")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -274,7 +89,7 @@ def run(options: argparse.Namespace) -> dict:
 
     # fc8 computes in float32 in any case.
     dtypes = [dtype for dtype in common.PRECISIONS if dtype == "float32" or dtype in options.precision]
-    limit_sides = _product_sides(dtypes, options.matrix_sizes) | _memory_sides(options.array_mb)
+    limit_sides = product_sides(dtypes, options.matrix_sizes) | memory_sides(options.array_mb)
     step_sides = {}
     for precision, step in steps.items():
         step_sides[f"{precision} step"] = functools.partial(step.milliseconds, options.steps)
@@ -372,66 +187,6 @@ def _print_rows(rows: list[dict]) -> None:
     milliseconds = sum(row["milliseconds"]["median"] for row in rows)
     gflop, mb = (sum(row[key] for row in rows) for key in ("gflop", "mb"))
     print(f"{'sum':16}{gflop:13.2f}{mb:13.1f}{'':13}{milliseconds:13.2f}", flush=True)
-
-
-def _product_sides(dtypes: list[str], sizes: list[int]) -> dict[str, Callable[[], float]]:
-    """Sides that return the GFLOP/s of the best of square matrix products."""
-    import tensorflow as tf
-
-    product = tf.function(tf.linalg.matmul)
-    rng = np.random.default_rng(0)
-    matrices = [rng.standard_normal((2, size, size), np.float32) for size in sizes]
-
-    def side(calls: list[Callable[[], object]]) -> Callable[[], float]:
-        return lambda: max(2e-9 * size**3 / _best_seconds(call) for size, call in zip(sizes, calls, strict=True))
-
-    sides = {}
-    for dtype in dtypes:
-        pairs = [tf.unstack(tf.cast(pair, dtype)) for pair in matrices]
-        sides[f"{dtype} products, TensorFlow"] = side([functools.partial(product, *pair) for pair in pairs])
-        if importlib.util.find_spec("torch"):
-            import torch
-
-            pairs = [torch.from_numpy(pair).to(getattr(torch, dtype)) for pair in matrices]
-            sides[f"{dtype} products, PyTorch"] = side([functools.partial(torch.mm, *pair) for pair in pairs])
-    return sides
-
-
-def _memory_sides(mb: int) -> dict[str, Callable[[], float]]:
-    """Sides that return the GB/s of reading and writing float32 arrays of `mb` MB each, a += b and a = b."""
-    import tensorflow as tf
-
-    a, b = np.ones((2, mb * 1_000_000 // 4), np.float32)
-    threads = cpu_count()
-    pool = ThreadPoolExecutor(threads)
-    parts = [slice(len(a) * n // threads, len(a) * (n + 1) // threads) for n in range(threads)]
-    variable, addend = tf.Variable(a), tf.constant(b)
-    calls = {
-        "a += b, NumPy in threads": lambda: list(pool.map(lambda part: np.add(a[part], b[part], out=a[part]), parts)),
-        "a = b, NumPy in threads": lambda: list(pool.map(lambda part: np.copyto(a[part], b[part]), parts)),
-        "a += b, TensorFlow": lambda: variable.assign_add(addend, read_value=False),
-    }
-    if importlib.util.find_spec("torch"):
-        import torch
-
-        calls["a += b, PyTorch"] = functools.partial(torch.from_numpy(a).add_, torch.from_numpy(b))
-        calls["a = b, PyTorch"] = functools.partial(torch.from_numpy(a).copy_, torch.from_numpy(b))
-
-    def side(name: str, call: Callable[[], object]) -> Callable[[], float]:
-        passes = 3 if name.startswith("a +=") else 2
-        return lambda: 1e-9 * passes * a.nbytes / _best_seconds(call)
-
-    return {f"memory, {name}": side(name, call) for name, call in calls.items()}
-
-
-def _best_seconds(call: Callable[[], object]) -> float:
-    """The least that a call takes; it is called at least once, and until `_LIMIT_SECONDS` are over."""
-    seconds, begin = [], time.perf_counter()
-    while not seconds or time.perf_counter() - begin < _LIMIT_SECONDS:
-        start = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
 
 
 class _Step:

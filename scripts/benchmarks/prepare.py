@@ -14,7 +14,6 @@ Needs nothing installed beyond the package. 200,000 files take about 1 GB, and a
 """
 
 import argparse
-import contextlib
 import inspect
 import io
 import itertools
@@ -105,7 +104,7 @@ def run(options: argparse.Namespace) -> dict:
     """Generates the tree, measures both sides and the parts of `prepare`, prints and returns the figures."""
     if options.files < 4:
         raise UserError(f"--files is {options.files}, expected at least 4.")
-    with _temporary_folder(options.folder) as folder:
+    with common.temporary_folder(options.folder) as folder:
         tree = generate(os.path.join(folder, "ILSVRC"), options.files)
         print(
             f"{tree.files:,} files: {tree.training_images:,} training images of {tree.classes:,} classes, "
@@ -290,13 +289,3 @@ def _parts(tree: Tree, folder: str) -> dict[str, Callable[[], float]]:
         ),
         "writing and flushing": write,
     }
-
-
-@contextlib.contextmanager
-def _temporary_folder(parent: str) -> Iterator[str]:
-    try:
-        temporary = tempfile.TemporaryDirectory(dir=parent, prefix="keras_alexnet_benchmark_")
-    except OSError as error:
-        raise UserError(f"cannot write in {parent}: {error.strerror}. Give another --folder.") from None
-    with temporary as folder:
-        yield folder

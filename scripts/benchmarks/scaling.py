@@ -8,8 +8,8 @@ of adding up their gradients. Dropout is off, and the learning rate is small, as
 heart soon makes much of any rounding.
 
 Beside it stands the least that this could take: the passes over the variables that every further copy and the sum of
-the gradients have to make, at the rate at which this machine copies memory, and for processes the bytes that they have
-to send each other, at the rate of a TCP connection within this machine. Both rates are measured.
+the gradients have to make, at the memory's bandwidth, and for processes the bytes that they have to send each other, at
+the rate of a TCP connection within this machine. Both rates are measured.
 
 The images of one process are the same on any number of its devices, so the losses have to agree. Each of several
 processes draws images of its own, as many in all. Memory is the most that was resident in the largest process. Four
@@ -24,18 +24,15 @@ import socket
 import statistics
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks import common
 from benchmarks.fit import Training, train
+from benchmarks.limits import memory_sides
 from keras_alexnet import cli, fit
 from keras_alexnet.errors import UserError
 from keras_alexnet.presets import PRESETS
-from keras_alexnet.workers import cpu_count
 
 BACKENDS = ("tensorflow", "jax")
 QUICK = {"backends": ["tensorflow"], "network": "tiny", "copies": [2], "repeats": 1}
@@ -97,8 +94,10 @@ def run(options: argparse.Namespace) -> dict:
                 f"--batch_size is {options.batch_size}, expected one that divides by each of --copies: {copies}."
             )
     layouts = [Layout(), *(Layout(devices=count) for count in copies), *(Layout(processes=count) for count in copies)]
-    memory, loopback = memory_rate(), loopback_rate()
-    print(f"memory is copied at {memory / 1e9:.1f} GB/s read and written, TCP sends {loopback / 1e9:.1f} GB/s")
+    with cli.quiet_framework_start():
+        memory = 1e9 * max(side() for side in memory_sides(_RATE_BYTES // 1_000_000).values())
+    loopback = loopback_rate()
+    print(f"memory is read and written at {memory / 1e9:.1f} GB/s, TCP sends {loopback / 1e9:.1f} GB/s")
     figures = {}
     for backend in backends:
         trainings: dict[Layout, list[Training]] = {layout: [] for layout in layouts}
@@ -227,15 +226,6 @@ def least_seconds(layout: Layout, variable_bytes: int, memory_rate: float, loopb
     passes = 8 * further + layout.copies + layout.processes
     sent = 2 * (layout.processes - 1) * variable_bytes
     return passes * variable_bytes / memory_rate, sent / loopback_rate
-
-
-def memory_rate(tries: int = 3) -> float:
-    """The bytes a second that are read and written by copying in as many threads as there are cores."""
-    share = _RATE_BYTES // cpu_count()
-    pairs = [(np.ones(share, np.uint8), np.zeros(share, np.uint8)) for _ in range(cpu_count())]
-    with ThreadPoolExecutor(len(pairs)) as pool:
-        copy = common.seconds_of(lambda: list(pool.map(lambda pair: np.copyto(pair[1], pair[0]), pairs)))
-        return 2 * share * len(pairs) / min(copy() for _ in range(tries))
 
 
 def loopback_rate(tries: int = 3) -> float:
