@@ -95,6 +95,9 @@ def run(options: argparse.Namespace) -> dict:
             )
     layouts = [Layout(), *(Layout(devices=count) for count in copies), *(Layout(processes=count) for count in copies)]
     with cli.quiet_framework_start():
+        import tensorflow as tf
+
+        tf.config.set_visible_devices([], "GPU")
         memory = 1e9 * max(side() for side in memory_sides(_RATE_BYTES // 1_000_000).values())
     loopback = loopback_rate()
     print(f"memory is read and written at {memory / 1e9:.1f} GB/s, TCP sends {loopback / 1e9:.1f} GB/s")
