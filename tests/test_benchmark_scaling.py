@@ -35,6 +35,8 @@ def losses_of_one_device(num_shares: int) -> list[float]:
 def test_every_layout_trains_the_same(backend, tmp_path):
     figures, printed = figures_of(tmp_path, "scaling", *SMALL, "--backends", backend)
     assert list(figures["backends"]) == [backend]
+    # Bytes and not GB, of any machine.
+    assert 1e8 < figures["memory_bytes_per_second"] < 1e14
     of_backend = figures["backends"][backend]
     layouts = of_backend["layouts"]
     assert list(layouts) == ["1 device", "2 devices", "2 processes"]

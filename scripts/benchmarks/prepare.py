@@ -25,6 +25,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from PIL import Image
 
@@ -215,7 +216,7 @@ def plain_script(imagenet_dir: str, output_dir: str) -> None:
             file.write(f"{os.path.join(val_dir, name)}\t{label_of[class_id]}\n")
 
 
-def _side(name: str, tree: Tree, folder: str, written: dict[str, dict[str, bytes]]) -> Callable[[], float]:
+def _side(name: str, tree: Tree, folder: Path, written: dict[str, dict[str, bytes]]) -> Callable[[], float]:
     """A turn of `name`: runs it, puts what it wrote into `written`, and compares that with what others wrote."""
 
     def turn() -> float:
@@ -267,7 +268,7 @@ def raise_if_different(written: dict[str, dict[str, bytes]]) -> None:
                 )
 
 
-def _parts(tree: Tree, folder: str) -> dict[str, Callable[[], float]]:
+def _parts(tree: Tree, folder: Path) -> dict[str, Callable[[], float]]:
     """What `prepare` does one after the other, each timed by itself, the last three in this process."""
     train_dir, val_dir, annotations_dir = (os.path.join(tree.folder, part) for part in (_TRAIN, _VAL, _ANNOTATIONS))
     problems: list[str] = []
