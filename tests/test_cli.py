@@ -1,3 +1,4 @@
+import gc
 import os
 import sys
 
@@ -94,6 +95,14 @@ def test_quiet_framework_start_shows_all_of_a_failed_import(capfd, quiet_start_e
         raise ImportError
     os.write(2, b"after\n")
     assert capfd.readouterr().err == "libcudart is missing\nafter\n"
+
+
+def test_quiet_framework_start_spares_later_collections_what_it_imported(quiet_start_environment):
+    gc.unfreeze()
+    with cli.quiet_framework_start():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > 1000
 
 
 def run(monkeypatch, main, *arguments):

@@ -39,7 +39,7 @@ from keras_alexnet import cli
 from keras_alexnet.errors import UserError
 from keras_alexnet.presets import PRESETS
 
-QUICK = {"network": "tiny", "repeats": 1, "conversions": ["from_caffe", "to_onnx"]}
+QUICK = {"network": "tiny", "repeats": 1, "conversions": ["from_caffe"]}
 
 LIMIT = "the limit: read and write"
 

@@ -45,7 +45,7 @@ TRAINING = "+ resize, round, mirror: training_dataset"
 EVALUATION = "evaluation_dataset"
 TORCH = "torch DataLoader, Pillow"
 
-QUICK = {"images": 128, "batch_size": 32, "repeats": 2}
+QUICK = {"images": 128, "batch_size": 32, "repeats": 1}
 
 # Batches that wait to be asked for: of a tf.data pipeline, and of each of PyTorch's worker processes.
 _PREFETCHED = 2

@@ -34,7 +34,7 @@ from keras_alexnet.data import ilsvrc, maps
 from keras_alexnet.errors import UserError, raise_if_any
 from keras_alexnet.progress import WorkProgress
 
-QUICK = {"files": 5_000, "repeats": 3}
+QUICK = {"files": 5_000, "repeats": 1}
 
 OURS, PLAIN = "keras_alexnet.prepare", "scandir + ElementTree"
 

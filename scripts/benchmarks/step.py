@@ -147,16 +147,16 @@ def measure(sides: list[Side], steps: int, repeats: int) -> list[dict]:
         UserError: one of our sides cannot run, or the sides' networks differ.
     """
     with contextlib.ExitStack() as stack:
-        processes: dict[Side, _Process] = {}
+        # All import at once, which on several cores takes a part of the time.
+        processes = {side: stack.enter_context(_Process(side)) for side in sides}
         for side in sides:
-            process = stack.enter_context(_Process(side))
-            answer = process.run(_WARM_UP_STEPS)
+            answer = processes[side].run(_WARM_UP_STEPS)
             if "error" not in answer:
-                processes[side] = process
-            elif side.backend != PYTORCH:
+                continue
+            if side.backend != PYTORCH:
                 raise UserError(f"{side.name} does no step: {answer['error']}")
-            else:
-                print(f"{side.name} is left out: {answer['error']}", flush=True)
+            print(f"{side.name} is left out: {answer['error']}", flush=True)
+            del processes[side]
         seconds = common.take_turns({side: process.seconds_of(steps) for side, process in processes.items()}, repeats)
         answers = {side: process.last for side, process in processes.items()}
     if len({answer["parameters"] for answer in answers.values()}) > 1:
@@ -389,11 +389,9 @@ def _answer_lines(side: Side) -> None:
     # The answers alone go to stdout, whatever the frameworks print.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    steps = None
-    for line in sys.stdin:
-        try:
-            if steps is None:
-                steps = torch_steps(side) if side.backend == PYTORCH else keras_steps(side)
+    try:
+        steps = torch_steps(side) if side.backend == PYTORCH else keras_steps(side)
+        for line in sys.stdin:
             start = time.perf_counter()
             steps.do(int(line))
             answer = {
@@ -402,8 +400,9 @@ def _answer_lines(side: Side) -> None:
                 "compiled": steps.compiled,
                 "peak_memory_mb": steps.peak_memory_mb(),
             }
-        except Exception as error:  # What torch.compile raises where it cannot work is of many kinds.
-            answer = {"error": f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"}
+            print(json.dumps(answer), file=answers, flush=True)
+    except Exception as error:  # What torch.compile raises where it cannot work is of many kinds.
+        answer = {"error": f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"}
         print(json.dumps(answer), file=answers, flush=True)
 
 
