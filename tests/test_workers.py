@@ -88,8 +88,9 @@ def test_a_killed_worker_ends_the_others_and_the_same_command_goes_on(workers, t
     assert len(re.findall("another (worker ended|process of the training)", stderr)) == 1, stderr
     assert "Traceback" not in stderr
     assert int(newest_checkpoint(folder).stem[5:]) < 16
-    printed = started.run(2, folder, "--report")
+    printed = started.run(2, folder, "--report", "--profile_steps=14:16")
     assert "going on after epoch" in printed
+    assert len(list((folder / "profile").glob("steps-*-16.trace.json.gz"))) == 1
     assert_close(folder, single)
     assert printed.splitlines()[-1] == f"The report is {folder}/report/report.html"
     assert (folder / "report" / "report.html").exists()

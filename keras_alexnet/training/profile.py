@@ -138,7 +138,11 @@ class _TensorFlowTracer(_XSpaceTracer):
         return self._profiler.Trace(_STEP, step_num=number, _r=1)
 
     def wait(self) -> None:
-        self._tf.test.experimental.sync_devices()
+        # `tf.test.experimental.sync_devices` would ask the devices of other workers too, and fail.
+        for kind in ("CPU", "GPU"):
+            for number in range(len(self._tf.config.get_visible_devices(kind))):
+                with self._tf.device(f"{kind}:{number}"):
+                    self._tf.raw_ops.SyncDevice()
 
     def _stop(self) -> None:
         self._profiler.stop()
