@@ -118,7 +118,7 @@ def _tensorflow_workers(cluster: Cluster) -> Devices:
     from keras_alexnet.training import multi_worker
 
     if cluster.worker == 0:
-        print(f"Waiting for {cluster.num_workers - 1} other workers", flush=True)
+        print(f"Waiting for all {cluster.num_workers} workers", flush=True)
     strategy = multi_worker.make_strategy(cluster)
     replicas = strategy.num_replicas_in_sync
     kind = "GPU" if "GPU" in strategy.extended.worker_devices[0] else "CPU"

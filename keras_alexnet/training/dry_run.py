@@ -35,13 +35,14 @@ def dry_run(config: TrainConfig, *, restart: bool = False) -> None:
     """
     check_run_report(config)
     data = open_data(config)
-    data.check_first_and_last()
     steps_per_epoch = steps_in_epoch(config, data)
     check_profile_steps(config, steps_per_epoch)
     folder = Path(config.output_dir)
     with choose_devices(config.strategy) as devices:
         check_batch_size(config.batch_size, devices.num_replicas)
         check_same_settings(devices, run_identity(config, data), config.epochs, restart)
+        # TensorFlow reads them, and workers and hidden GPUs have to be set up before it computes anything.
+        data.check_first_and_last()
         say = print if devices.is_chief else lambda *_: None
         checkpoint = None if restart else find_checkpoint(folder, run_identity(config, data), devices, say)
         steps_done = epochs_done = 0

@@ -83,7 +83,7 @@ def jax_devices(strategy: str) -> Iterator[Devices]:
             )
         return
     if cluster.worker == 0:
-        print(f"Waiting for {cluster.num_workers - 1} other workers", flush=True)
+        print(f"Waiting for all {cluster.num_workers} workers", flush=True)
     with _processes(cluster), _data_parallel():
         yield Devices(
             f"{cluster.num_workers} workers with {jax.local_device_count()} {jax.default_backend().upper()} each, JAX",
