@@ -36,18 +36,18 @@ def test_each_side_has_a_row_and_the_best_peer_is_counted(tmp_path):
     )
 
 
-def test_other_backends_and_no_compiler(tmp_path):
+def test_both_modes_other_backends_and_no_compiler(tmp_path):
     pytest.importorskip("torch")
     pytest.importorskip("jax")
     no_compiler = {"CXX": f"{tmp_path}/none", "TORCHINDUCTOR_CACHE_DIR": f"{tmp_path}/cache"}
-    rows, printed = figures_of(
-        tmp_path, *SMALL, "--mode=inference", "--precision=float32", "--backends", "jax", "torch", **no_compiler
-    )
-    assert [row["name"] for row in rows] == ["keras_alexnet, jax", "keras_alexnet, torch", *EAGER]
-    assert [row["compiled"] for row in rows] == [True, False, False, False]
-    assert {row["mode"] for row in rows} == {"inference"}
+    rows, printed = figures_of(tmp_path, *SMALL, "--precision=float32", "--backends", "jax", "torch", **no_compiler)
+    names = ["keras_alexnet, jax", "keras_alexnet, torch", *EAGER]
+    assert [(row["mode"], row["name"]) for row in rows] == [
+        (mode, name) for mode in ("train", "inference") for name in names
+    ]
+    assert [row["compiled"] for row in rows] == 2 * [True, False, False, False]
     for name in COMPILED:
-        assert re.search(rf"^{name} is left out: .*compiler", printed, re.MULTILINE)
+        assert len(re.findall(rf"^{name} is left out: .*compiler", printed, re.MULTILINE)) == 2
     assert " of torch.compile" not in printed
 
 

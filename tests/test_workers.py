@@ -89,7 +89,7 @@ def test_a_killed_worker_ends_the_others_and_the_same_command_goes_on(workers, t
     assert "Traceback" not in stderr
     assert int(newest_checkpoint(folder).stem[5:]) < 16
     if started.environment["KERAS_BACKEND"] == "tensorflow":
-        # It cannot be set up for workers once it has computed anything, as when a dry run has looked at images.
+        # TensorFlow cannot be set up for workers once it has computed anything, as when a dry run has looked at images.
         assert started.run(2, folder, "--dry_run").splitlines()[-1] == "Nothing was written. The run can start."
     printed = started.run(2, folder, "--report", "--profile_steps=14:16")
     assert "going on after epoch" in printed
