@@ -16,6 +16,7 @@ from keras import layers, ops
 
 from keras_alexnet.presets import (
     LRN_ALPHA,
+    LRN_BETA,
     LRN_K,
     LRN_SIZE,
     NORMALIZATIONS,
@@ -162,13 +163,35 @@ def _with_weights(layer: keras.Layer, x, weights):
 def _local_response_norm(x, name: str):
     """x / (k + alpha/n · Σ x²)^0.75, the sum over n neighbouring channels (paper, section 3.3; CNTK's LRN)."""
     x = ops.cast(x, "float32")
-    channels = np.arange(x.shape[-1])
-    window = np.abs(channels[:, None] - channels) <= LRN_SIZE // 2
     # The window sum as a product with a banded matrix, and d^-0.75 out of rsqrt and sqrt: several times faster, forward
     # and backward, than shifted slices, a cumulative sum or `power`.
-    denominator = LRN_K + ops.matmul(ops.square(x), (LRN_ALPHA / LRN_SIZE * window).astype("float32"))
+    denominator = LRN_K + ops.matmul(ops.square(x), lrn_band(x.shape[-1]))
     root = ops.rsqrt(denominator)
     return layers.Multiply(dtype="float32", name=name)([x, root * ops.sqrt(root)])
+
+
+def lrn_band(channels: int) -> np.ndarray:
+    """float32 (channels, channels): a product with it is alpha/n times the sum over n neighboring channels."""
+    channel = np.arange(channels)
+    window = np.abs(channel[:, None] - channel) <= LRN_SIZE // 2
+    return (LRN_ALPHA / LRN_SIZE * window).astype("float32")
+
+
+def is_local_response_norm(x: keras.KerasTensor, y: keras.KerasTensor) -> bool:
+    """Whether the tensor `y` of a model is the local response normalization of `x`.
+
+    Judged by its values, since files of other versions may compose the same function of other operations.
+    """
+    try:
+        network = keras.Model(x, y)
+    except ValueError:  # It depends on more than x.
+        return False
+    # Large enough that each constant of the formula shows, and exact in the bfloat16 that a file may ask for.
+    values = np.random.default_rng(0).integers(0, 256, (1, *x.shape[1:])).astype("float32")
+    with keras.device("cpu:0"):  # A GPU would have each operation compiled first.
+        found = ops.convert_to_numpy(network(values))
+    expected = values * (LRN_K + np.square(values) @ lrn_band(x.shape[-1])) ** -LRN_BETA
+    return np.allclose(found, expected, rtol=1e-4)
 
 
 def _norm_and_pool(x, n: str, preset: Preset):

@@ -167,7 +167,7 @@ def compare(options: argparse.Namespace) -> None:
         seed=options.seed,
     )
     with choose_devices("none") as devices:
-        model = loop.build_model(config, num_classes, 1, devices)
+        model, network = loop.build_model(config, num_classes, 1, devices)
     if options.initial == "he":
         rng = np.random.default_rng(options.seed)
         for name in LAYERS:
@@ -183,8 +183,8 @@ def compare(options: argparse.Namespace) -> None:
     print(f"{keras.backend.backend()} beside PyTorch {torch.__version__}, {options.preset}, float32")
     print(f"{'step':>5} {'loss, ours':>12} {'the twin':>12} {'apart':>9}")
     for step, (pixels, labels) in enumerate(batches_of(dataset), 1):
-        model.reset_metrics()
-        ours = float(model.train_on_batch(pixels, labels, return_dict=True)["cross_entropy"])
+        network.reset_metrics()
+        ours = float(network.train_on_batch(pixels, labels, return_dict=True)["cross_entropy"])
         theirs, _ = training_step(twin, optimizer, pixels, labels, options.learning_rate)
         distances.append(abs(ours - theirs) / theirs)
         if step <= 5 or step % 10 == 0:

@@ -17,7 +17,7 @@ def losses_of_one_device(num_shares: int) -> list[float]:
     """The training losses of two epochs of the batch that is made of the shares of so many processes."""
     with choose_devices("none") as devices:
         config = TrainConfig(preset="tiny", dropout=0.0, batch_size=BATCH_SIZE, learning_rate=1e-4)
-        model = build_model(config, 1000, STEPS, devices)
+        _, model = build_model(config, 1000, STEPS, devices)
     shares = [
         next(iter(synthetic_training_batches(BATCH_SIZE // num_shares, 1000, seed=worker)))
         for worker in range(num_shares)

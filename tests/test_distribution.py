@@ -30,11 +30,11 @@ def test_batches_that_divide_are_taken():
 
 
 def test_compilation_that_devices_cannot_do_is_refused():
-    fast, mirrored = Devices("GPU", xla=True), Devices("2 × GPU, mirrored", xla_possible=False)
+    fast, torch = Devices("GPU", xla=True), Devices("one device, torch", xla_possible=False)
     assert [fast.jit_compile(setting) for setting in ("auto", "on", "off")] == [True, True, False]
-    assert [mirrored.jit_compile(setting) for setting in ("auto", "off")] == [False, False]
-    with pytest.raises(UserError, match="jit_compile is on, which 2 × GPU, mirrored cannot do"):
-        mirrored.jit_compile("on")
+    assert [torch.jit_compile(setting) for setting in ("auto", "off")] == [False, False]
+    with pytest.raises(UserError, match="jit_compile is on, which one device, torch cannot do"):
+        torch.jit_compile("on")
 
 
 def test_workers_with_other_settings_are_told():
@@ -94,14 +94,19 @@ def test_several_devices_do_what_one_does(backend, data_dir, tmp_path):
     """24 training and 7 validation images, in batches of 8: the last one of validation has an image of padding."""
     config = {"data_dir": str(data_dir), "preset": "tiny", "epochs": 1, "batch_size": 8, "dropout": 0.0}
     config |= {"report": True}
-    for num_devices in (1, 4):
+    # Under JAX everything is compiled.
+    compiled = {"auto", "on"} if backend == "tensorflow" else {"auto"}
+    for num_devices, jit_compile in ((1, "auto"), (4, "auto"), (1, "on"), (2, "on")):
+        if jit_compile not in compiled:
+            continue
+        name = f"{num_devices} {jit_compile}"
         strategy = "mirrored" if num_devices > 1 else "none"
-        run = config | {"output_dir": str(tmp_path / str(num_devices)), "strategy": strategy}
+        run = config | {"output_dir": str(tmp_path / name), "strategy": strategy, "jit_compile": jit_compile}
         printed = finish(start_training(backend, run, num_devices))
         assert (f"{num_devices} × CPU" in printed) == (num_devices > 1)
         # One device evaluates for it, on batches that divide by no number of devices.
-        assert printed.splitlines()[-1] == f"The report is {tmp_path}/{num_devices}/report/report.html"
-    assert_close(tmp_path / "4", tmp_path / "1")
+        assert printed.splitlines()[-1] == f"The report is {tmp_path}/{name}/report/report.html"
+        assert_close(tmp_path / name, tmp_path / f"1 {jit_compile}")
     odd = config | {"output_dir": str(tmp_path / "6"), "strategy": "mirrored", "batch_size": 6}
     process = start_training(backend, odd, 4)
     _, stderr = process.communicate()

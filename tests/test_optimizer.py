@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from cntk_reference import REFERENCE, build_reference_network, images_to_keras, to_keras
 
+from keras_alexnet.compute import PORTABLE, Forms, compute_form
 from keras_alexnet.training.metrics import compile_model
 from keras_alexnet.training.optimizer import SGDWithL2
 
@@ -13,14 +14,16 @@ def trajectories():
         return dict(file)
 
 
+@pytest.mark.parametrize("forms", [PORTABLE, Forms("blocks", "band"), Forms("blocks", "slices", "slices")])
 @pytest.mark.parametrize("variant", ["ug", "noug", "noug_bigl2"])
-def test_trajectory_is_cntks(trajectories, variant):
-    """Four steps give CNTK's losses and weights; `noug_bigl2` has an L2 large enough to be seen."""
+def test_trajectory_is_cntks(trajectories, variant, forms):
+    """Four steps give CNTK's losses and weights, in any form; `noug_bigl2` has an L2 large enough to be seen."""
     rate, momentum, l2, _, unit_gain = trajectories[f"{variant}.hyper"]
     # CNTK's unit-gain momentum scales gradients by 1 - momentum.
     rate = rate * (1 - momentum) if unit_gain else rate
-    network = build_reference_network(dropout=0.0)
-    before = {name: network.get_layer(name).get_weights() for name in ("conv1", "fc8")}
+    model = build_reference_network(dropout=0.0)
+    before = {name: model.get_layer(name).get_weights() for name in ("conv1", "fc8")}
+    network = compute_form(model, forms)
     compile_model(network, SGDWithL2(rate, momentum=momentum, l2=l2))
     for x, labels, loss in zip(
         trajectories["x"], trajectories["labels"], trajectories[f"{variant}.losses"], strict=True
@@ -33,9 +36,9 @@ def test_trajectory_is_cntks(trajectories, variant):
     for key in finals:
         name, kind = key.split(".")[-2:]
         start = build_reference_network().get_layer(name).get_weights()["Wb".index(kind)]
-        final, ours = to_keras(key, trajectories), network.get_layer(name).get_weights()["Wb".index(kind)]
+        final, ours = to_keras(key, trajectories), model.get_layer(name).get_weights()["Wb".index(kind)]
         assert np.abs(ours - final).max() <= 3e-7 + 1e-3 * np.abs(final - start).max(), key
-    assert all(np.any(network.get_layer(name).get_weights()[0] != old[0]) for name, old in before.items())
+    assert all(np.any(model.get_layer(name).get_weights()[0] != old[0]) for name, old in before.items())
 
 
 def test_update_rule():

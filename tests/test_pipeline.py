@@ -2,7 +2,6 @@ import hashlib
 import io
 import os
 import random
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ from keras_alexnet.data.crops import RESIZES
 from keras_alexnet.data.maps import ImageMap
 from keras_alexnet.data.order import batch_rows, crop_numbers, permutation, steps_per_pass
 from keras_alexnet.data.pipeline import (
-    DataWait,
     evaluation_dataset,
     find_unreadable,
     padded_evaluation_dataset,
@@ -409,29 +407,6 @@ def test_padding_is_black_and_weighs_nothing(eleven):
     images, labels, _ = batches[1]
     assert (images[3:] == 0).all()
     assert labels.tolist() == [8, 9, 10, 0, 0, 0, 0, 0]
-
-
-def test_waiting_for_data_is_told_from_waiting_for_the_training():
-    def waited(reading, thinking):
-        def read(number):
-            time.sleep(reading)
-            return number
-
-        wait = DataWait()
-        dataset = tf.data.Dataset.range(20).map(lambda number: tf.numpy_function(read, [number], tf.int64))
-        dataset = wait.measure(dataset.map(lambda number: (number, -number)).prefetch(2))
-        assert dataset.cardinality() == 20
-        begin = time.monotonic()
-        for number, element in enumerate(dataset.as_numpy_iterator()):
-            assert element == (number, -number)
-            time.sleep(thinking)
-        return wait.seconds, time.monotonic() - begin
-
-    seconds, total = waited(reading=0.05, thinking=0.0)
-    # The first element may have been begun before it is asked for.
-    assert 19 * 0.05 <= seconds <= total
-    seconds, total = waited(reading=0.0, thinking=0.05)
-    assert 0 < seconds < total / 2
 
 
 def usable_kinds() -> dict[str, tuple[bytes, np.ndarray]]:

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from training_process import arrays_of, finish, history_of, installed, newest_checkpoint, start_training
+from training_process import arrays_of, assert_close, finish, history_of, installed, newest_checkpoint, start_training
 
+from keras_alexnet.compute import Forms
 from keras_alexnet.errors import UserError
-from keras_alexnet.training import loop, run_folder
+from keras_alexnet.training import distribution, loop, run_folder
 from keras_alexnet.training.config import TrainConfig
 from keras_alexnet.training.model_file import load_model
 
@@ -231,6 +232,20 @@ def test_what_may_change_on_the_way_and_what_may_not(whole, tmp_path, monkeypatc
         loop.train(dataclasses.replace(run, freeze_through="conv5"))
     loop.train(dataclasses.replace(run, epochs=2, strategy="none", checkpoint_minutes=5, log_every=1, tensorboard=True))
     assert_same_results(run, whole)
+
+
+def test_the_form_of_the_network_may_change_on_the_way(whole, tmp_path, monkeypatch):
+    """As of a run that is begun on a GPU and goes on on a CPU."""
+    run = dataclasses.replace(whole, output_dir=str(tmp_path / "run"))
+    forms = Forms("blocks", "slices", "slices")
+    with monkeypatch.context() as on_gpu:
+        on_gpu.setattr(distribution, "choose_forms", lambda *_, **__: forms)
+        saves = Saves(on_gpu)
+        saves.then(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(SystemExit):
+            loop.train(run)
+    loop.train(run)
+    assert_close(Path(run.output_dir), Path(whole.output_dir))
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 import functools
 import os
-import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -212,37 +211,6 @@ def readable_images(
 
     images = tf.data.Dataset.range(len(paths)).map(load, num_parallel_calls=_NUM_THREADS, deterministic=True)
     return images.ignore_errors().batch(batch_size).prefetch(_PREFETCH)
-
-
-class DataWait:
-    """Adds up how long the one who iterates over a dataset waits for it.
-
-    Attributes:
-        seconds: so far, over all iterators.
-    """
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def measure(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
-        """`dataset`, every element of which adds the time from when it was asked for until it was there."""
-
-        def note(asked: tf.Tensor, element: tuple) -> tuple:
-            # With no output, nothing but its being stateful keeps the call in the graph.
-            tf.numpy_function(self._add, [asked], ())
-            return element
-
-        options = tf.data.Options()
-        # A buffer behind the clock, or clocks that run ahead, would measure something else.
-        options.experimental_optimization.inject_prefetch = False
-        options.experimental_optimization.map_parallelization = False
-        # Zip asks its datasets one after the other: the clock is read just before the element is asked for. It is
-        # Python's, as the time of day, which TensorFlow has, may jump.
-        clock = tf.data.Dataset.counter().map(lambda _: tf.numpy_function(time.monotonic, [], tf.float64))
-        return tf.data.Dataset.zip(clock, dataset).map(note).with_options(options)
-
-    def _add(self, asked: float) -> None:
-        self.seconds += time.monotonic() - asked
 
 
 def find_unreadable(image_map: ImageMap, rows: Iterable[int]) -> UserError | None:

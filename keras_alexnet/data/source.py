@@ -3,7 +3,7 @@
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import tensorflow as tf
@@ -20,7 +20,7 @@ from keras_alexnet.data.maps import (
     read_map,
 )
 from keras_alexnet.data.order import batch_rows
-from keras_alexnet.data.pipeline import DataWait, find_unreadable, padded_evaluation_dataset, training_dataset
+from keras_alexnet.data.pipeline import find_unreadable, padded_evaluation_dataset, training_dataset
 from keras_alexnet.errors import UserError
 
 # Batches in which an image that cannot be read is looked for. The input tells of it in its turn, however far it has
@@ -38,7 +38,6 @@ class TrainingData:
     validation: ImageMap
     classes: list[str]
     class_names: list[str] | None = None
-    _wait: DataWait = field(default_factory=DataWait, compare=False)
 
     @property
     def num_training(self) -> int:
@@ -64,11 +63,6 @@ class TrainingData:
             "classes": self.num_classes,
         }
 
-    @property
-    def waited(self) -> float:
-        """Seconds in which the training had to wait for images, so far."""
-        return self._wait.seconds
-
     def raise_if_missing(self) -> None:
         """Raises `UserError` where the images are not there, as far as a quick look tells."""
         for image_map in (self.train, self.validation):
@@ -87,16 +81,14 @@ class TrainingData:
         self, batch_size: int, *, image_size: int, seed: int, first_step: int, worker: int = 0, num_workers: int = 1
     ) -> tf.data.Dataset:
         """This worker's share of the global batches of `batch_size`, without end: `training_dataset`."""
-        return self._wait.measure(
-            training_dataset(
-                self.train,
-                batch_size,
-                seed=seed,
-                first_step=first_step,
-                worker=worker,
-                num_workers=num_workers,
-                image_size=image_size,
-            )
+        return training_dataset(
+            self.train,
+            batch_size,
+            seed=seed,
+            first_step=first_step,
+            worker=worker,
+            num_workers=num_workers,
+            image_size=image_size,
         )
 
     def validation_batches(

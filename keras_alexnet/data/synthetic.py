@@ -27,7 +27,6 @@ class SyntheticData:
     """
 
     num_classes = 1000
-    waited = 0.0
 
     def __init__(self, batch_size: int):
         self.num_training = _STEPS * batch_size

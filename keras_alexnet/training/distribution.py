@@ -1,6 +1,7 @@
 """Which devices a run uses, and what its workers have to agree on."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import sys
@@ -9,8 +10,10 @@ from dataclasses import dataclass, field
 
 import keras
 
+from keras_alexnet.compute import Forms, choose_forms
 from keras_alexnet.errors import UserError
 from keras_alexnet.training.cluster import Cluster, tensorflow_cluster
+from keras_alexnet.training.feed import AHEAD, DataWait, device_feed, put_torch
 
 
 @dataclass(frozen=True)
@@ -19,27 +22,34 @@ class Devices:
 
     Attributes:
         description: for people.
+        platform: what they are: "cpu" or "gpu".
         num_replicas: devices, over all workers.
         scope: makes the context in which the model has to be built, restored and compiled.
         xla: whether steps are compiled by XLA if nobody asks: where that is the fastest known.
         xla_possible: whether they can be.
+        replicas_apart: whether XLA compiles the passes of each replica, and not the step as a whole.
         worker, num_workers: the number of this process, and of all. Worker 0, the chief, writes all files.
         agree: gives the element-wise maximum over the workers; all of them have to call it.
-        distribute: makes what `fit` and `evaluate` take out of a worker's own share of the batches.
+        wait: how long the training has waited for its batches.
+        feed: makes the context of what `fit` and `evaluate` take, out of a worker's own share of the batches: each is
+            on its devices, as far as the backend can do it, before its step begins.
         adapt: mends a compiled model for `fit` and `evaluate`.
         alone: makes the context in which the chief alone may save, load or evaluate a model.
         explain: gives the user's view of an exception that another worker's end has caused, None for any other.
     """
 
     description: str
+    platform: str = "cpu"
     num_replicas: int = 1
     scope: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
     xla: bool = False
     xla_possible: bool = True
+    replicas_apart: bool = False
     worker: int = 0
     num_workers: int = 1
     agree: Callable[[Sequence[float]], Sequence[float]] = field(default=lambda values: values)
-    distribute: Callable = field(default=lambda dataset: dataset)
+    wait: DataWait = field(default_factory=DataWait)
+    feed: Callable[..., contextlib.AbstractContextManager] = contextlib.nullcontext
     adapt: Callable[[keras.Model], None] = field(default=lambda model: None)
     alone: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
     explain: Callable[[Exception], UserError | None] = field(default=lambda error: None)
@@ -56,6 +66,10 @@ class Devices:
                 f"jit_compile is on, which {self.description} cannot do. Use --jit_compile=auto, or another --strategy."
             )
         return self.xla if setting == "auto" else setting == "on"
+
+    def forms(self, setting: str, precision: str) -> Forms:
+        """How the network's layers are computed on these devices, for `--jit_compile` and `--precision`."""
+        return choose_forms(self.platform, precision, compiled=self.jit_compile(setting))
 
 
 @contextlib.contextmanager
@@ -101,6 +115,9 @@ def _tensorflow_devices(strategy: str) -> Devices:
     if cluster and cluster.num_workers > 1:
         return _tensorflow_workers(cluster)
     gpus = tf.config.list_logical_devices("GPU")
+    platform = "gpu" if gpus else "cpu"
+    # XLA is the fastest known on GPUs, and two to three times slower than TensorFlow's own kernels on CPUs.
+    settings = {"platform": platform, "xla": bool(gpus)}
     if strategy == "mirrored" or (strategy == "auto" and len(gpus) > 1):
         devices = gpus or tf.config.list_logical_devices("CPU")
         mirrored = tf.distribute.MirroredStrategy([device.name for device in devices])
@@ -108,10 +125,18 @@ def _tensorflow_devices(strategy: str) -> Devices:
             f"{len(devices)} × {devices[0].device_type}, mirrored",
             num_replicas=len(devices),
             scope=mirrored.scope,
-            xla_possible=False,
+            replicas_apart=True,
+            **settings,
         )
-    # XLA is the fastest known on GPUs, and two to three times slower than TensorFlow's own kernels on CPUs.
-    return Devices("one GPU" if gpus else "CPU", xla=bool(gpus))
+    feed = functools.partial(_on_gpu, gpus[0].name) if gpus else contextlib.nullcontext
+    return Devices("one GPU" if gpus else "CPU", feed=feed, **settings)
+
+
+def _on_gpu(device: str, dataset):
+    """The context of a dataset whose batches TensorFlow copies ahead; strategies do so themselves."""
+    import tensorflow as tf
+
+    return contextlib.nullcontext(dataset.apply(tf.data.experimental.prefetch_to_device(device, AHEAD)))
 
 
 def _tensorflow_workers(cluster: Cluster) -> Devices:
@@ -124,13 +149,15 @@ def _tensorflow_workers(cluster: Cluster) -> Devices:
     kind = "GPU" if "GPU" in strategy.extended.worker_devices[0] else "CPU"
     return Devices(
         f"{cluster.num_workers} workers with {replicas // cluster.num_workers} {kind} each",
+        platform=kind.lower(),
         num_replicas=replicas,
         scope=strategy.scope,
-        xla_possible=False,
+        xla=kind == "GPU",
+        replicas_apart=True,
         worker=cluster.worker,
         num_workers=cluster.num_workers,
         agree=lambda values: multi_worker.agree(strategy, values).tolist(),
-        distribute=lambda dataset: multi_worker.distribute(strategy, dataset),
+        feed=lambda dataset: contextlib.nullcontext(multi_worker.distribute(strategy, dataset)),
         adapt=multi_worker.prepare_model,
         explain=multi_worker.explain_lost_worker,
     )
@@ -143,7 +170,10 @@ def _torch_device(strategy: str) -> Devices:
             "KERAS_BACKEND=tensorflow or jax."
         )
     leave_gpus_to_the_backend()
-    return Devices("one device, torch", xla_possible=False)
+    platform, wait = current_platform(), DataWait()
+    put = put_torch if platform == "gpu" else None
+    feed = functools.partial(device_feed, wait=wait, put=put)
+    return Devices("one device, torch", platform=platform, xla_possible=False, wait=wait, feed=feed)
 
 
 def check_batch_size(batch_size: int, num_replicas: int) -> None:
@@ -167,6 +197,22 @@ def check_same_settings(devices: Devices, *settings: object) -> None:
             "the workers were not started with the same settings, or see different data. Give each the same command, "
             "the same files, and the same version of keras_alexnet."
         )
+
+
+def current_platform() -> str:
+    """What the backend of Keras computes on if nothing else is said: "cpu" or "gpu"."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return "gpu" if tf.config.list_logical_devices("GPU") else "cpu"
+    if backend == "jax":
+        import jax
+
+        return jax.default_backend()
+    from keras.src.backend.torch.core import get_device
+
+    return "gpu" if get_device().startswith("cuda") else "cpu"
 
 
 def leave_gpus_to_the_backend() -> None:

@@ -53,8 +53,8 @@ def dry_run(config: TrainConfig, *, restart: bool = False) -> None:
             steps_done, epochs_done = checkpoint.progress.steps, checkpoint.progress.epochs
         writable = check_folder(folder)
         with devices.scope():
-            model = build_model(config, data.num_classes, steps_per_epoch, devices)
-        step_seconds, validation_seconds = _try_steps(model, config, data, devices)
+            model, network = build_model(config, data.num_classes, steps_per_epoch, devices)
+        step_seconds, validation_seconds = _try_steps(network, config, data, devices)
 
         steps = config.epochs * steps_per_epoch - steps_done
         num_validations = config.epochs - epochs_done
@@ -83,20 +83,24 @@ def dry_run(config: TrainConfig, *, restart: bool = False) -> None:
         say("Nothing was written. The run can start.")
 
 
-def _try_steps(model: keras.Model, config: TrainConfig, data, devices: Devices) -> tuple[float, float]:
+def _try_steps(network: keras.Model, config: TrainConfig, data, devices: Devices) -> tuple[float, float]:
     """Seconds of a training step and of a batch of validation."""
-    image_size, _ = model_sizes(model)
+    image_size, _ = model_sizes(network)
     share = {"worker": devices.worker, "num_workers": devices.num_workers, "image_size": image_size}
     batches = data.training_batches(config.batch_size, seed=config.seed, first_step=0, **share)
-    with data.training_errors(config.batch_size, seed=config.seed, step=lambda: 0):
+    with (
+        data.training_errors(config.batch_size, seed=config.seed, step=lambda: 0),
+        devices.feed(batches) as feed,
+    ):
         timer = _StepTimer(devices)
-        model.fit(devices.distribute(batches), steps_per_epoch=_MOST_STEPS, shuffle=False, verbose=0, callbacks=[timer])
+        network.fit(feed, steps_per_epoch=_MOST_STEPS, shuffle=False, verbose=0, callbacks=[timer])
         step_seconds = timer.seconds()
     batches = data.validation_batches(config.batch_size, **share)
     with data.validation_errors(config.batch_size, batch=lambda: 0):
-        model.evaluate(devices.distribute(batches), steps=1, verbose=0)  # to be compiled
-        start = time.perf_counter()
-        model.evaluate(devices.distribute(batches), steps=1, verbose=0)
+        for _ in range(2):  # The first is compiled.
+            with devices.feed(batches) as feed:
+                start = time.perf_counter()
+                network.evaluate(feed, steps=1, verbose=0)
     return step_seconds, time.perf_counter() - start
 
 

@@ -7,6 +7,7 @@ between CPUs), which add up the gradients.
 
 import atexit
 import contextlib
+import functools
 import json
 import os
 import sys
@@ -28,6 +29,7 @@ from keras_alexnet.training.cluster import (
     jax_cluster,
 )
 from keras_alexnet.training.distribution import Devices, leave_gpus_to_the_backend
+from keras_alexnet.training.feed import DataWait, device_feed
 
 _START_SECONDS = 300  # in which all processes have to appear
 _HEARTBEAT_SECONDS = 30  # without a sign of life, after which a process counts as lost
@@ -75,20 +77,30 @@ def jax_devices(strategy: str) -> Iterator[Devices]:
         with _data_parallel() if several and jax.device_count() > 1 else contextlib.nullcontext():
             count = jax.device_count() if several else 1
             copies = f"{count} × " if count > 1 else ""
+            wait = DataWait()
             yield Devices(
                 f"{copies}{jax.default_backend().upper()}, JAX",
+                platform=jax.default_backend(),
                 num_replicas=count,
                 xla=True,
+                wait=wait,
+                feed=functools.partial(device_feed, wait=wait, put=_put if jax.default_backend() != "cpu" else None),
                 alone=_without_distribution,
             )
         return
     if cluster.worker == 0:
         print(f"Waiting for all {cluster.num_workers} workers", flush=True)
     with _processes(cluster), _data_parallel():
+        wait = DataWait()
         yield Devices(
             f"{cluster.num_workers} workers with {jax.local_device_count()} {jax.default_backend().upper()} each, JAX",
+            platform=jax.default_backend(),
             num_replicas=jax.device_count(),
             xla=True,
+            wait=wait,
+            # Keras makes a global batch of each process's share, and starts to copy it while the devices compute the
+            # step before; it takes arrays in the host's memory only.
+            feed=functools.partial(device_feed, wait=wait, put=None),
             worker=cluster.worker,
             num_workers=cluster.num_workers,
             agree=lambda values: _agree(values).tolist(),
@@ -206,6 +218,14 @@ def _without_distribution() -> Iterator[None]:
         yield
     finally:
         keras.distribution.set_distribution(distribution)
+
+
+def _put(batch: tuple[np.ndarray, ...]) -> tuple:
+    """Starts copying arrays to the device, or to all, each of which gets its part of the batch."""
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        return jax.device_put(batch)
+    return tuple(jax.device_put(array, distribution.get_data_layout(array.shape).backend_layout) for array in batch)
 
 
 def _agree(values: Sequence[float]) -> np.ndarray:

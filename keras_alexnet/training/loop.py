@@ -1,6 +1,7 @@
 """A training run from map files to `model.keras`."""
 
 import contextlib
+import functools
 import math
 import random
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 import keras
 
 from keras_alexnet.atomic import write_text
+from keras_alexnet.compute import compute_form
 from keras_alexnet.data.class_file import read_classes, write_classes
 from keras_alexnet.data.order import steps_per_pass
 from keras_alexnet.lock import exclusive
@@ -104,8 +106,14 @@ def run_identity(config: TrainConfig, data) -> dict:
     return config.identity() | {"backend": keras.backend.backend()} | data.identity
 
 
-def build_model(config: TrainConfig, num_classes: int, steps_per_epoch: int, devices: Devices) -> keras.Model:
-    """The network of the settings, compiled, with all of its variables; to be called in the scope of `devices`."""
+def build_model(
+    config: TrainConfig, num_classes: int, steps_per_epoch: int, devices: Devices
+) -> tuple[keras.Model, keras.Model]:
+    """Builds the network of the settings; to be called in the scope of `devices`.
+
+    Returns:
+        The model, to be saved; and its compute form, compiled and with all of its variables, to be trained.
+    """
     # What `keras.utils.set_random_seed` does, as far as it has a part in this, but without importing TensorFlow.
     random.seed(config.seed)
     if config.initial_model:
@@ -115,12 +123,20 @@ def build_model(config: TrainConfig, num_classes: int, steps_per_epoch: int, dev
     if config.freeze_through:
         freeze_through(model, config.freeze_through)
     set_precision(model, config.precision)
+    jit_compile = devices.jit_compile(config.jit_compile)
+    network_class = keras.Model
+    if keras.backend.backend() == "tensorflow":
+        from keras_alexnet.training.tensorflow_network import TensorFlowNetwork
+
+        compile_replicas = devices.replicas_apart and jit_compile
+        network_class = functools.partial(TensorFlowNetwork, wait=devices.wait, compile_replicas=compile_replicas)
+    network = compute_form(model, devices.forms(config.jit_compile, config.precision), network_class=network_class)
     schedule = step_schedule(config.learning_rate, config.lr_drop_epochs, config.lr_drop_factor, steps_per_epoch)
     optimizer = SGDWithL2(schedule, momentum=config.momentum, l2=config.weight_decay)
-    compile_model(model, optimizer, jit_compile=devices.jit_compile(config.jit_compile))
-    build_variables(model)
-    devices.adapt(model)
-    return model
+    compile_model(network, optimizer, jit_compile=jit_compile and not devices.replicas_apart)
+    build_variables(network)
+    devices.adapt(network)
+    return model, network
 
 
 class _Run:
@@ -152,9 +168,11 @@ class _Run:
 
         self._began = time.monotonic() - progress.total_seconds
         with self.devices.scope():
-            self.model = build_model(self.config, self.data.num_classes, self.steps_per_epoch, self.devices)
+            self.model, self.network = build_model(
+                self.config, self.data.num_classes, self.steps_per_epoch, self.devices
+            )
             if checkpoint:
-                restore(self.model, checkpoint)
+                restore(self.network, checkpoint)
         del checkpoint  # Its arrays take as much memory as the weights and the momenta.
         self._tell_start(progress)
         if self.devices.is_chief:
@@ -175,7 +193,7 @@ class _Run:
                 progress.steps,
                 self.devices,
                 stop_request,
-                waited=lambda: self.data.waited,
+                waited=lambda: self.devices.wait.seconds,
                 save=self._save_checkpoint,
                 log=self._log,
             )
@@ -212,29 +230,30 @@ class _Run:
 
     def _run_epoch(self, epoch: int, progress: Progress) -> None:
         """Trains and validates; `progress` is where the run stood at its start."""
-        config, model, watch = self.config, self.model, self.watch
+        config, network, watch = self.config, self.network, self.watch
         first_batch, seconds, waited = 0, 0.0, 0.0
         if epoch == progress.epochs:
             first_batch = progress.steps - epoch * self.steps_per_epoch
             seconds, waited = progress.epoch_seconds, progress.epoch_wait
         watch.begin_epoch(epoch, first_batch, seconds, waited)
-        image_size, _ = model_sizes(model)
+        image_size, _ = model_sizes(network)
         share = {"worker": self.devices.worker, "num_workers": self.devices.num_workers, "image_size": image_size}
 
         if first_batch < self.steps_per_epoch:
             callbacks = [watch]
             if first_batch:
                 # `fit` resets the metrics just before it calls this.
-                metrics = variable_arrays(model, "metrics")
-                callbacks.append(keras.callbacks.LambdaCallback(on_epoch_begin=lambda *_: assign(model, metrics)))
+                metrics = variable_arrays(network, "metrics")
+                callbacks.append(keras.callbacks.LambdaCallback(on_epoch_begin=lambda *_: assign(network, metrics)))
             step = epoch * self.steps_per_epoch + first_batch
             batches = self.data.training_batches(config.batch_size, seed=config.seed, first_step=step, **share)
             with (
                 self.data.training_errors(config.batch_size, seed=config.seed, step=lambda: watch.step),
+                self.devices.feed(batches) as feed,
                 self._profiler() as profiler,
             ):
-                model.fit(
-                    self.devices.distribute(batches),
+                network.fit(
+                    feed,
                     initial_epoch=epoch,
                     epochs=epoch + 1,
                     steps_per_epoch=self.steps_per_epoch - first_batch,
@@ -242,11 +261,14 @@ class _Run:
                     verbose=0,
                     callbacks=[*callbacks, profiler] if profiler else callbacks,
                 )
-        training = watch.end_training(model.get_metrics_result())
-        self.training_metrics = variable_arrays(model, "metrics")
+        training = watch.end_training(network.get_metrics_result())
+        self.training_metrics = variable_arrays(network, "metrics")
         batches = self.data.validation_batches(config.batch_size, **share)
-        with self.data.validation_errors(config.batch_size, batch=lambda: watch.batch):
-            results = model.evaluate(self.devices.distribute(batches), verbose=0, return_dict=True, callbacks=[watch])
+        with (
+            self.data.validation_errors(config.batch_size, batch=lambda: watch.batch),
+            self.devices.feed(batches) as feed,
+        ):
+            results = network.evaluate(feed, verbose=0, return_dict=True, callbacks=[watch])
         validation = error_rates(results, self.data.num_validation)
         watch.check_validation_loss(validation["loss"])
         self._end_epoch(epoch, training, validation)
@@ -311,7 +333,7 @@ class _Run:
 
     def _arrays(self) -> dict:
         """What a checkpoint holds; all workers take part in the metrics, and only the chief needs the rest."""
-        return variable_arrays(self.model, "" if self.devices.is_chief else "metrics")
+        return variable_arrays(self.network, "" if self.devices.is_chief else "metrics")
 
     def _write_checkpoint(self, arrays: dict) -> None:
         epoch_seconds, epoch_wait = self.watch.clocks()

@@ -116,7 +116,7 @@ def _model(network: str):
         from keras_alexnet.training.distribution import choose_devices
         from keras_alexnet.training.loop import build_model
     with choose_devices("none") as devices:
-        model = build_model(TrainConfig(preset=network), _NUM_CLASSES, 1, devices)
+        _, model = build_model(TrainConfig(preset=network), _NUM_CLASSES, 1, devices)
     build_variables(model)
     rng = np.random.default_rng(0)
     for arrays in _weights_and_momenta(variable_arrays(model)):

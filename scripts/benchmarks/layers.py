@@ -200,7 +200,7 @@ class _Step:
 
         config = TrainConfig(preset=network, precision=common.PRECISIONS[precision])
         with choose_devices("none") as devices:
-            self.model = build_model(config, _NUM_CLASSES, 1, devices)
+            _, self.model = build_model(config, _NUM_CLASSES, 1, devices)
         self._batches = synthetic_training_batches(batch_size, _NUM_CLASSES, image_size=PRESETS[network].image_size)
         self._attribution = Attribution(
             self._graph(), [layer.name for layer in self.model.layers], self.model.optimizer.name

@@ -279,7 +279,7 @@ def keras_steps(side: Side) -> _Steps:
     with choose_devices("none") as devices:
         if side.mode == "train":
             config = TrainConfig(preset=side.network, precision=common.PRECISIONS[side.precision])
-            model = build_model(config, _NUM_CLASSES, 1, devices)
+            _, model = build_model(config, _NUM_CLASSES, 1, devices)
             batches = synthetic_training_batches(side.batch_size, _NUM_CLASSES, image_size=size)
 
             def do(steps: int) -> None:

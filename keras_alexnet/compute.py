@@ -1,0 +1,296 @@
+"""The compute form of a network: the model's own variables, in layers written for the platform that runs it.
+
+A model of `build_alexnet`, and every `.keras` file, has the portable form: stock layers that load anywhere. Training,
+evaluation and prediction run its compute form, which shares the layers of the model and computes conv1, the
+normalizations and the max pools in another way where that is faster. The results differ by rounding only. A model is
+built, frozen, saved and exported in the portable form; only what runs a network needs this module.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import keras
+from keras import layers, ops
+
+from keras_alexnet.model import DATA_FORMAT, is_local_response_norm, lrn_band
+from keras_alexnet.presets import LRN_ALPHA, LRN_BETA, LRN_K, LRN_SIZE, POOL_STRIDE, POOL_WINDOW
+
+# conv1's kernel and stride. Padded to 12×12, the kernel covers 3×3 blocks of 4×4 pixels.
+_KERNEL, _BLOCK = 11, 4
+_BLOCKS = -(-_KERNEL // _BLOCK)
+
+
+@dataclass(frozen=True)
+class Forms:
+    """How the layers that have several forms are computed; None stands for the model's own layers.
+
+    Attributes:
+        conv1: "blocks" for `BlockConv2D`.
+        norm: "band" or "slices", the forms of `LocalResponseNorm`.
+        pool: "slices" for `SlicedMaxPool`.
+    """
+
+    conv1: str | None = None
+    norm: str | None = None
+    pool: str | None = None
+
+
+PORTABLE = Forms()
+
+
+def choose_forms(platform: str, precision: str, *, compiled: bool) -> Forms:
+    """The fastest forms known for the backend of Keras.
+
+    Args:
+        platform: "cpu" or "gpu".
+        precision: of the run, "float32" or "mixed_bfloat16".
+        compiled: whether XLA compiles the network.
+    """
+    if platform == "gpu":
+        # One H100, JAX, bfloat16, batches of 1024, milliseconds a training step: the model's own layers 38.1, sliced
+        # normalization 34.0, and blocks as well 23.4. Sliced pools there, and all of it under TensorFlow, are not yet
+        # measured. Without a compiler each slice would be a kernel of its own.
+        return Forms("blocks", "slices", "slices") if compiled else PORTABLE
+    if keras.backend.backend() == "jax" and precision == "float32":
+        # Two CPU cores, batches of 32, forward and backward: norm1 67 ms for 104, pool1 95 for 159. conv1 by blocks
+        # takes 394 for 298. Other backends, and bfloat16, gain nothing in a whole step by any of these forms.
+        return Forms(norm="slices", pool="slices")
+    return PORTABLE
+
+
+def compute_form(
+    model: keras.Model, forms: Forms, output: str | None = None, network_class: Callable[..., keras.Model] = keras.Model
+) -> keras.Model:
+    """The network that computes what `model` computes, in other forms of its layers.
+
+    Args:
+        model: from (batch, side, side, 3) images to logits. It is left as it is.
+        forms: the forms to use; its layers' precision is that of the model's at this moment.
+        output: the layer whose values to give; None for the logits.
+        network_class: makes the result out of inputs, outputs and name, as `keras.Model` does.
+
+    Returns:
+        A functional model, not compiled, whose variables are those of `model`, in the same order. Where `model` is not
+        a chain of layers with normalizations as `build_alexnet` composes them, it consists of the model's own layers.
+    """
+    result = model.output if output is None else model.get_layer(output).output
+    chain = _chain(model, result) if forms != PORTABLE else None
+    if chain is not None:
+        inputs = keras.Input(batch_shape=model.input.shape, dtype=model.input.dtype)
+        return network_class(
+            inputs, _Chain([_in_form(layer, forms) for layer in chain], result)(inputs), name=model.name
+        )
+    return network_class(model.input, result, name=model.name)
+
+
+def _in_form(layer: keras.Layer, forms: Forms) -> keras.Layer:
+    if forms.conv1 and BlockConv2D.fits(layer):
+        return BlockConv2D(layer)
+    if _is_norm(layer):
+        # A chain has no other multiplications, and this layer alone would lack the operations before it.
+        return LocalResponseNorm(forms.norm or "band", name=layer.name)
+    if forms.pool and SlicedMaxPool.fits(layer):
+        return SlicedMaxPool(dtype=layer.dtype_policy, name=layer.name)
+    return layer
+
+
+class _Chain(layers.Layer):
+    """Calls layers one after the other. As a layer, it leaves no trace in those that it shares with another model."""
+
+    def __init__(self, steps: list[keras.Layer], output: keras.KerasTensor):
+        # Each layer casts to its own precision.
+        super().__init__(autocast=False, dtype=output.dtype, name="layers")
+        self.steps = steps
+        self._shape = output.shape
+        self.built = True
+
+    def call(self, x):
+        for step in self.steps:
+            x = step(x)
+        return x
+
+    def compute_output_shape(self, input_shape):
+        return self._shape
+
+
+class BlockConv2D(layers.Layer):
+    """conv1 as a 3×3 convolution with stride 1 over blocks of 4×4 pixels, 48 channels in place of 3.
+
+    The 11×11 kernel is padded to 12×12 with zeros. GPUs pad 3 channels to 8, and fill no tensor core with them.
+    """
+
+    def __init__(self, conv: layers.Conv2D):
+        super().__init__(dtype=conv.dtype_policy, name=conv.name)
+        self.conv = conv
+        self.built = True
+
+    @staticmethod
+    def fits(layer: keras.Layer) -> bool:
+        """Whether it can take the place of a layer."""
+        return (
+            isinstance(layer, layers.Conv2D)
+            and (layer.kernel_size, layer.strides, layer.padding) == ((_KERNEL,) * 2, (_BLOCK,) * 2, "valid")
+            and (layer.data_format, layer.groups, layer.dilation_rate) == (DATA_FORMAT, 1, (1, 1))
+            and layer.use_bias
+            and layer.activation is keras.activations.linear
+        )
+
+    def call(self, images):
+        _, height, width, channels = images.shape
+        rows, columns = ((size - _KERNEL) // _BLOCK + _BLOCKS for size in (height, width))
+        # Up to two rows at the end are out of the kernel's reach, or a row of zeros meets the kernel's own zeros.
+        images = images[:, : rows * _BLOCK, : columns * _BLOCK]
+        images = ops.pad(
+            images, [[0, 0], [0, rows * _BLOCK - images.shape[1]], [0, columns * _BLOCK - images.shape[2]], [0, 0]]
+        )
+        blocks = ops.reshape(images, (-1, rows, _BLOCK, columns, _BLOCK, channels))
+        blocks = ops.reshape(ops.transpose(blocks, (0, 1, 3, 2, 4, 5)), (-1, rows, columns, _BLOCK**2 * channels))
+        missing = _BLOCKS * _BLOCK - _KERNEL
+        kernel = ops.pad(self.conv.kernel, [[0, missing], [0, missing], [0, 0], [0, 0]])
+        kernel = ops.reshape(kernel, (_BLOCKS, _BLOCK, _BLOCKS, _BLOCK, channels, -1))
+        kernel = ops.transpose(kernel, (0, 2, 1, 3, 4, 5))
+        kernel = ops.reshape(kernel, (_BLOCKS, _BLOCKS, _BLOCK**2 * channels, -1))
+        return ops.conv(blocks, kernel, 1, "valid", data_format=DATA_FORMAT) + self.conv.bias
+
+    def compute_output_shape(self, input_shape):
+        return self.conv.compute_output_shape(input_shape)
+
+
+class LocalResponseNorm(layers.Layer):
+    """Local response normalization with its gradient written out, in float32 inside, whatever its input is.
+
+    With d = k + alpha/n · Σ x², the sum over n neighboring channels, y = x · d^-beta, and for an upstream gradient g
+    dx = g · d^-beta - 2·beta·alpha/n · x · Σ (g · x · d^(-beta-1)).
+
+    Args:
+        form: the sums as a product with a banded matrix ("band") or of shifted slices ("slices").
+    """
+
+    def __init__(self, form: str, *, name: str):
+        super().__init__(autocast=False, name=name)
+        self._sum = {"band": _band_sum, "slices": _sliced_sum}[form]
+        self.built = True
+
+    def call(self, x):
+        @ops.custom_gradient
+        def normalize(x):
+            values = ops.cast(x, "float32")
+            denominator = LRN_K + self._sum(ops.square(values))
+            root = ops.rsqrt(denominator)
+            power = root * ops.sqrt(root)  # d^-0.75
+
+            def gradient(*arguments, upstream=None):
+                upstream = ops.cast(arguments[0] if upstream is None else upstream, "float32")
+                scaled = upstream * power
+                sums = self._sum(scaled * values / denominator)
+                return ops.cast(scaled - 2 * LRN_BETA * values * sums, x.dtype)
+
+            return ops.cast(values * power, x.dtype), gradient
+
+        return normalize(x)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+def _band_sum(values):
+    """alpha/n times the sum over n neighboring channels."""
+    return ops.matmul(values, lrn_band(values.shape[-1]))
+
+
+def _sliced_sum(values):
+    """`_band_sum` of shifted slices."""
+    channels, reach = values.shape[-1], LRN_SIZE // 2
+    padded = ops.pad(values, [[0, 0]] * 3 + [[reach, reach]])
+    total = padded[..., :channels]
+    for shift in range(1, LRN_SIZE):
+        total = total + padded[..., shift : shift + channels]
+    return LRN_ALPHA / LRN_SIZE * total
+
+
+class SlicedMaxPool(layers.Layer):
+    """Max pooling over 3×3 windows with stride 2 as a maximum over nine shifted slices.
+
+    The window's first maximum in memory order gets the gradient, as in the backends' own max pools. Its position is
+    kept, so that the gradient is a sum of shifted slices as well, and no scatter.
+    """
+
+    @staticmethod
+    def fits(layer: keras.Layer) -> bool:
+        """Whether it can take the place of a layer."""
+        settings = ((POOL_WINDOW,) * 2, (POOL_STRIDE,) * 2, "valid", DATA_FORMAT)
+        return (
+            isinstance(layer, layers.MaxPooling2D)
+            and (tuple(layer.pool_size), tuple(layer.strides), layer.padding, layer.data_format) == settings
+        )
+
+    def call(self, x):
+        _, height, width, channels = x.shape
+        rows, columns = ((size - POOL_WINDOW) // POOL_STRIDE + 1 for size in (height, width))
+
+        @ops.custom_gradient
+        def pool(x):
+            values = ops.cast(x, "float32")
+
+            def cells(row, column):
+                return values[:, row : row + 2 * rows - 1 : 2, column : column + 2 * columns - 1 : 2]
+
+            maximum = cells(0, 0)
+            position = ops.zeros_like(maximum, dtype="uint8")
+            for number in range(1, POOL_WINDOW**2):
+                other = cells(*divmod(number, POOL_WINDOW))
+                position = ops.where(other > maximum, ops.cast(number, "uint8"), position)
+                maximum = ops.maximum(maximum, other)
+
+            def gradient(*arguments, upstream=None):
+                upstream = ops.cast(arguments[0] if upstream is None else upstream, "float32")
+
+                def shares(row, column):
+                    """Of the inputs in even or odd (0 or 1) rows and columns."""
+                    total = 0.0
+                    for i in range(row, POOL_WINDOW, 2):
+                        for j in range(column, POOL_WINDOW, 2):
+                            is_maximum = position == ops.cast(POOL_WINDOW * i + j, "uint8")
+                            share = ops.where(is_maximum, upstream, 0.0)
+                            total += ops.pad(share, [[0, 0], [i // 2, 1 - i // 2], [j // 2, 1 - j // 2], [0, 0]])
+                    return total
+
+                both = [
+                    ops.reshape(
+                        ops.stack([shares(row, 0), shares(row, 1)], axis=3), (-1, rows + 1, 2 * columns + 2, channels)
+                    )
+                    for row in (0, 1)
+                ]
+                result = ops.reshape(ops.stack(both, axis=2), (-1, 2 * rows + 2, 2 * columns + 2, channels))
+                return ops.cast(result[:, :height, :width], x.dtype)
+
+            return ops.cast(maximum, x.dtype), gradient
+
+        return pool(x)
+
+    def compute_output_shape(self, input_shape):
+        batch, height, width, channels = input_shape
+        return batch, (height - POOL_WINDOW) // POOL_STRIDE + 1, (width - POOL_WINDOW) // POOL_STRIDE + 1, channels
+
+
+def _is_norm(layer: keras.Layer) -> bool:
+    """Whether it is the last operation of a normalization, as `build_alexnet` composes it."""
+    return isinstance(layer, layers.Multiply)
+
+
+def _chain(model: keras.Model, result: keras.KerasTensor) -> list[keras.Layer] | None:
+    """The layers from the input to `result`; None where each is not the only input of the next.
+
+    A normalization counts as a layer, if it computes what `LocalResponseNorm` does.
+    """
+    chain, output = [], model.input
+    for layer in model.layers:
+        if isinstance(layer, layers.InputLayer):
+            continue
+        if layer.input is not output and not (_is_norm(layer) and is_local_response_norm(output, layer.output)):
+            return None
+        chain.append(layer)
+        output = layer.output
+        if output is result:
+            return chain
+    return None

@@ -1,0 +1,143 @@
+"""The compute form of a network computes what the network does."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from compute_forms import ALL, NARROW, TOLERANCE, distances, lively
+from training_process import installed
+
+from keras_alexnet import model as model_module
+from keras_alexnet.compute import PORTABLE, BlockConv2D, SlicedMaxPool, choose_forms, compute_form
+from keras_alexnet.inference.outputs import Outputs
+from keras_alexnet.model import build_alexnet, set_precision
+from keras_alexnet.presets import PRESETS
+from keras_alexnet.training.model_file import load_model, save_model
+
+
+def assert_all_close(distances: dict[str, dict[str, float]]) -> None:
+    for forms, of_result in distances.items():
+        for name, distance in of_result.items():
+            assert distance < TOLERANCE, (forms, name)
+    # Not the same operations, or nothing was compared.
+    assert any(distances[str(ALL)].values())
+
+
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name != "cntk"])
+def test_logits_loss_and_gradients_are_those_of_the_model(preset):
+    assert_all_close(distances(preset, 3, filters=NARROW, dense_units=256))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", installed("tensorflow", "jax", "torch"))
+def test_so_they_are_on_all_backends_and_at_full_width(backend):
+    result = subprocess.run(
+        [
+            sys.executable,
+            Path(__file__).with_name("compute_forms.py"),
+            "cntk",
+            "cntk_python",
+            "caffenet",
+            "torchvision",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "KERAS_BACKEND": backend},
+    )
+    assert result.returncode == 0, result.stderr
+    for line in result.stdout.splitlines():
+        assert_all_close(json.loads(line))
+
+
+@pytest.mark.parametrize(("width", "strides"), [(227, 55), (228, 55), (229, 55), (230, 55), (231, 56), (11, 1)])
+def test_blocks_take_images_of_any_size(width, strides):
+    conv = keras.layers.Conv2D(3, 11, strides=4)
+    images = np.random.default_rng(0).normal(size=(2, width, 40, 3)).astype("float32")
+    expected = np.asarray(conv(images))
+    assert expected.shape == (2, strides, 8, 3)
+    np.testing.assert_allclose(np.asarray(BlockConv2D(conv)(images)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [3, 4, 12, 13])
+def test_pools_take_images_of_any_size_and_pass_on_what_is_not_finite(size):
+    x = np.random.default_rng(0).normal(size=(2, size, size + 1, 3)).astype("float32")
+    x[1, 1, 1, 1] = np.nan
+    expected = np.asarray(keras.layers.MaxPooling2D(3, 2)(x))
+    np.testing.assert_array_equal(np.asarray(SlicedMaxPool()(x))[0], expected[0])
+    assert np.isnan(np.asarray(SlicedMaxPool()(x))[1, 0, 0, 1])
+
+
+def test_variables_are_shared_and_precision_and_frozen_layers_are_the_models():
+    model = build_alexnet(10, preset="tiny")
+    model.get_layer("conv1").trainable = False
+    set_precision(model, "mixed_bfloat16")
+    network = compute_form(model, ALL)
+    assert [variable.path for variable in network.trainable_variables] == [
+        variable.path for variable in model.trainable_variables
+    ]
+    steps = {step.name: step for step in network.layers[-1].steps}
+    assert list(steps) == [layer.name for layer in model.layers[1:]]
+    assert {name for name, step in steps.items() if step is not model.get_layer(name)} == {
+        *("conv1", "norm1", "norm2", "pool1", "pool2", "pool5")
+    }
+    for name in ("conv1", "pool1", "fc6"):
+        assert steps[name].compute_dtype == "bfloat16", name
+    x = np.random.default_rng(0).integers(0, 256, (2, 227, 227, 3), np.uint8)
+    expected, found = (np.asarray(each(x, training=False)) for each in (model, network))
+    assert found.dtype == np.float32
+    assert abs(found - expected).max() < 1e-2 * abs(expected).max()
+    model.get_layer("fc8").bias.assign(np.arange(10))
+    assert np.asarray(network(x, training=False)).argmax(axis=1).tolist() == [9, 9]
+
+
+def test_a_saved_model_has_it_and_the_model_knows_nothing_of_it(tmp_path):
+    model = lively("tiny")
+    network = compute_form(model, ALL)
+    x = np.random.default_rng(0).integers(0, 256, (2, 227, 227, 3), np.uint8)
+    expected = np.asarray(network(x))
+    config = model.get_config()
+    save_model(model, tmp_path / "model.keras")
+    loaded = load_model(str(tmp_path / "model.keras"))
+    assert model.get_config() == config
+    assert {layer.__class__.__module__.split(".")[0] for layer in loaded.layers} == {"keras"}
+    again = compute_form(loaded, ALL)
+    assert again.layers[-1].name == "layers"
+    np.testing.assert_array_equal(np.asarray(again(x)), expected)
+
+
+@pytest.mark.parametrize("layer", ["conv1", "norm1", "pool2", "relu7", "fc8"])
+def test_values_of_a_layer(layer):
+    model = lively("tiny")
+    x = np.random.default_rng(0).integers(0, 256, (2, 227, 227, 3), np.uint8)
+    network = compute_form(model, ALL, layer)
+    expected = Outputs(model, layer=layer)(x, 2)
+    assert network.output_shape == model.get_layer(layer).output.shape
+    np.testing.assert_allclose(np.asarray(network(x)), expected, atol=1e-5 * abs(expected).max())
+
+
+def test_other_networks_keep_their_own_layers(monkeypatch):
+    # Its normalizations have another constant, and nothing else tells.
+    with monkeypatch.context() as other:
+        other.setattr(model_module, "LRN_K", 2.0)
+        foreign = build_alexnet(10, preset="tiny")
+    image = keras.Input((227, 227, 3))
+    x = keras.layers.Conv2D(4, 11, strides=4)(image)
+    branched = keras.Model(image, keras.layers.Dense(3)(keras.layers.Flatten()(keras.layers.Add()([x, x]))))
+    x = np.random.default_rng(0).integers(0, 256, (2, 227, 227, 3), np.uint8)
+    for model in (foreign, branched):
+        network = compute_form(model, ALL)
+        assert network.layers == model.layers
+        np.testing.assert_array_equal(np.asarray(network(x)), np.asarray(model(x)))
+
+
+def test_forms_are_chosen_by_platform():
+    assert choose_forms("gpu", "mixed_bfloat16", compiled=True) == ALL
+    # Each slice would be a kernel of its own.
+    assert choose_forms("gpu", "mixed_bfloat16", compiled=False) == PORTABLE
+    assert choose_forms("cpu", "float32", compiled=False) == PORTABLE

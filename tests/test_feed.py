@@ -1,0 +1,106 @@
+"""Batches on their way to the devices."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_alexnet.data.synthetic import synthetic_evaluation_batches
+from keras_alexnet.training import distribution, loop
+from keras_alexnet.training.config import TrainConfig
+from keras_alexnet.training.feed import AHEAD, DataWait, DeviceFeed, device_feed
+
+
+def slow_dataset(seconds: float, count: int = 10) -> tf.data.Dataset:
+    def read(number):
+        time.sleep(seconds)
+        return number
+
+    dataset = tf.data.Dataset.range(count).map(lambda number: tf.numpy_function(read, [number], tf.int64))
+    return dataset.map(lambda number: (number, -number)).apply(tf.data.experimental.assert_cardinality(count))
+
+
+@pytest.mark.parametrize("put", [None, lambda batch: batch])
+def test_batches_come_once_and_in_order(put):
+    with device_feed(slow_dataset(0.0), DataWait(), put) as feed:
+        assert feed.num_batches == 10
+        assert [feed[index] for index in range(10)] == [(number, -number) for number in range(10)]
+        with pytest.raises(StopIteration):
+            feed[10]
+    endless = DeviceFeed(slow_dataset(0.0).repeat(), DataWait(), put)
+    assert endless.num_batches is None
+    endless.close()
+
+
+@pytest.mark.parametrize("put", [None, lambda batch: batch])
+def test_waiting_for_data_is_told_from_waiting_for_the_training(put):
+    def waited(reading, thinking):
+        wait = DataWait()
+        begin = time.monotonic()
+        with device_feed(slow_dataset(reading), wait, put) as feed:
+            for index in range(10):
+                assert feed[index] == (index, -index)
+                time.sleep(thinking)
+        return wait.seconds, time.monotonic() - begin
+
+    seconds, total = waited(reading=0.05, thinking=0.0)
+    assert 8 * 0.05 <= seconds <= total
+    seconds, total = waited(reading=0.0, thinking=0.05)
+    assert 0 < seconds < total / 2
+
+
+def test_batches_are_put_on_the_device_before_they_are_asked_for_and_no_more_than_that():
+    put = []
+    number_of_threads = threading.active_count()
+    with device_feed(slow_dataset(0.0).repeat(), DataWait(), lambda batch: put.append(batch) or batch) as feed:
+        for taken in range(3):
+            deadline = time.monotonic() + 10
+            while len(put) < taken + AHEAD and time.monotonic() < deadline:
+                time.sleep(0.001)
+            time.sleep(0.05)
+            assert len(put) == taken + AHEAD
+            feed[taken]
+    assert threading.active_count() == number_of_threads
+
+
+def test_what_goes_wrong_in_the_thread_is_raised_in_its_turn():
+    def put(batch):
+        if batch[0] == 2:
+            raise MemoryError("no room on the device")
+        return batch
+
+    with device_feed(slow_dataset(0.0), DataWait(), put) as feed:
+        assert [feed[0][0], feed[1][0]] == [0, 1]
+        with pytest.raises(MemoryError, match="no room"):
+            feed[2]
+
+
+def test_a_training_on_tensorflow_waits_for_its_input(data_dir, tmp_path, monkeypatch):
+    config = TrainConfig(str(data_dir), str(tmp_path / "run"), preset="tiny", epochs=1, steps_per_epoch=4, batch_size=2)
+    data = loop.open_data(config)
+    monkeypatch.setattr(loop, "open_data", lambda config: data)
+
+    def slowly(pixels, labels):
+        return tf.numpy_function(lambda x: time.sleep(0.5) or x, [pixels], tf.uint8), labels
+
+    monkeypatch.setattr(
+        type(data), "training_batches", lambda self, batch_size, *, image_size, **_: _batches(image_size).map(slowly)
+    )
+    (row,) = loop.train(config)
+    assert 4 * 0.5 / row["seconds"] * 0.5 < row["data_wait"] <= 1
+
+
+def _batches(image_size):
+    images = np.zeros((2, image_size, image_size, 3), np.uint8)
+    return tf.data.Dataset.from_tensors((images, np.zeros(2, np.int32))).repeat()
+
+
+def test_tensorflow_copies_ahead_to_a_gpu():
+    """Its CPU stands in for it: what is checked is that the dataset stays what it is."""
+    batches = synthetic_evaluation_batches(3, 2, 3, image_size=8)
+    with distribution._on_gpu("/CPU:0", batches) as feed:
+        assert len(list(feed)) == 3
+        for found, expected in zip(next(iter(feed)), next(iter(batches)), strict=True):
+            np.testing.assert_array_equal(found, expected)
