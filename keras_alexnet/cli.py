@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 from absl import flags
 
+from keras_alexnet import compilation_cache
 from keras_alexnet.errors import UserError
 from keras_alexnet.progress import clear_status_line, tell
 
@@ -93,12 +94,28 @@ def reject_positional(arguments: list[str]) -> None:
         raise UserError(f"unexpected argument {arguments[0]!r}: settings are given as --name=value; see --help.")
 
 
+def define_compilation_cache(flag_values: flags.FlagValues) -> None:
+    """Defines the flag of `quiet_framework_start`, for commands that compute."""
+    flags.DEFINE_string(
+        "compilation_cache",
+        compilation_cache.default_folder(),
+        "Folder to keep what XLA has compiled for a GPU, so that later starts need not wait for it; off for none.",
+        flag_values=flag_values,
+    )
+
+
 @contextlib.contextmanager
-def quiet_framework_start() -> Iterator[None]:
+def quiet_framework_start(
+    cache: str = "off", tell_cache: Callable[[str], None] = lambda message: None
+) -> Iterator[None]:
     """Keeps the start-up chatter of the frameworks' C++ parts off the terminal; wrap the first import in it.
 
     TensorFlow writes to file descriptor 2 before any of its log settings count. What it wrote is shown after all if the
     import fails.
+
+    Args:
+        cache: where to keep what XLA compiles for a GPU, or "off".
+        tell_cache: told that it is empty yet, or why it is not used.
 
     Raises:
         UserError: KERAS_BACKEND names a backend that is unknown or not installed.
@@ -111,6 +128,8 @@ def quiet_framework_start() -> Iterator[None]:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    if message := compilation_cache.start(cache, backend):
+        tell_cache(message)
     with _no_garbage_collection(), _stderr_held_back():
         yield
 

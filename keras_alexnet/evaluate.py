@@ -25,6 +25,7 @@ from keras_alexnet.reporting.check import check_report
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the command's flags."""
+    cli.define_compilation_cache(flag_values)
     flags.DEFINE_string(
         "model", "saved_models/alexnet/model.keras", "The .keras file to evaluate.", flag_values=flag_values
     )
@@ -79,7 +80,7 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
         num_classes = None
     image_map = read_map(values.map_file or os.path.join(values.data_dir, VAL_MAP), num_classes)
 
-    with cli.quiet_framework_start():
+    with cli.quiet_framework_start(values.compilation_cache):
         from keras_alexnet.inference.evaluation import predict_map
         from keras_alexnet.training.model_file import load_model, model_sizes
 

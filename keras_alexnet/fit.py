@@ -15,6 +15,7 @@ import dataclasses
 from absl import flags
 
 from keras_alexnet import cli
+from keras_alexnet.determinism import set_environment
 from keras_alexnet.errors import UserError
 from keras_alexnet.presets import FREEZABLE, PRESETS
 from keras_alexnet.training.config import JIT_COMPILE, PRECISIONS, STRATEGIES, TrainConfig
@@ -62,8 +63,14 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     define(
         flags.DEFINE_enum,
         "jit_compile",
-        "Compile the steps with XLA. auto: on a single GPU and under JAX, where it is faster.",
+        "Compile the steps with XLA. auto: on GPUs and under JAX, where it is faster. With several devices or workers "
+        "under TensorFlow, forward and backward pass of each are compiled.",
         list(JIT_COMPILE),
+    )
+    define(
+        flags.DEFINE_bool,
+        "deterministic",
+        "On a GPU, compute the same bits from the same settings, which takes longer. On CPUs they are the same anyway.",
     )
     define(
         flags.DEFINE_string,
@@ -105,6 +112,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         "Perfetto and TensorBoard, to output_dir/profile. The first steps of a start compile and warm up; ten later "
         "ones show most.",
     )
+    cli.define_compilation_cache(flag_values)
     flags.DEFINE_bool("restart", False, "Throw away the run that output_dir holds.", flag_values=flag_values)
     flags.DEFINE_bool(
         "dry_run",
@@ -136,7 +144,11 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
     """Trains."""
     cli.reject_positional(arguments)
     config = config_from(values)
-    with cli.quiet_framework_start():
+    if config.deterministic:
+        set_environment()
+    # Programs out of the cache would lack the names that a trace shows.
+    cache = "off" if config.profile_steps else values.compilation_cache
+    with cli.quiet_framework_start(cache, tell_cache=lambda message: print(message, flush=True)):
         from keras_alexnet.training.dry_run import dry_run
         from keras_alexnet.training.loop import train
 

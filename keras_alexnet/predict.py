@@ -34,6 +34,7 @@ Batches = Iterator[tuple[list[int], "numpy.ndarray"]]  # noqa: F821
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the command's flags."""
+    cli.define_compilation_cache(flag_values)
 
     def text(name: str, default: str | None, help_text: str) -> None:
         flags.DEFINE_string(name, default, help_text, flag_values=flag_values)
@@ -98,7 +99,7 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
         for problem in problems:
             skip(*problem)
         if paths:
-            with cli.quiet_framework_start():
+            with cli.quiet_framework_start(values.compilation_cache):
                 from keras_alexnet.inference.files import FileOutputs
                 from keras_alexnet.training.model_file import load_model, model_sizes
             model = load_model(values.model)

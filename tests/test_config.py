@@ -37,6 +37,7 @@ def test_flags_reach_the_settings():
         "seed": 9,
         "strategy": "none",
         "jit_compile": "off",
+        "deterministic": True,
         "initial_model": "m.keras",
         "freeze_through": "conv5",
         "synthetic_data": True,

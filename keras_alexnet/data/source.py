@@ -146,10 +146,8 @@ def explained_errors(find: Callable[[], UserError | None]) -> Iterator[None]:
     """Turns TensorFlow's errors into the user's mistake behind them: `find` looks for an image that cannot be read."""
     try:
         yield
-    except tf.errors.ResourceExhaustedError as error:
-        raise UserError(f"out of memory. Use a lower --batch_size. ({str(error).splitlines()[0]})") from None
-    except (tf.errors.UnavailableError, tf.errors.DeadlineExceededError):
-        raise  # Another worker has ended.
+    except (tf.errors.ResourceExhaustedError, tf.errors.UnavailableError, tf.errors.DeadlineExceededError):
+        raise  # A device has too little memory, or another worker has ended.
     except tf.errors.OpError:
         unreadable = find()
         if unreadable is None:

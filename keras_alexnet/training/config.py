@@ -21,6 +21,7 @@ _MAY_CHANGE = {
     "tensorboard",
     "report",
     "profile_steps",
+    "deterministic",
 }
 _PATHS = ("data_dir", "output_dir", "initial_model")
 
@@ -50,6 +51,7 @@ class TrainConfig:
     seed: int = 0
     strategy: str = "auto"
     jit_compile: str = "auto"
+    deterministic: bool = False
     initial_model: str | None = None
     freeze_through: str | None = None
     synthetic_data: bool = False

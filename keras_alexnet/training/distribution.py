@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 import keras
 
 from keras_alexnet.compute import Forms, choose_forms
+from keras_alexnet.determinism import make_deterministic
 from keras_alexnet.errors import UserError
+from keras_alexnet.gpu import check_gpu_is_used
 from keras_alexnet.training.cluster import Cluster, tensorflow_cluster
 from keras_alexnet.training.feed import AHEAD, DataWait, device_feed, put_torch
 
@@ -73,16 +75,18 @@ class Devices:
 
 
 @contextlib.contextmanager
-def choose_devices(strategy: str) -> Iterator[Devices]:
+def choose_devices(strategy: str, *, deterministic: bool = False) -> Iterator[Devices]:
     """The devices for `strategy`, to compute on within this context.
 
     Args:
         strategy: "auto" (all workers if the environment names several, else all GPUs when there are several, otherwise
             one device), "none" (one device), "mirrored" (all devices of this machine; the logical CPUs when there is no
             GPU) or "multi_worker" (the workers that the environment names).
+        deterministic: whether GPUs are to compute the same bits again.
 
     Raises:
-        UserError: a strategy that the backend cannot do, or that the environment does not fit; or another worker ended.
+        UserError: a strategy that the backend cannot do, or that the environment does not fit; a GPU that the backend
+            does not see; or another worker ended.
     """
     backend = keras.backend.backend()
     if backend == "jax":
@@ -94,6 +98,9 @@ def choose_devices(strategy: str) -> Iterator[Devices]:
             _tensorflow_devices(strategy) if backend == "tensorflow" else _torch_device(strategy)
         )
     with context as devices:
+        check_gpu_is_used(backend, devices.platform)
+        if deterministic:
+            make_deterministic(devices.platform)
         try:
             yield devices
         except Exception as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import keras
 
+from keras_alexnet import gpu
 from keras_alexnet.atomic import check_folder
 from keras_alexnet.errors import UserError
 from keras_alexnet.progress import duration
@@ -15,6 +16,7 @@ from keras_alexnet.reporting.check import check_run_report
 from keras_alexnet.training.config import TrainConfig
 from keras_alexnet.training.distribution import Devices, check_batch_size, check_same_settings, choose_devices
 from keras_alexnet.training.loop import build_model, open_data, run_identity, steps_in_epoch
+from keras_alexnet.training.memory import explained_memory, peak_gpu_bytes
 from keras_alexnet.training.model_file import model_sizes
 from keras_alexnet.training.profile import check_profile_steps
 from keras_alexnet.training.run_folder import find_checkpoint, is_finished
@@ -38,7 +40,7 @@ def dry_run(config: TrainConfig, *, restart: bool = False) -> None:
     steps_per_epoch = steps_in_epoch(config, data)
     check_profile_steps(config, steps_per_epoch)
     folder = Path(config.output_dir)
-    with choose_devices(config.strategy) as devices:
+    with choose_devices(config.strategy, deterministic=config.deterministic) as devices:
         check_batch_size(config.batch_size, devices.num_replicas)
         check_same_settings(devices, run_identity(config, data), config.epochs, restart)
         # TensorFlow reads them, and workers and hidden GPUs have to be set up before it computes anything.
@@ -54,7 +56,8 @@ def dry_run(config: TrainConfig, *, restart: bool = False) -> None:
         writable = check_folder(folder)
         with devices.scope():
             model, network = build_model(config, data.num_classes, steps_per_epoch, devices)
-        step_seconds, validation_seconds = _try_steps(network, config, data, devices)
+        with explained_memory(model, config.batch_size, devices.num_replicas, devices.platform):
+            step_seconds, validation_seconds = _try_steps(network, config, data, devices)
 
         steps = config.epochs * steps_per_epoch - steps_done
         num_validations = config.epochs - epochs_done
@@ -138,14 +141,8 @@ def _memory() -> str:
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     text = f"{used / 1e9:.1f} GB at most in this trial, of the machine's {total / 1e9:.1f} GB"
-    return text + _gpu_memory()
-
-
-def _gpu_memory() -> str:
-    if keras.backend.backend() != "tensorflow":
-        return ""
-    import tensorflow as tf
-
-    if not tf.config.list_logical_devices("GPU"):
-        return ""
-    return f"; {tf.config.experimental.get_memory_info('GPU:0')['peak'] / 1e9:.1f} GB of the first GPU's"
+    if peak := peak_gpu_bytes():
+        text += f"; {peak / 1e9:.1f} GB of the first GPU's"
+        if of_gpu := gpu.memory_bytes():
+            text += f" {of_gpu / 1e9:.1f} GB, so the batch fits"
+    return text

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import keras
 
+from keras_alexnet import compilation_cache
 from keras_alexnet.atomic import write_text
 from keras_alexnet.compute import compute_form
 from keras_alexnet.data.class_file import read_classes, write_classes
@@ -31,6 +32,7 @@ from keras_alexnet.training.config import TrainConfig
 from keras_alexnet.training.distribution import Devices, check_batch_size, check_same_settings, choose_devices
 from keras_alexnet.training.initial import build_from, freeze_through
 from keras_alexnet.training.interruption import StopRequest
+from keras_alexnet.training.memory import explained_memory
 from keras_alexnet.training.metrics import compile_model, error_rates
 from keras_alexnet.training.model_file import model_sizes, save_model
 from keras_alexnet.training.optimizer import SGDWithL2
@@ -74,7 +76,7 @@ def train(config: TrainConfig, *, restart: bool = False) -> list[dict]:
     data = open_data(config)
     steps_per_epoch = steps_in_epoch(config, data)
     check_profile_steps(config, steps_per_epoch)
-    with choose_devices(config.strategy) as devices:
+    with choose_devices(config.strategy, deterministic=config.deterministic) as devices:
         check_batch_size(config.batch_size, devices.num_replicas)
         check_same_settings(devices, run_identity(config, data), config.epochs, config.log_every, restart)
         with exclusive(config.output_dir) if devices.is_chief else contextlib.nullcontext():
@@ -198,8 +200,11 @@ class _Run:
                 log=self._log,
             )
             try:
-                for epoch in range(progress.epochs, self.config.epochs):
-                    self._run_epoch(epoch, progress)
+                with explained_memory(
+                    self.model, self.config.batch_size, self.devices.num_replicas, self.devices.platform
+                ):
+                    for epoch in range(progress.epochs, self.config.epochs):
+                        self._run_epoch(epoch, progress)
             except (KeyboardInterrupt, SystemExit):
                 if self.watch.stopped:
                     self._tell_stop(restart)
@@ -295,6 +300,7 @@ class _Run:
             "seconds": round(watch.epoch_seconds(), 1),
         }
         self.history.append(row)
+        compilation_cache.record()
         watch.begin_epoch(epoch + 1, 0, 0.0, 0.0)
         watch.saved()  # By all workers, who have to agree on what is due.
         arrays = self._arrays()

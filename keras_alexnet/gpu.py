@@ -1,0 +1,99 @@
+"""NVIDIA GPUs of this machine, and why a framework does not see them. No framework is imported unless it is asked."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from keras_alexnet.errors import UserError
+
+# What the extras in pyproject.toml are called.
+_EXTRAS = {"tensorflow": "gpu", "jax": "jax-gpu", "torch": "torch"}
+_SECONDS = 60  # for which a command is waited for
+# Of TensorFlow's log: lines that tell what it did not find, such as "Could not load dynamic library 'libcudnn.so.9'".
+_TENSORFLOW_SIGNS = ("dynamic library", "dlopen", "cuInit", "cuda drivers", "CUDA_ERROR")
+
+
+def count_gpus() -> int:
+    """The number of GPUs that a process may use, as far as the system tells without its driver."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return 0
+    devices = [path for path in Path("/dev").glob("nvidia*") if path.name.removeprefix("nvidia").isdigit()]
+    return len(devices) or int(os.path.exists("/dev/dxg"))  # Windows' subsystem for Linux has that one.
+
+
+def memory_bytes() -> int | None:
+    """The memory of the first GPU; None where the driver's nvidia-smi does not tell."""
+    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        printed = subprocess.run(query, capture_output=True, text=True, check=True, timeout=_SECONDS).stdout
+        return int(printed.splitlines()[0]) * 2**20
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return None
+
+
+def check_gpu_is_used(backend: str, platform: str) -> None:
+    """Raises `UserError` where a training would take the CPU of a machine that has a GPU, and nobody has asked for it.
+
+    Args:
+        backend: of Keras, which has been imported.
+        platform: what it computes on: "cpu" or "gpu".
+    """
+    if platform != "cpu" or not count_gpus():
+        return
+    if "cpu" in (os.environ.get("JAX_PLATFORMS"), os.environ.get("KERAS_TORCH_DEVICE")):
+        return
+    raise UserError(
+        f"this machine has an NVIDIA GPU, but {backend} does not see it: {_reason(backend)}. Training on the CPU would "
+        f"take many times as long. Install the GPU version (pip install -e '.[{_EXTRAS[backend]}]'; see the README) or "
+        "repair the driver. To train on the CPU all the same, set CUDA_VISIBLE_DEVICES=-1."
+    )
+
+
+def _reason(backend: str) -> str:
+    return {"tensorflow": _tensorflow_reason, "jax": _jax_reason, "torch": _torch_reason}[backend]()
+
+
+def _tensorflow_reason() -> str:
+    import tensorflow as tf
+
+    if not tf.sysconfig.get_build_info().get("is_cuda_build"):
+        return "it is installed without CUDA"
+    # It says what it looked for in its log alone, which cannot be turned on any more in this process.
+    program = "import tensorflow as tf; tf.config.list_physical_devices('GPU')"
+    log = subprocess.run(
+        [sys.executable, "-c", program],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=_SECONDS,
+        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "0"},
+    ).stderr
+    lines = [line.split("] ", 1)[-1].strip() for line in log.splitlines()]
+    told = [line.rstrip(".") for line in lines if any(sign in line for sign in _TENSORFLOW_SIGNS)]
+    return "; ".join(dict.fromkeys(told)) or "it does not say why"
+
+
+def _jax_reason() -> str:
+    import jax
+
+    if not any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)):
+        return "it is installed without CUDA"
+    try:
+        jax.devices("cuda")
+    except RuntimeError as error:
+        return str(error).splitlines()[0].rstrip(".")
+    return "it was told to use another platform"
+
+
+def _torch_reason() -> str:
+    import torch
+
+    if torch.version.cuda is None:
+        return "it is installed without CUDA"
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        return str(error).splitlines()[0].rstrip(".")
+    return "it was told to use another device"

@@ -1,0 +1,83 @@
+"""What a training takes of a device's memory, and what to say where there is too little."""
+
+import contextlib
+import math
+from collections.abc import Iterator
+
+import keras
+
+from keras_alexnet import gpu
+from keras_alexnet.errors import UserError
+from keras_alexnet.training.distribution import current_platform
+
+# Weights, momenta and gradients, in float32, and as much again while they are updated and converted.
+_COPIES_OF_WEIGHTS = 4
+# Of each layer's output: the values, kept for the gradient, and their gradient.
+_COPIES_OF_OUTPUTS = 2
+_BYTES = {"float32": 4, "bfloat16": 2}
+# How the allocators of all backends begin.
+_SIGNS = ("RESOURCE_EXHAUSTED", "Resource exhausted", "out of memory", "Out of memory", "OOM when allocating")
+
+
+def bytes_needed(model: keras.Model) -> tuple[int, int]:
+    """Roughly what a training takes on a device: whatever the batch, and for each image of it."""
+    weights = _COPIES_OF_WEIGHTS * 4 * model.count_params()
+    outputs = sum(
+        _BYTES[layer.compute_dtype] * math.prod(layer.output.shape[1:])
+        for layer in model.layers
+        if not isinstance(layer, keras.layers.InputLayer)
+    )
+    return weights, _COPIES_OF_OUTPUTS * outputs
+
+
+@contextlib.contextmanager
+def explained_memory(model: keras.Model, batch_size: int, num_replicas: int, platform: str) -> Iterator[None]:
+    """Within it, a device's lack of memory for a training is told as the user's mistake, whatever framework raises it.
+
+    Args:
+        model: in the portable form, in the precision of the run.
+        batch_size: the global batch.
+        num_replicas: the devices that share it.
+        platform: "cpu" or "gpu".
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        text = str(error).strip()
+        if not (isinstance(error, MemoryError) or any(sign in text for sign in _SIGNS)):
+            raise
+        share = batch_size // num_replicas
+        fixed, per_image = bytes_needed(model)
+        message = (
+            f"out of memory on the {platform.upper()}: --batch_size={batch_size} takes very roughly "
+            f"{(fixed + share * per_image) / 1e9:.1f} GB"
+        )
+        if num_replicas > 1:
+            message += f" on each of the {num_replicas} devices"
+        total = gpu.memory_bytes() if platform == "gpu" else None
+        if total:
+            fits = max(int((0.9 * total - fixed) / per_image), 0) * num_replicas
+            message += f", and there are {total / 1e9:.1f} GB"
+            message += f", enough for about {fits:,} images" if 0 < fits < batch_size else ", if nothing else uses them"
+        first_line = text.splitlines()[0][:200] if text else type(error).__name__
+        raise UserError(f"{message}. Use a lower --batch_size. ({first_line})") from None
+
+
+def peak_gpu_bytes() -> int | None:
+    """The most that this process has taken of its first GPU's memory; None without a GPU."""
+    if current_platform() != "gpu":
+        return None
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return tf.config.experimental.get_memory_info("GPU:0")["peak"]
+    if backend == "jax":
+        import jax
+
+        return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    import torch
+
+    return torch.cuda.max_memory_allocated()

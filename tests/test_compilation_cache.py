@@ -1,0 +1,94 @@
+"""What XLA compiles is kept, and never stops a run."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from keras_alexnet import compilation_cache
+
+
+@pytest.fixture
+def gpu_machine(monkeypatch):
+    """A machine with a GPU, as far as the cache looks, on which nothing is set."""
+    monkeypatch.setattr(compilation_cache, "count_gpus", lambda: 1)
+    monkeypatch.setattr(compilation_cache.atexit, "register", lambda function: None)
+    monkeypatch.setattr(compilation_cache, "_folder", None)
+    for name in ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
+        # Set and then deleted, so that what is set meanwhile is undone.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
+def test_a_filled_folder_is_used_without_a_word(gpu_machine, tmp_path):
+    folder = tmp_path / "tensorflow"
+    message = compilation_cache.start(str(tmp_path), "tensorflow")
+    assert message.startswith("XLA compiles for this GPU")
+    assert message.endswith(str(folder))
+    assert os.environ["XLA_FLAGS"] == f"--xla_gpu_per_fusion_autotune_cache_dir={folder}"
+    (folder / "found").write_text("an algorithm")
+    compilation_cache.record()
+    assert compilation_cache.start(str(tmp_path), "tensorflow") is None
+    assert (folder / "found").exists()
+
+
+def test_damaged_and_unknown_files_are_removed(gpu_machine, tmp_path, monkeypatch):
+    folder = tmp_path / "jax"
+    compilation_cache.start(str(tmp_path), "jax")
+    for name in ("whole", "cut"):
+        (folder / "sub").mkdir(exist_ok=True)
+        (folder / "sub" / name).write_text("a program")
+    compilation_cache.record()
+    (folder / "sub" / "cut").write_text("a pro")
+    (folder / "of a killed process").write_text("a pro")
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    assert compilation_cache.start(str(tmp_path), "jax") is None
+    assert [path.name for path in sorted(folder.rglob("*")) if path.is_file()] == ["checksums.json", "whole"]
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == str(folder)
+    for text in ("{", "[]"):
+        (folder / "checksums.json").write_text(text)
+        monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+        assert compilation_cache.start(str(tmp_path), "jax").startswith("XLA compiles")
+        assert not (folder / "sub" / "whole").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_told_and_not_used(gpu_machine, tmp_path):
+    (tmp_path / "file").write_text("")
+    message = compilation_cache.start(str(tmp_path / "file"), "jax")
+    assert message.startswith("Compiled programs are not kept: cannot write to")
+    assert "JAX_COMPILATION_CACHE_DIR" not in os.environ
+    compilation_cache.record()
+
+
+@pytest.mark.parametrize(("setting", "backend", "gpus"), [("off", "jax", 1), ("", "torch", 1), ("", "jax", 0)])
+def test_it_is_off_where_it_is_of_no_use(gpu_machine, monkeypatch, tmp_path, setting, backend, gpus):
+    monkeypatch.setattr(compilation_cache, "count_gpus", lambda: gpus)
+    assert compilation_cache.start(setting or str(tmp_path), backend) is None
+    assert not os.listdir(tmp_path)
+
+
+def test_the_users_own_settings_stay(gpu_machine, monkeypatch, tmp_path):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "mine")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=there")
+    assert compilation_cache.start(str(tmp_path), "jax") is None
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "mine"
+    compilation_cache.start(str(tmp_path), "tensorflow")
+    assert os.environ["XLA_FLAGS"].startswith("--xla_dump_to=there --xla_gpu_per_fusion")
+
+
+@pytest.mark.parametrize("flag", ["", "--deterministic"])
+def test_a_command_starts_with_it_and_its_first_line_tells(tmp_path, flag):
+    """TensorFlow ends a process at a flag of XLA that it does not know: it knows these."""
+    program = (
+        "import sys; from keras_alexnet import cli, compilation_cache, fit; compilation_cache.count_gpus = lambda: 1; "
+        "cli.run(fit.main, fit.define_flags, '')"
+    )
+    arguments = ["--synthetic_data", "--preset=tiny", "--epochs=1", "--steps_per_epoch=1", "--batch_size=2"]
+    arguments += [f"--output_dir={tmp_path}/run", f"--compilation_cache={tmp_path}/cache", *filter(None, [flag])]
+    arguments += ["--jit_compile=on"]
+    result = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[0].endswith(f"later starts find the result in {tmp_path}/cache/tensorflow")
+    assert json.loads((tmp_path / "cache" / "tensorflow" / "checksums.json").read_text()) == {}

@@ -1,0 +1,107 @@
+"""What can be said of GPUs without one: that a machine has one which the framework does not see, and its memory."""
+
+import os
+import subprocess
+import sys
+
+import keras
+import pytest
+import tensorflow as tf
+from training_process import installed
+
+from keras_alexnet import gpu
+from keras_alexnet.errors import UserError
+from keras_alexnet.model import build_alexnet, set_precision
+from keras_alexnet.training import memory
+from keras_alexnet.training.distribution import choose_devices
+from keras_alexnet.training.memory import bytes_needed, explained_memory
+
+
+@pytest.fixture
+def with_a_gpu(monkeypatch):
+    monkeypatch.setattr(gpu, "count_gpus", lambda: 1)
+    for name in ("CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS", "KERAS_TORCH_DEVICE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_a_training_never_takes_the_cpu_of_a_machine_with_a_gpu_by_itself(with_a_gpu):
+    """Here TensorFlow finds no driver, and says so."""
+    with pytest.raises(UserError) as caught, choose_devices("auto"):
+        pass
+    message = str(caught.value)
+    assert message.startswith("this machine has an NVIDIA GPU, but tensorflow does not see it: ")
+    assert "cuda drivers" in message or "installed without CUDA" in message
+    assert "pip install -e '.[gpu]'" in message
+    assert "CUDA_VISIBLE_DEVICES=-1" in message
+
+
+@pytest.mark.parametrize("name", ["JAX_PLATFORMS", "KERAS_TORCH_DEVICE"])
+def test_it_takes_the_cpu_if_asked_to(with_a_gpu, monkeypatch, name):
+    monkeypatch.setenv(name, "cpu")
+    with choose_devices("auto") as devices:
+        assert devices.platform == "cpu"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", installed("jax", "torch"))
+def test_other_backends_say_what_they_lack(backend):
+    program = f"import {backend}; from keras_alexnet import gpu; gpu.count_gpus = lambda: 1; "
+    program += f"gpu.check_gpu_is_used('{backend}', 'cpu')"
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"},
+    )
+    assert f"an NVIDIA GPU, but {backend} does not see it: it " in result.stderr
+
+
+def test_hidden_gpus_do_not_count(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert gpu.count_gpus() == 0
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor with shape[4096,96,55,55]"),
+        tf.errors.InternalError(None, None, "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes"),
+        RuntimeError("CUDA out of memory. Tried to allocate 4.00 GiB."),
+        MemoryError(),
+    ],
+)
+def test_too_little_memory_is_told_with_the_batch_that_fits(monkeypatch, error):
+    model = build_alexnet(10, preset="tiny")
+    fixed, per_image = bytes_needed(model)
+    monkeypatch.setattr(gpu, "memory_bytes", lambda: int((fixed + 100 * per_image) / 0.9) + 1)
+    with pytest.raises(UserError) as caught, explained_memory(model, 1024, 2, "gpu"):
+        raise error
+    message = str(caught.value)
+    assert message.startswith("out of memory on the GPU: --batch_size=1024 takes very roughly")
+    assert "enough for about 200 images. Use a lower --batch_size." in message
+    assert "\n" not in message
+    with pytest.raises(UserError) as caught, explained_memory(model, 1024, 1, "cpu"):
+        raise error
+    assert "there are" not in str(caught.value)
+
+
+def test_other_errors_are_left_alone():
+    model = build_alexnet(10, preset="tiny")
+    for error in (ValueError("something else"), UserError("out of memory, said by us"), KeyboardInterrupt()):
+        with pytest.raises(type(error)) as caught, explained_memory(model, 8, 1, "cpu"):
+            raise error
+        assert caught.value is error
+
+
+def test_memory_needed_goes_with_precision_and_images():
+    model = build_alexnet(10, preset="tiny")
+    weights, float32 = bytes_needed(model)
+    set_precision(model, "mixed_bfloat16")
+    assert weights == 16 * model.count_params()
+    assert bytes_needed(model)[0] == weights
+    assert 0.5 * float32 < bytes_needed(model)[1] < 0.8 * float32
+    # The largest outputs are conv1's, relu1's and norm1's.
+    assert float32 > 2 * 4 * 3 * 55 * 55 * 24
+    assert memory.peak_gpu_bytes() is None
+    assert keras.backend.backend() == "tensorflow"
