@@ -167,7 +167,8 @@ def compare(options: argparse.Namespace) -> None:
         seed=options.seed,
     )
     with choose_devices("none") as devices:
-        model, network = loop.build_model(config, num_classes, 1, devices)
+        model = loop.build_model(config, num_classes)
+        network = loop.build_network(model, config, 1, devices)
     if options.initial == "he":
         rng = np.random.default_rng(options.seed)
         for name in LAYERS:

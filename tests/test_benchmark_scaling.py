@@ -7,7 +7,7 @@ from training_process import installed
 from keras_alexnet.data.synthetic import synthetic_training_batches
 from keras_alexnet.training.config import TrainConfig
 from keras_alexnet.training.distribution import choose_devices
-from keras_alexnet.training.loop import build_model
+from keras_alexnet.training.loop import build_model, build_network
 
 STEPS, BATCH_SIZE = 2, 8
 SMALL = ("--copies", "2", "--network=tiny", f"--steps={STEPS}", f"--batch_size={BATCH_SIZE}", "--repeats=1")
@@ -17,7 +17,7 @@ def losses_of_one_device(num_shares: int) -> list[float]:
     """The training losses of two epochs of the batch that is made of the shares of so many processes."""
     with choose_devices("none") as devices:
         config = TrainConfig(preset="tiny", dropout=0.0, batch_size=BATCH_SIZE, learning_rate=1e-4)
-        _, model = build_model(config, 1000, STEPS, devices)
+        model = build_network(build_model(config, 1000), config, STEPS, devices)
     shares = [
         next(iter(synthetic_training_batches(BATCH_SIZE // num_shares, 1000, seed=worker)))
         for worker in range(num_shares)

@@ -51,6 +51,31 @@ def test_both_modes_other_backends_and_no_compiler(tmp_path):
     assert " of torch.compile" not in printed
 
 
+@pytest.mark.parametrize(
+    ("backend", "arguments"),
+    [
+        ("tensorflow", ["--strategy", "none", "mirrored", "--batches=resident"]),
+        ("jax", ["--batches", "copied", "resident", "--forms", "auto", "none:slices:none"]),
+    ],
+)
+def test_variants_of_ours_are_measured_side_by_side(tmp_path, backend, arguments):
+    pytest.importorskip(backend)
+    rows, _ = figures_of(tmp_path, *SMALL, "--mode=train", "--precision=float32", "--backends", backend, *arguments)
+    ours = [row for row in rows if row["backend"] == backend]
+    names = [row["name"].removeprefix(f"keras_alexnet, {backend}") for row in ours]
+    if backend == "tensorflow":
+        assert names == [", resident", ", mirrored, resident"]
+    else:
+        assert names == ["", ", none:slices:none", ", resident", ", resident, none:slices:none"]
+    assert all(row["images_per_second"] > 0 for row in ours)
+
+
+def test_unknown_forms_are_refused_with_those_there_are():
+    process = run("step", "--forms=slices")
+    assert process.returncode == 2
+    assert "expected auto or {blocks,none}:{band,slices,none}:{slices,none}, got 'slices'" in process.stderr
+
+
 def test_a_folder_is_no_file_for_the_figures(tmp_path):
     process = run("step", f"--json={tmp_path}")
     assert process.returncode == 1

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 import keras
 
-from keras_alexnet.compute import Forms, choose_forms
 from keras_alexnet.determinism import make_deterministic
 from keras_alexnet.errors import UserError
 from keras_alexnet.gpu import check_gpu_is_used
@@ -68,10 +67,6 @@ class Devices:
                 f"jit_compile is on, which {self.description} cannot do. Use --jit_compile=auto, or another --strategy."
             )
         return self.xla if setting == "auto" else setting == "on"
-
-    def forms(self, setting: str, precision: str) -> Forms:
-        """How the network's layers are computed on these devices, for `--jit_compile` and `--precision`."""
-        return choose_forms(self.platform, precision, compiled=self.jit_compile(setting))
 
 
 @contextlib.contextmanager

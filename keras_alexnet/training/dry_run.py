@@ -15,7 +15,7 @@ from keras_alexnet.progress import duration
 from keras_alexnet.reporting.check import check_run_report
 from keras_alexnet.training.config import TrainConfig
 from keras_alexnet.training.distribution import Devices, check_batch_size, check_same_settings, choose_devices
-from keras_alexnet.training.loop import build_model, open_data, run_identity, steps_in_epoch
+from keras_alexnet.training.loop import build_model, build_network, open_data, run_identity, steps_in_epoch
 from keras_alexnet.training.memory import explained_memory, peak_gpu_bytes
 from keras_alexnet.training.model_file import model_sizes
 from keras_alexnet.training.profile import check_profile_steps
@@ -55,7 +55,8 @@ def dry_run(config: TrainConfig, *, restart: bool = False) -> None:
             steps_done, epochs_done = checkpoint.progress.steps, checkpoint.progress.epochs
         writable = check_folder(folder)
         with devices.scope():
-            model, network = build_model(config, data.num_classes, steps_per_epoch, devices)
+            model = build_model(config, data.num_classes)
+            network = build_network(model, config, steps_per_epoch, devices)
         with explained_memory(model, config.batch_size, devices.num_replicas, devices.platform):
             step_seconds, validation_seconds = _try_steps(network, config, data, devices)
 

@@ -11,7 +11,7 @@ import keras
 
 from keras_alexnet import compilation_cache
 from keras_alexnet.atomic import write_text
-from keras_alexnet.compute import compute_form
+from keras_alexnet.compute import Forms, choose_forms, compute_form
 from keras_alexnet.data.class_file import read_classes, write_classes
 from keras_alexnet.data.order import steps_per_pass
 from keras_alexnet.lock import exclusive
@@ -108,14 +108,8 @@ def run_identity(config: TrainConfig, data) -> dict:
     return config.identity() | {"backend": keras.backend.backend()} | data.identity
 
 
-def build_model(
-    config: TrainConfig, num_classes: int, steps_per_epoch: int, devices: Devices
-) -> tuple[keras.Model, keras.Model]:
-    """Builds the network of the settings; to be called in the scope of `devices`.
-
-    Returns:
-        The model, to be saved; and its compute form, compiled and with all of its variables, to be trained.
-    """
+def build_model(config: TrainConfig, num_classes: int) -> keras.Model:
+    """Builds the model of the settings, to be saved at the end; to be called in the scope of the devices."""
     # What `keras.utils.set_random_seed` does, as far as it has a part in this, but without importing TensorFlow.
     random.seed(config.seed)
     if config.initial_model:
@@ -125,20 +119,37 @@ def build_model(
     if config.freeze_through:
         freeze_through(model, config.freeze_through)
     set_precision(model, config.precision)
+    return model
+
+
+def build_network(
+    model: keras.Model, config: TrainConfig, steps_per_epoch: int, devices: Devices, forms: Forms | None = None
+) -> keras.Model:
+    """Makes the compute form of a model, compiled and with all of its variables, in the scope of `devices`.
+
+    Args:
+        model: of `build_model`.
+        config: the settings.
+        steps_per_epoch: steps of an epoch.
+        devices: those that it is to be trained on.
+        forms: of its layers; None for the fastest that are known.
+    """
     jit_compile = devices.jit_compile(config.jit_compile)
+    if forms is None:
+        forms = choose_forms(devices.platform, config.precision, compiled=jit_compile)
     network_class = keras.Model
     if keras.backend.backend() == "tensorflow":
         from keras_alexnet.training.tensorflow_network import TensorFlowNetwork
 
         compile_replicas = devices.replicas_apart and jit_compile
         network_class = functools.partial(TensorFlowNetwork, wait=devices.wait, compile_replicas=compile_replicas)
-    network = compute_form(model, devices.forms(config.jit_compile, config.precision), network_class=network_class)
+    network = compute_form(model, forms, network_class=network_class)
     schedule = step_schedule(config.learning_rate, config.lr_drop_epochs, config.lr_drop_factor, steps_per_epoch)
     optimizer = SGDWithL2(schedule, momentum=config.momentum, l2=config.weight_decay)
     compile_model(network, optimizer, jit_compile=jit_compile and not devices.replicas_apart)
     build_variables(network)
     devices.adapt(network)
-    return model, network
+    return network
 
 
 class _Run:
@@ -170,9 +181,8 @@ class _Run:
 
         self._began = time.monotonic() - progress.total_seconds
         with self.devices.scope():
-            self.model, self.network = build_model(
-                self.config, self.data.num_classes, self.steps_per_epoch, self.devices
-            )
+            self.model = build_model(self.config, self.data.num_classes)
+            self.network = build_network(self.model, self.config, self.steps_per_epoch, self.devices)
             if checkpoint:
                 restore(self.network, checkpoint)
         del checkpoint  # Its arrays take as much memory as the weights and the momenta.

@@ -112,12 +112,14 @@ def _measure(network: str, repeats: int, folder: Path) -> dict:
 def _model(network: str):
     """The network, compiled as for a training, with random numbers in all of its weights and momenta."""
     with cli.quiet_framework_start():
-        from keras_alexnet.training.checkpoint import assign, build_variables, variable_arrays
+        from keras_alexnet.compute import PORTABLE
+        from keras_alexnet.training.checkpoint import assign, variable_arrays
         from keras_alexnet.training.distribution import choose_devices
-        from keras_alexnet.training.loop import build_model
+        from keras_alexnet.training.loop import build_model, build_network
     with choose_devices("none") as devices:
-        _, model = build_model(TrainConfig(preset=network), _NUM_CLASSES, 1, devices)
-    build_variables(model)
+        config = TrainConfig(preset=network)
+        # In the form that is saved.
+        model = build_network(build_model(config, _NUM_CLASSES), config, 1, devices, PORTABLE)
     rng = np.random.default_rng(0)
     for arrays in _weights_and_momenta(variable_arrays(model)):
         assign(model, {name: rng.standard_normal(array.shape, np.float32) for name, array in arrays.items()})

@@ -196,11 +196,11 @@ class _Step:
         from keras_alexnet.data.synthetic import synthetic_training_batches
         from keras_alexnet.training.config import TrainConfig
         from keras_alexnet.training.distribution import choose_devices
-        from keras_alexnet.training.loop import build_model
+        from keras_alexnet.training.loop import build_model, build_network
 
         config = TrainConfig(preset=network, precision=common.PRECISIONS[precision])
         with choose_devices("none") as devices:
-            _, self.model = build_model(config, _NUM_CLASSES, 1, devices)
+            self.model = build_network(build_model(config, _NUM_CLASSES), config, 1, devices)
         self._batches = synthetic_training_batches(batch_size, _NUM_CLASSES, image_size=PRESETS[network].image_size)
         self._attribution = Attribution(
             self._graph(), [layer.name for layer in self.model.layers], self.model.optimizer.name

@@ -5,10 +5,14 @@ with images in either memory layout: eager, with local response normalization as
 form, a matrix product, which is much the faster one on CPUs ("fast LRN"); and that through torch.compile. PyTorch has
 its fused optimizer, and its weights themselves in bfloat16 for inference in it.
 
-Images are uint8, labels are of 1000 classes. Inference takes a batch from uint8 pixels to float32 logits in the host's
-memory. Each side has a process of its own, in memory all the while: about 2 GB each of the full network. They compute
-on the GPU if there is one and --device does not say otherwise. Peak memory is that of the GPU, or else the resident
-memory of the whole process, framework included.
+Images are uint8, labels are of 1000 classes. Ours trains as `fit --synthetic_data` does, each batch copied from the
+host's memory; `--batches resident` leaves it on the device, as PyTorch's always is. Inference takes a batch from pixels
+to float32 logits in the host's memory, PyTorch's out of pinned memory. `--forms` measures other forms of our layers
+(keras_alexnet/compute.py), named by those of conv1, normalizations and pools, as in blocks:slices:none.
+
+Each side has a process of its own, in memory all the while: about 2 GB each of the full network. They compute on the
+GPU if there is one and --device does not say otherwise. Peak memory is that of the GPU, or else the resident memory of
+the whole process, framework included.
 
 PyTorch needs the extra `torch`; torch.compile needs a C++ compiler on the CPU. Without them their rows are left out.
 """
@@ -17,6 +21,7 @@ import argparse
 import contextlib
 import importlib.util
 import json
+import operator
 import os
 import subprocess
 import sys
@@ -46,6 +51,8 @@ QUICK = {
 }
 _NUM_CLASSES = 1000
 _WARM_UP_STEPS = 2
+# Attributes of a side that mean nothing to the others.
+_OF_OURS, _OF_PEERS = ("strategy", "batches", "forms"), ("layout", "fast_lrn")
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,9 @@ class Side:
         network: a name in `NETWORKS`.
         batch_size: images a step.
         device: "cpu" or "gpu".
+        strategy: of ours, as of fit: "none" or "mirrored".
+        batches: of ours, "copied" to the device for each step, or "resident" there.
+        forms: of ours, "auto" for those that fit takes, or the forms of conv1, norm and pool, as "blocks:slices:none".
         compiled: of the peer, whether through torch.compile.
         layout: of the peer's images and kernels, in memory: "contiguous" or "channels_last".
         fast_lrn: of the peer, whether with our form of local response normalization.
@@ -70,6 +80,9 @@ class Side:
     network: str
     batch_size: int
     device: str
+    strategy: str = "none"
+    batches: str = "copied"
+    forms: str = "auto"
     compiled: bool = False
     layout: str = "channels_last"
     fast_lrn: bool = False
@@ -78,7 +91,10 @@ class Side:
     def name(self) -> str:
         """For people."""
         if self.backend != PYTORCH:
-            return f"keras_alexnet, {self.backend}"
+            unusual = [
+                value for value in (self.strategy, self.batches, self.forms) if value not in ("none", "copied", "auto")
+            ]
+            return ", ".join(["keras_alexnet", self.backend, *unusual])
         kind = "torch.compile" if self.compiled else "PyTorch eager"
         return f"{kind}, {self.layout}{', fast LRN' if self.fast_lrn else ''}"
 
@@ -93,6 +109,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch_size", dest="batch_sizes", type=common.at_least_1, default=[32], **several)
     parser.add_argument("--network", choices=NETWORKS, default="cntk", help="sizes of the layers (%(default)s)")
     parser.add_argument("--steps", type=common.at_least_1, default=2, help="steps a turn (%(default)s)")
+    parser.add_argument("--strategy", choices=["none", "mirrored"], default=["none"], **several)
+    parser.add_argument("--batches", choices=["copied", "resident"], default=["copied"], **several)
+    parser.add_argument("--forms", type=_forms, default=["auto"], **several)
     parser.add_argument("--device", choices=["auto", "cpu", "gpu"], default="auto", help="(%(default)s)")
     parser.add_argument(
         "--layouts",
@@ -101,6 +120,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=["contiguous", "channels_last"],
         help="of PyTorch's images (%(default)s)",
     )
+
+
+def _forms(text: str) -> str:
+    """An argparse type."""
+    known = (("blocks", "none"), ("band", "slices", "none"), ("slices", "none"))
+    parts = text.split(":")
+    if text != "auto" and not (len(parts) == 3 and all(map(operator.contains, known, parts))):
+        choices = ":".join("{" + ",".join(names) + "}" for names in known)
+        raise argparse.ArgumentTypeError(f"expected auto or {choices}, got {text!r}")
+    return text
 
 
 def run(options: argparse.Namespace) -> list[dict]:
@@ -115,7 +144,14 @@ def run(options: argparse.Namespace) -> list[dict]:
         for precision in options.precision:
             for mode in options.mode:
                 alike = {"mode": mode, "precision": precision, "network": options.network, "batch_size": batch_size}
-                sides = [Side(backend, **alike, device=device) for backend in options.backends]
+                sides = [
+                    Side(backend, **alike, device=device, strategy=strategy, batches=batches, forms=forms)
+                    for backend in options.backends
+                    # Inference has one device, and its batches come from the host's memory.
+                    for strategy in (options.strategy if mode == "train" else ["none"])
+                    for batches in (options.batches if mode == "train" else ["copied"])
+                    for forms in options.forms
+                ]
                 if importlib.util.find_spec("torch"):
                     sides += _peers(options.layouts, **alike, device=device)
                 print(f"\n{mode}, {precision}, batches of {batch_size}", flush=True)
@@ -174,7 +210,7 @@ def _row(side: Side, rates: list[float], answer: dict) -> dict:
     row = {"name": side.name} | {
         name: value
         for name, value in vars(side).items()
-        if side.backend == PYTORCH or name not in ("layout", "fast_lrn")
+        if name not in (_OF_OURS if side.backend == PYTORCH else _OF_PEERS)
     }
     return row | {
         "compiled": answer["compiled"],
@@ -266,39 +302,84 @@ def keras_steps(side: Side) -> _Steps:
     with cli.quiet_framework_start():
         import keras
 
-        from keras_alexnet.data.synthetic import synthetic_training_batches
-        from keras_alexnet.inference.outputs import Outputs
+        from keras_alexnet.compute import Forms, compute_form
+        from keras_alexnet.inference import outputs
         from keras_alexnet.model import build_alexnet, set_precision
         from keras_alexnet.training.config import TrainConfig
         from keras_alexnet.training.distribution import choose_devices
-        from keras_alexnet.training.loop import build_model
+        from keras_alexnet.training.loop import build_model, build_network
 
     if keras.backend.backend() != side.backend:
         raise AssertionError(f"Keras runs under {keras.backend.backend()}")
-    size = PRESETS[side.network].image_size
-    with choose_devices("none") as devices:
-        if side.mode == "train":
-            config = TrainConfig(preset=side.network, precision=common.PRECISIONS[side.precision])
-            _, model = build_model(config, _NUM_CLASSES, 1, devices)
-            batches = synthetic_training_batches(side.batch_size, _NUM_CLASSES, image_size=size)
+    precision = common.PRECISIONS[side.precision]
+    forms = None
+    if side.forms != "auto":
+        forms = Forms(*(None if form == "none" else form for form in side.forms.split(":")))
+    devices = contextlib.ExitStack().enter_context(choose_devices(side.strategy))  # until the process ends
+    if side.mode == "train":
+        config = TrainConfig(preset=side.network, precision=precision)
+        with devices.scope():
+            model = build_model(config, _NUM_CLASSES)
+            network = build_network(model, config, 1, devices, forms)
+        do = _fit_steps(side, network, devices)
+        compiled = network.jit_compile or getattr(network, "compile_replicas", False)
+    else:
+        model = build_alexnet(_NUM_CLASSES, preset=side.network)
+        set_precision(model, precision)
+        if forms is not None:
+            outputs.compute_form = lambda model, _, output: compute_form(model, forms, output)
+        logits = outputs.Outputs(model)
+        images = _images(side)
 
-            def do(steps: int) -> None:
-                # It ends with the metrics of the last step.
-                model.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0)
+        def do(steps: int) -> None:
+            for _ in range(steps):
+                logits(images, len(images))
 
-            compiled = model.jit_compile
-        else:
-            model = build_alexnet(_NUM_CLASSES, preset=side.network)
-            set_precision(model, common.PRECISIONS[side.precision])
-            outputs = Outputs(model)
-            images = _images(side)
-
-            def do(steps: int) -> None:
-                for _ in range(steps):
-                    outputs(images, len(images))
-
-            compiled = outputs.network.jit_compile
+        compiled = logits.network.jit_compile
     return _Steps(do, model.count_params(), bool(compiled), lambda: _peak_memory_mb(side))
+
+
+def _fit_steps(side: Side, network, devices) -> Callable[[int], None]:
+    """What does steps of `fit`; it ends with the metrics of the last one."""
+    from keras_alexnet.data.synthetic import synthetic_training_batches
+
+    batches = synthetic_training_batches(side.batch_size, _NUM_CLASSES, image_size=PRESETS[side.network].image_size)
+
+    def fit(steps: int) -> None:
+        with devices.feed(batches) as feed:
+            network.fit(feed, steps_per_epoch=steps, shuffle=False, verbose=0)
+
+    if side.batches == "copied":
+        return fit
+    fit(1)  # Keras makes its function.
+    if side.backend == "tensorflow":
+        # What the feed gives is on the device.
+        with devices.feed(batches) as feed:
+            batch = next(iter(network.distribute_strategy.experimental_distribute_dataset(feed)))
+
+        def resident(steps: int) -> None:
+            for _ in range(steps):
+                logs = network.train_function(iter([batch]))
+            for value in logs.values():
+                value.numpy()
+
+        return resident
+    import keras
+
+    class Resident(keras.utils.PyDataset):
+        num_batches = None
+
+        def __getitem__(self, index: int):
+            return batch
+
+    batch = batches[0]
+    if side.backend == "jax":
+        import jax
+
+        batch = jax.device_put(batch)
+    else:
+        batch = tuple(map(keras.ops.convert_to_tensor, batch))
+    return lambda steps: network.fit(Resident(), steps_per_epoch=steps, shuffle=False, verbose=0)
 
 
 def torch_steps(side: Side) -> _Steps:
@@ -315,7 +396,9 @@ def torch_steps(side: Side) -> _Steps:
     model = Twin(side.network, _NUM_CLASSES, dropout=0.5, product_norm=side.fast_lrn).layers
     model = model.to(device, memory_format=layout)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    images = torch.from_numpy(_images(side)).permute(0, 3, 1, 2).contiguous(memory_format=layout).to(device)
+    images = torch.from_numpy(_images(side)).permute(0, 3, 1, 2).contiguous(memory_format=layout)
+    if device == "cuda":
+        images = images.pin_memory() if side.mode == "inference" else images.to(device)
     labels = torch.randint(0, _NUM_CLASSES, (side.batch_size,), device=device)
 
     def logits_of(images):
@@ -333,7 +416,7 @@ def torch_steps(side: Side) -> _Steps:
         @torch.inference_mode()
         def do(steps: int) -> None:
             for _ in range(steps):
-                logits_of(images).cpu()
+                logits_of(images.to(device, non_blocking=True)).cpu()
     else:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=0.0005, fused=True)
 
