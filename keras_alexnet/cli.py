@@ -106,7 +106,7 @@ def define_compilation_cache(flag_values: flags.FlagValues) -> None:
 
 @contextlib.contextmanager
 def quiet_framework_start(
-    cache: str = "off", tell_cache: Callable[[str], None] = lambda message: None
+    cache: str = "off", tell_cache: Callable[[str], None] = lambda message: tell(f"{message}\n")
 ) -> Iterator[None]:
     """Keeps the start-up chatter of the frameworks' C++ parts off the terminal; wrap the first import in it.
 

@@ -13,6 +13,7 @@ import importlib.metadata
 import json
 import os
 import tempfile
+import time
 from pathlib import Path
 
 from keras_alexnet.atomic import write_text
@@ -22,6 +23,7 @@ from keras_alexnet.gpu import count_gpus
 _CHECKSUMS = "checksums.json"
 # XLA ends a process at a flag that it does not know: these versions of TensorFlow were seen to know it.
 _TENSORFLOW_VERSIONS = ("2.20.", "2.21.")
+_DAY = 24 * 60 * 60  # seconds
 _AUTOTUNING = "--xla_gpu_per_fusion_autotune_cache_dir"
 
 _folder: Path | None = None
@@ -51,9 +53,12 @@ def start(setting: str, backend: str) -> str | None:
         return None
     if backend == "jax" and os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return None  # The user's own.
-    if backend == "tensorflow" and not importlib.metadata.version("tensorflow").startswith(_TENSORFLOW_VERSIONS):
-        return None
     folder = Path(setting).expanduser().absolute() / backend
+    if backend == "tensorflow":
+        if not _tensorflow_version().startswith(_TENSORFLOW_VERSIONS):
+            return None
+        if len(str(folder).split()) > 1:
+            return f"Compiled programs are not kept: {folder} has a blank in its name, which XLA would cut it at"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -82,8 +87,14 @@ def record() -> None:
         write_text(_folder / _CHECKSUMS, json.dumps(_checksums(_folder), indent=1))
 
 
+def _tensorflow_version() -> str:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version("tensorflow")
+    return ""  # It was not installed by a package manager.
+
+
 def _remove_damaged(folder: Path) -> int:
-    """Removes the files that differ from their checksums, or have none; returns how many are left."""
+    """Removes the files that differ from their checksums, or have had none for a day; returns how many are left."""
     try:
         expected = json.loads((folder / _CHECKSUMS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -92,8 +103,11 @@ def _remove_damaged(folder: Path) -> int:
         expected = {}
     found = _checksums(folder)
     for name, checksum in found.items():
-        if expected.get(name) != checksum:
-            (folder / name).unlink(missing_ok=True)
+        path = folder / name
+        # Another process may be at work, and note it at its end.
+        is_new = name not in expected and time.time() - path.stat().st_mtime < _DAY
+        if expected.get(name) != checksum and not is_new:
+            path.unlink(missing_ok=True)
     return sum(expected.get(name) == checksum for name, checksum in found.items())
 
 

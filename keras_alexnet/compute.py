@@ -215,6 +215,10 @@ class SlicedMaxPool(layers.Layer):
     kept, so that the gradient is a sum of shifted slices as well, and no scatter.
     """
 
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.built = True
+
     @staticmethod
     def fits(layer: keras.Layer) -> bool:
         """Whether it can take the place of a layer."""
@@ -230,10 +234,8 @@ class SlicedMaxPool(layers.Layer):
 
         @ops.custom_gradient
         def pool(x):
-            values = ops.cast(x, "float32")
-
             def cells(row, column):
-                return values[:, row : row + 2 * rows - 1 : 2, column : column + 2 * columns - 1 : 2]
+                return x[:, row : row + 2 * rows - 1 : 2, column : column + 2 * columns - 1 : 2]
 
             maximum = cells(0, 0)
             position = ops.zeros_like(maximum, dtype="uint8")
@@ -264,7 +266,7 @@ class SlicedMaxPool(layers.Layer):
                 result = ops.reshape(ops.stack(both, axis=2), (-1, 2 * rows + 2, 2 * columns + 2, channels))
                 return ops.cast(result[:, :height, :width], x.dtype)
 
-            return ops.cast(maximum, x.dtype), gradient
+            return maximum, gradient
 
         return pool(x)
 

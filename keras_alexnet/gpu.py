@@ -26,6 +26,8 @@ def count_gpus() -> int:
 def memory_bytes() -> int | None:
     """The memory of the first GPU; None where the driver's nvidia-smi does not tell."""
     query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        query.append(f"--id={visible.split(',')[0]}")
     try:
         printed = subprocess.run(query, capture_output=True, text=True, check=True, timeout=_SECONDS).stdout
         return int(printed.splitlines()[0]) * 2**20
@@ -62,14 +64,17 @@ def _tensorflow_reason() -> str:
         return "it is installed without CUDA"
     # It says what it looked for in its log alone, which cannot be turned on any more in this process.
     program = "import tensorflow as tf; tf.config.list_physical_devices('GPU')"
-    log = subprocess.run(
-        [sys.executable, "-c", program],
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-        timeout=_SECONDS,
-        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "0"},
-    ).stderr
+    try:
+        log = subprocess.run(
+            [sys.executable, "-c", program],
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=_SECONDS,
+            env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "0"},
+        ).stderr
+    except subprocess.TimeoutExpired:
+        return "the driver does not answer"
     lines = [line.split("] ", 1)[-1].strip() for line in log.splitlines()]
     told = [line.rstrip(".") for line in lines if any(sign in line for sign in _TENSORFLOW_SIGNS)]
     return "; ".join(dict.fromkeys(told)) or "it does not say why"

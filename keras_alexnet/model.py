@@ -188,8 +188,7 @@ def is_local_response_norm(x: keras.KerasTensor, y: keras.KerasTensor) -> bool:
         return False
     # Large enough that each constant of the formula shows, and exact in the bfloat16 that a file may ask for.
     values = np.random.default_rng(0).integers(0, 256, (1, *x.shape[1:])).astype("float32")
-    with keras.device("cpu:0"):  # A GPU would have each operation compiled first.
-        found = ops.convert_to_numpy(network(values))
+    found = ops.convert_to_numpy(network(values))
     expected = values * (LRN_K + np.square(values) @ lrn_band(x.shape[-1])) ** -LRN_BETA
     return np.allclose(found, expected, rtol=1e-4)
 

@@ -42,16 +42,27 @@ def test_damaged_and_unknown_files_are_removed(gpu_machine, tmp_path, monkeypatc
         (folder / "sub" / name).write_text("a program")
     compilation_cache.record()
     (folder / "sub" / "cut").write_text("a pro")
-    (folder / "of a killed process").write_text("a pro")
+    for name in ("of another process", "of a killed process"):
+        (folder / name).write_text("a pro")
+    os.utime(folder / "of a killed process", (0, 0))
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     assert compilation_cache.start(str(tmp_path), "jax") is None
-    assert [path.name for path in sorted(folder.rglob("*")) if path.is_file()] == ["checksums.json", "whole"]
+    assert [path.name for path in sorted(folder.rglob("*")) if path.is_file()] == [
+        "checksums.json",
+        "of another process",
+        "whole",
+    ]
     assert os.environ["JAX_COMPILATION_CACHE_DIR"] == str(folder)
     for text in ("{", "[]"):
         (folder / "checksums.json").write_text(text)
         monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
         assert compilation_cache.start(str(tmp_path), "jax").startswith("XLA compiles")
-        assert not (folder / "sub" / "whole").exists()
+
+
+def test_a_name_that_xla_would_cut_is_told(gpu_machine, tmp_path):
+    message = compilation_cache.start(str(tmp_path / "my programs"), "tensorflow")
+    assert "has a blank in its name" in message
+    assert "XLA_FLAGS" not in os.environ
 
 
 def test_a_folder_that_cannot_be_written_is_told_and_not_used(gpu_machine, tmp_path):

@@ -1,11 +1,15 @@
 """Batches on their way to the devices."""
 
+import os
+import subprocess
+import sys
 import threading
 import time
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from training_process import installed
 
 from keras_alexnet.data.synthetic import synthetic_evaluation_batches
 from keras_alexnet.training import distribution, loop
@@ -22,19 +26,24 @@ def slow_dataset(seconds: float, count: int = 10) -> tf.data.Dataset:
     return dataset.map(lambda number: (number, -number)).apply(tf.data.experimental.assert_cardinality(count))
 
 
-@pytest.mark.parametrize("put", [None, lambda batch: batch])
+def stay(batch):
+    return lambda: batch
+
+
+@pytest.mark.parametrize("put", [None, stay])
 def test_batches_come_once_and_in_order(put):
     with device_feed(slow_dataset(0.0), DataWait(), put) as feed:
         assert feed.num_batches == 10
         assert [feed[index] for index in range(10)] == [(number, -number) for number in range(10)]
-        with pytest.raises(StopIteration):
-            feed[10]
+        for _ in range(2):
+            with pytest.raises(StopIteration):
+                feed[10]
     endless = DeviceFeed(slow_dataset(0.0).repeat(), DataWait(), put)
     assert endless.num_batches is None
     endless.close()
 
 
-@pytest.mark.parametrize("put", [None, lambda batch: batch])
+@pytest.mark.parametrize("put", [None, stay])
 def test_waiting_for_data_is_told_from_waiting_for_the_training(put):
     def waited(reading, thinking):
         wait = DataWait()
@@ -54,7 +63,7 @@ def test_waiting_for_data_is_told_from_waiting_for_the_training(put):
 def test_batches_are_put_on_the_device_before_they_are_asked_for_and_no_more_than_that():
     put = []
     number_of_threads = threading.active_count()
-    with device_feed(slow_dataset(0.0).repeat(), DataWait(), lambda batch: put.append(batch) or batch) as feed:
+    with device_feed(slow_dataset(0.0).repeat(), DataWait(), lambda batch: put.append(batch) or stay(batch)) as feed:
         for taken in range(3):
             deadline = time.monotonic() + 10
             while len(put) < taken + AHEAD and time.monotonic() < deadline:
@@ -69,12 +78,13 @@ def test_what_goes_wrong_in_the_thread_is_raised_in_its_turn():
     def put(batch):
         if batch[0] == 2:
             raise MemoryError("no room on the device")
-        return batch
+        return stay(batch)
 
     with device_feed(slow_dataset(0.0), DataWait(), put) as feed:
         assert [feed[0][0], feed[1][0]] == [0, 1]
-        with pytest.raises(MemoryError, match="no room"):
-            feed[2]
+        for _ in range(2):
+            with pytest.raises(MemoryError, match="no room"):
+                feed[2]
 
 
 def test_a_training_on_tensorflow_waits_for_its_input(data_dir, tmp_path, monkeypatch):
@@ -98,9 +108,67 @@ def _batches(image_size):
 
 
 def test_tensorflow_copies_ahead_to_a_gpu():
-    """Its CPU stands in for it: what is checked is that the dataset stays what it is."""
+    """Its CPU stands in for it: what is checked is that the batches stay what they are."""
     batches = synthetic_evaluation_batches(3, 2, 3, image_size=8)
     with distribution._on_gpu("/CPU:0", batches) as feed:
         assert len(list(feed)) == 3
         for found, expected in zip(next(iter(feed)), next(iter(batches)), strict=True):
             np.testing.assert_array_equal(found, expected)
+
+
+# Four devices of a CPU, which stand in for GPUs.
+ON_DEVICES = """
+import os
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+import keras, numpy as np
+from keras_alexnet.training.config import TrainConfig
+from keras_alexnet.training.distribution import choose_devices
+from keras_alexnet.training.feed import DataWait, device_feed
+from keras_alexnet.training.loop import build_model, build_network
+
+class Batches(keras.utils.PyDataset):
+    num_batches = 3
+
+    def __init__(self):
+        super().__init__()
+        self.read = []
+
+    def __getitem__(self, index):
+        self.read.append(index)
+        return np.full((4, 227, 227, 3), index, np.uint8), np.zeros(4, np.int32), np.ones(4, np.float32)
+
+is_jax = keras.backend.backend() == "jax"
+config = TrainConfig(preset="tiny", batch_size=4)
+for strategy in ("none", "mirrored") if is_jax else ("none",):
+    with choose_devices(strategy) as devices:
+        put = None
+        if is_jax:
+            from keras_alexnet.training.jax_devices import _jax_put
+
+            put = _jax_put()
+        for name, steps in (("evaluate", "steps"), ("fit", "steps_per_epoch")):
+            network = build_network(build_model(config, 3), config, 1, devices)
+            batches = Batches()
+            with device_feed(batches, DataWait(), put) as feed:
+                getattr(network, name)(feed, verbose=0, **{steps: 2})
+            # The thread may have read ahead, and nothing was read for something else.
+            assert batches.read in ([0, 1], [0, 1, 2]), (name, batches.read)
+            assert int(next(m for m in network.metrics if m.name == "loss").count.numpy()) == 8
+        if put:
+            with device_feed(Batches(), DataWait(), put) as feed:
+                images, *_ = feed[0]
+            parts = 4 if strategy == "mirrored" else 1
+            assert {part.data.shape[0] for part in images.addressable_shards} == {4 // parts}
+            assert len(images.addressable_shards) == parts
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", installed("jax", "torch"))
+def test_no_batch_is_lost_and_each_device_gets_its_part(backend):
+    """Keras takes a batch to build what is not built, whatever is computed first."""
+    environment = os.environ | {"KERAS_BACKEND": backend}
+    result = subprocess.run(
+        [sys.executable, "-c", ON_DEVICES], capture_output=True, text=True, check=False, env=environment
+    )
+    assert result.returncode == 0, result.stderr

@@ -74,11 +74,11 @@ def test_hidden_gpus_do_not_count(monkeypatch):
 def test_too_little_memory_is_told_with_the_batch_that_fits(monkeypatch, error):
     model = build_alexnet(10, preset="tiny")
     fixed, per_image = bytes_needed(model)
-    monkeypatch.setattr(gpu, "memory_bytes", lambda: int((fixed + 100 * per_image) / 0.9) + 1)
+    monkeypatch.setattr(memory, "gpu_bytes", lambda: int((fixed + 100 * per_image) / 0.9) + 1)
     with pytest.raises(UserError) as caught, explained_memory(model, 1024, 2, "gpu"):
         raise error
     message = str(caught.value)
-    assert message.startswith("out of memory on the GPU: --batch_size=1024 takes very roughly")
+    assert message.startswith("out of memory on the GPU: 1024 images at a time take very roughly")
     assert "enough for about 200 images. Use a lower --batch_size." in message
     assert "\n" not in message
     with pytest.raises(UserError) as caught, explained_memory(model, 1024, 1, "cpu"):
@@ -103,5 +103,6 @@ def test_memory_needed_goes_with_precision_and_images():
     assert 0.5 * float32 < bytes_needed(model)[1] < 0.8 * float32
     # The largest outputs are conv1's, relu1's and norm1's.
     assert float32 > 2 * 4 * 3 * 55 * 55 * 24
+    assert bytes_needed(model, training=False)[0] == 4 * model.count_params()
     assert memory.peak_gpu_bytes() is None
     assert keras.backend.backend() == "tensorflow"

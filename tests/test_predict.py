@@ -265,7 +265,9 @@ def test_json_and_csv_say_the_same(folder, model, capsys):
     finally:
         os.unlink(odd)
     assert text.isascii()
-    assert (table.returncode, table.stderr) == (0, b"")
+    # A slow machine gets a line of progress.
+    assert [line for line in table.stderr.splitlines() if b" left" not in line] == []
+    assert table.returncode == 0
     objects = [json.loads(line) for line in text.splitlines()]
     assert [os.fsencode(item["path"]) for item in objects] == [odd, os.fsencode(good(folder)[1])]
     probabilities = predict_images(model, good(folder)[:2])

@@ -82,7 +82,7 @@ def test_a_trace_has_the_steps_asked_for_and_no_others(traced):
     for name, count in (("steps-2-4", 2), ("steps-4-7", 3)):
         found = events(traced, name)
         # Keras's function of a training step; that of the validation between the two would be another.
-        assert len([event for event in found if event["name"] == "multi_step_on_iterator"]) == count
+        assert len([event for event in found if event["name"] == "one_step_on_data"]) == count
         assert not [event for event in found if "test_step" in event["name"]]
 
 
@@ -179,10 +179,10 @@ def test_a_training_that_fails_leaves_no_trace_and_no_profiler(plain, tmp_path, 
     config = dataclasses.replace(plain, output_dir=str(tmp_path), profile_steps=(0, 4))
 
     def fail(folder, arrays, progress):
-        raise MemoryError("killed")
+        raise ZeroDivisionError("killed")
 
     monkeypatch.setattr(loop, "save_checkpoint", fail)
-    with pytest.raises(MemoryError):
+    with pytest.raises(ZeroDivisionError):
         loop.train(config)
     monkeypatch.undo()
     assert not (tmp_path / "profile").exists()
@@ -279,7 +279,11 @@ def test_events_of_a_device_have_the_names_of_layers(tmp_path):
 
 OPERATIONS = {
     "tensorflow": ("Conv2DBackpropFilter", "conv2", "fc6"),
-    "jax": ("jvp(conv2)/conv_general_dilated", "transpose(jvp(conv5))", "transpose(jvp(fc6))/dot_general"),
+    "jax": (
+        "jvp(layers)/conv2/conv_general_dilated",
+        "transpose(jvp(layers))/conv5/",
+        "transpose(jvp(layers))/fc6/dot_general",
+    ),
     "torch": ("aten::convolution", "aten::mm", "ConvolutionBackward0"),
 }
 

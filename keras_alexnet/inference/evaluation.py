@@ -68,7 +68,7 @@ def predict_map(
     dataset = padded_evaluation_dataset(image_map, batch_size, image_size=image_size, resize=resize, crops=crops)
     batches: list[Predictions] = []
     with (
-        explained_memory(model, batch_size * crops, 1, current_platform()),
+        explained_memory(model, batch_size * crops, 1, current_platform(), training=False),
         WorkProgress() as progress,
         evaluation_errors(image_map, batch_size, batch=lambda: len(batches)),
     ):

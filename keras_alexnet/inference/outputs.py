@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_alexnet.compute import choose_forms, compute_form
+from keras_alexnet.compute import Forms, choose_forms, compute_form
 from keras_alexnet.errors import UserError
 from keras_alexnet.training.distribution import current_platform
 from keras_alexnet.training.model_file import model_sizes
@@ -20,6 +20,7 @@ class Outputs:
         crops: crops of each image; with several of them, logits are the logarithms of their mean probabilities
             (Krizhevsky et al., 2012, section 4.1), and features are means.
         layer: the layer whose values to give, such as "relu7"; None for the logits.
+        forms: of the layers; None for the fastest that are known.
 
     Attributes:
         network: computes them, a batch of uint8 pixels at a time.
@@ -29,7 +30,7 @@ class Outputs:
         UserError: a model of other inputs or outputs, one that ends in a softmax, or a layer that it does not have.
     """
 
-    def __init__(self, model: keras.Model, crops: int = 1, layer: str | None = None):
+    def __init__(self, model: keras.Model, crops: int = 1, layer: str | None = None, forms: Forms | None = None):
         side, _ = model_sizes(model)
         _refuse_probabilities(model)
         if layer is not None:
@@ -37,8 +38,10 @@ class Outputs:
         platform = current_platform()
         # On a CPU, XLA would be two to three times slower than TensorFlow's own kernels.
         compiled = keras.backend.backend() == "jax" or (keras.backend.backend() == "tensorflow" and platform == "gpu")
-        precision = model.layers[-2].dtype_policy.name
-        network = compute_form(model, choose_forms(platform, precision, compiled=compiled), layer)
+        if forms is None:
+            precision = next((each.dtype_policy.name for each in model.layers if each.weights), "float32")
+            forms = choose_forms(platform, precision, compiled=compiled)
+        network = compute_form(model, forms, layer)
         output = network.output
         if crops > 1:
             inputs = keras.Input((crops, side, side, 3))

@@ -1,12 +1,10 @@
 """The layers of a network in order, as the writers of other formats need them; whatever they do not know is refused."""
 
 import keras
-import numpy as np
 from keras import layers
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.model import DATA_FORMAT
-from keras_alexnet.presets import LRN_ALPHA, LRN_BETA, LRN_K, LRN_SIZE
+from keras_alexnet.model import DATA_FORMAT, is_local_response_norm
 
 # What the writers look at of each class of layer, or take for granted: all else must be as Keras has it by default.
 _KNOWN = {
@@ -50,7 +48,7 @@ def layers_in_order(model: keras.Model) -> list[keras.Layer]:
             if found != expected:
                 raise _unknown(f"the {setting} of its layer {layer.name} is {found!r}, expected {expected!r}")
         if isinstance(layer, layers.Multiply):
-            if not _is_local_response_norm(x, layer.output):
+            if not is_local_response_norm(x, layer.output):
                 raise _unknown(f"its layer {layer.name} is no local response normalization with AlexNet's constants")
         elif layer.input is not x:
             raise _unknown(f"the input of its layer {layer.name} is not the output of the layer before it")
@@ -58,21 +56,6 @@ def layers_in_order(model: keras.Model) -> list[keras.Layer]:
     if output is not x:
         raise _unknown("its output is not that of its last layer")
     return chain
-
-
-def _is_local_response_norm(before: keras.KerasTensor, after: keras.KerasTensor) -> bool:
-    """By its values, since the same may be composed of other operations, as in a file of another version."""
-    try:
-        model = keras.Model(before, after)
-    except ValueError:  # Something else enters it.
-        return False
-    # Large enough that each constant of the formula shows.
-    x = np.random.default_rng(0).uniform(0, 255, (1, *before.shape[1:])).astype("float32")
-    reach = LRN_SIZE // 2
-    squares = np.pad(np.square(x), ((0, 0), (0, 0), (0, 0), (reach, reach)))
-    sums = np.lib.stride_tricks.sliding_window_view(squares, LRN_SIZE, axis=-1).sum(axis=-1)
-    expected = x / (LRN_K + LRN_ALPHA / LRN_SIZE * sums) ** LRN_BETA
-    return np.allclose(keras.ops.convert_to_numpy(model(x)), expected, rtol=1e-4)
 
 
 def _unknown(reason: str) -> UserError:

@@ -222,9 +222,7 @@ class StepWatch(keras.callbacks.Callback):
         return self.model.get_metrics_result()
 
     def _clock(self) -> tuple[float, float]:
-        seconds = time.monotonic() - self._begin
-        # The input runs a little ahead of the training, so its clock may too.
-        return seconds, min(self._waited() - self._waited_before, seconds)
+        return time.monotonic() - self._begin, self._waited() - self._waited_before
 
     def _check_loss(self, results: dict, batches: int) -> None:
         """Raises `UserError` where the mean loss over the first `batches` of the epoch is not finite."""

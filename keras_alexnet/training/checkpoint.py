@@ -144,7 +144,10 @@ def build_variables(model: keras.Model) -> None:
     """Makes the variables of the optimizer and of the metrics, which Keras otherwise makes at the first step."""
     model.optimizer.build(model.trainable_variables)
     logits = np.zeros((1, model.output_shape[-1]), np.float32)
-    model.compute_metrics(None, keras.ops.zeros((1,), "int32"), keras.ops.convert_to_tensor(logits))
+    labels, logits = keras.ops.zeros((1,), "int32"), keras.ops.convert_to_tensor(logits)
+    # What is not built, Keras builds in `fit` and `evaluate`, of a batch that it takes for that and drops.
+    model.compute_loss(None, labels, logits)
+    model.compute_metrics(None, labels, logits)
     model.reset_metrics()
 
 

@@ -14,7 +14,7 @@ from keras_alexnet.determinism import make_deterministic
 from keras_alexnet.errors import UserError
 from keras_alexnet.gpu import check_gpu_is_used
 from keras_alexnet.training.cluster import Cluster, tensorflow_cluster
-from keras_alexnet.training.feed import AHEAD, DataWait, device_feed, put_torch
+from keras_alexnet.training.feed import AHEAD, DataWait, device_feed, torch_put
 
 
 @dataclass(frozen=True)
@@ -173,8 +173,7 @@ def _torch_device(strategy: str) -> Devices:
         )
     leave_gpus_to_the_backend()
     platform, wait = current_platform(), DataWait()
-    put = put_torch if platform == "gpu" else None
-    feed = functools.partial(device_feed, wait=wait, put=put)
+    feed = functools.partial(device_feed, wait=wait, put=torch_put() if platform == "gpu" else None)
     return Devices("one device, torch", platform=platform, xla_possible=False, wait=wait, feed=feed)
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import keras
 
-from keras_alexnet import gpu
 from keras_alexnet.atomic import check_folder
 from keras_alexnet.errors import UserError
 from keras_alexnet.progress import duration
@@ -16,7 +15,7 @@ from keras_alexnet.reporting.check import check_run_report
 from keras_alexnet.training.config import TrainConfig
 from keras_alexnet.training.distribution import Devices, check_batch_size, check_same_settings, choose_devices
 from keras_alexnet.training.loop import build_model, build_network, open_data, run_identity, steps_in_epoch
-from keras_alexnet.training.memory import explained_memory, peak_gpu_bytes
+from keras_alexnet.training.memory import explained_memory, gpu_bytes, peak_gpu_bytes
 from keras_alexnet.training.model_file import model_sizes
 from keras_alexnet.training.profile import check_profile_steps
 from keras_alexnet.training.run_folder import find_checkpoint, is_finished
@@ -56,8 +55,9 @@ def dry_run(config: TrainConfig, *, restart: bool = False) -> None:
         writable = check_folder(folder)
         with devices.scope():
             model = build_model(config, data.num_classes)
-            network = build_network(model, config, steps_per_epoch, devices)
         with explained_memory(model, config.batch_size, devices.num_replicas, devices.platform):
+            with devices.scope():
+                network = build_network(model, config, steps_per_epoch, devices)
             step_seconds, validation_seconds = _try_steps(network, config, data, devices)
 
         steps = config.epochs * steps_per_epoch - steps_done
@@ -144,6 +144,6 @@ def _memory() -> str:
     text = f"{used / 1e9:.1f} GB at most in this trial, of the machine's {total / 1e9:.1f} GB"
     if peak := peak_gpu_bytes():
         text += f"; {peak / 1e9:.1f} GB of the first GPU's"
-        if of_gpu := gpu.memory_bytes():
+        if of_gpu := gpu_bytes():
             text += f" {of_gpu / 1e9:.1f} GB, so the batch fits"
     return text

@@ -1,7 +1,7 @@
 """Batches on their way to the devices: copied there before their step begins, and how long the training waits for them.
 
-TensorFlow and its strategies copy ahead themselves, once asked to; `TimedNetwork` takes the time. Under JAX and PyTorch
-a thread reads and copies, and Keras takes what it has: `DeviceFeed`.
+TensorFlow and its strategies copy ahead themselves, once asked to; `TensorFlowNetwork` takes the time. Under JAX and
+PyTorch a thread reads and copies, and Keras takes what it has: `DeviceFeed`.
 """
 
 import contextlib
@@ -40,9 +40,14 @@ class DataWait:
             self.seconds += time.monotonic() - start
 
 
+# Starts copying a batch of NumPy arrays to the devices, in the thread that reads. What it returns gives the batch that
+# is on the devices, in the thread that computes.
+Put = Callable[[tuple[np.ndarray, ...]], Callable[[], tuple]]
+
+
 @contextlib.contextmanager
 def device_feed(
-    batches: "tf.data.Dataset | keras.utils.PyDataset", wait: DataWait, put: Callable[[tuple], tuple] | None
+    batches: "tf.data.Dataset | keras.utils.PyDataset", wait: DataWait, put: Put | None
 ) -> Iterator["DeviceFeed"]:
     """Makes a `DeviceFeed`, whose thread ends with this context."""
     feed = DeviceFeed(batches, wait, put)
@@ -58,15 +63,14 @@ class DeviceFeed(keras.utils.PyDataset):
     Args:
         batches: gives tuples of arrays; a finite number of them, or without end.
         wait: takes the time that is spent waiting for them.
-        put: starts copying a batch of NumPy arrays to the devices, and gives it as it will be there. It runs in a
-            thread, `AHEAD` batches before they are needed. None for batches that stay where they are.
+        put: runs in a thread, `AHEAD` batches before they are needed. None for batches that stay where they are.
     """
 
     def __init__(
         self,
         batches: "tf.data.Dataset | keras.utils.PyDataset",
         wait: DataWait,
-        put: Callable[[tuple], tuple] | None = None,
+        put: Put | None = None,
     ):
         super().__init__()
         if isinstance(batches, keras.utils.PyDataset):
@@ -96,32 +100,35 @@ class DeviceFeed(keras.utils.PyDataset):
 class _Reader:
     """An iterator over batches that a thread has put on a device; what goes wrong in it is raised in its turn."""
 
-    def __init__(self, batches: Iterator, put: Callable[[tuple], tuple]):
+    def __init__(self, batches: Iterator, put: Put):
         self._batches = batches
         self._put = put
         self._ready: queue.Queue = queue.Queue(AHEAD - 1)  # The thread holds one more.
         self._closed = False
+        self._end: Exception | None = None
         self._thread = threading.Thread(target=self._read, name="device feed", daemon=True)
         self._thread.start()
 
     def _read(self) -> None:
         try:
             for batch in self._batches:
-                self._ready.put((self._put(batch), None))
+                self._ready.put(self._put(batch))
                 if self._closed:
                     return
-            self._ready.put((None, StopIteration()))
+            self._ready.put(StopIteration())
         except Exception as error:
-            self._ready.put((None, error))
+            self._ready.put(error)
 
     def __iter__(self) -> "_Reader":
         return self
 
     def __next__(self) -> tuple:
-        batch, error = self._ready.get()
-        if error is not None:
-            raise error
-        return batch
+        if self._end is None:
+            ready = self._ready.get()
+            if not isinstance(ready, Exception):
+                return ready()
+            self._end = ready
+        raise self._end
 
     def close(self) -> None:
         self._closed = True
@@ -130,13 +137,31 @@ class _Reader:
                 self._ready.get(timeout=0.01)
 
 
-def put_torch(batch: tuple[np.ndarray, ...]) -> tuple:
-    """Starts copying arrays to PyTorch's GPU, by way of pinned memory."""
+def torch_put() -> Put:
+    """Copies by way of pinned memory, in a stream of its own, so that no copy waits for the steps before."""
     import torch
+    from keras.src.backend.torch.core import get_device
 
-    def put(array: np.ndarray):
-        tensor = torch.empty(array.shape, dtype=getattr(torch, str(array.dtype)), pin_memory=True)
-        tensor.numpy()[...] = array
-        return tensor.to("cuda", non_blocking=True)
+    device = get_device()
+    stream = torch.cuda.Stream(device)
 
-    return tuple(put(array) for array in batch)
+    def put(batch: tuple[np.ndarray, ...]) -> Callable[[], tuple]:
+        with torch.cuda.stream(stream):
+            tensors = tuple(copied(array) for array in batch)
+            event = stream.record_event()
+
+        def ready() -> tuple:
+            current = torch.cuda.current_stream(device)
+            current.wait_event(event)
+            for tensor in tensors:
+                tensor.record_stream(current)  # Until then its memory is not used again.
+            return tensors
+
+        return ready
+
+    def copied(array: np.ndarray):
+        pinned = torch.empty(array.shape, dtype=getattr(torch, str(array.dtype)), pin_memory=True)
+        pinned.numpy()[...] = array
+        return pinned.to(device, non_blocking=True)
+
+    return put

@@ -11,7 +11,7 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import keras
@@ -29,7 +29,7 @@ from keras_alexnet.training.cluster import (
     jax_cluster,
 )
 from keras_alexnet.training.distribution import Devices, leave_gpus_to_the_backend
-from keras_alexnet.training.feed import DataWait, device_feed
+from keras_alexnet.training.feed import DataWait, Put, device_feed
 
 _START_SECONDS = 300  # in which all processes have to appear
 _HEARTBEAT_SECONDS = 30  # without a sign of life, after which a process counts as lost
@@ -78,13 +78,14 @@ def jax_devices(strategy: str) -> Iterator[Devices]:
             count = jax.device_count() if several else 1
             copies = f"{count} × " if count > 1 else ""
             wait = DataWait()
+            put = None if jax.default_backend() == "cpu" else _jax_put()
             yield Devices(
                 f"{copies}{jax.default_backend().upper()}, JAX",
                 platform=jax.default_backend(),
                 num_replicas=count,
                 xla=True,
                 wait=wait,
-                feed=functools.partial(device_feed, wait=wait, put=_put if jax.default_backend() != "cpu" else None),
+                feed=functools.partial(device_feed, wait=wait, put=put),
                 alone=_without_distribution,
             )
         return
@@ -220,12 +221,20 @@ def _without_distribution() -> Iterator[None]:
         keras.distribution.set_distribution(distribution)
 
 
-def _put(batch: tuple[np.ndarray, ...]) -> tuple:
-    """Starts copying arrays to the device, or to all, each of which gets its part of the batch."""
+def _jax_put() -> Put:
+    """Copies to the device, or to all of a distribution, each of which gets its part of the batch."""
+    # Keras has one a thread.
     distribution = keras.distribution.distribution()
-    if distribution is None:
-        return jax.device_put(batch)
-    return tuple(jax.device_put(array, distribution.get_data_layout(array.shape).backend_layout) for array in batch)
+
+    def put(batch: tuple[np.ndarray, ...]) -> Callable[[], tuple]:
+        if distribution is None:
+            arrays = jax.device_put(batch)
+        else:
+            layouts = [distribution.get_data_layout(array.shape).backend_layout for array in batch]
+            arrays = tuple(map(jax.device_put, batch, layouts))
+        return lambda: arrays
+
+    return put
 
 
 def _agree(values: Sequence[float]) -> np.ndarray:

@@ -182,9 +182,10 @@ class _Run:
         self._began = time.monotonic() - progress.total_seconds
         with self.devices.scope():
             self.model = build_model(self.config, self.data.num_classes)
-            self.network = build_network(self.model, self.config, self.steps_per_epoch, self.devices)
-            if checkpoint:
-                restore(self.network, checkpoint)
+            with self._explained_memory():
+                self.network = build_network(self.model, self.config, self.steps_per_epoch, self.devices)
+                if checkpoint:
+                    restore(self.network, checkpoint)
         del checkpoint  # Its arrays take as much memory as the weights and the momenta.
         self._tell_start(progress)
         if self.devices.is_chief:
@@ -210,9 +211,7 @@ class _Run:
                 log=self._log,
             )
             try:
-                with explained_memory(
-                    self.model, self.config.batch_size, self.devices.num_replicas, self.devices.platform
-                ):
+                with self._explained_memory():
                     for epoch in range(progress.epochs, self.config.epochs):
                         self._run_epoch(epoch, progress)
             except (KeyboardInterrupt, SystemExit):
@@ -227,6 +226,10 @@ class _Run:
         self._report()
         self.devices.agree([0.0])  # All wait here until the chief has saved.
         return self.history
+
+    def _explained_memory(self) -> contextlib.AbstractContextManager:
+        devices = self.devices
+        return explained_memory(self.model, self.config.batch_size, devices.num_replicas, devices.platform)
 
     def _report(self) -> None:
         """Writes the report, where one is wanted and there is none yet."""
@@ -283,7 +286,8 @@ class _Run:
             self.data.validation_errors(config.batch_size, batch=lambda: watch.batch),
             self.devices.feed(batches) as feed,
         ):
-            results = network.evaluate(feed, verbose=0, return_dict=True, callbacks=[watch])
+            num_batches = -(-self.data.num_validation // config.batch_size)
+            results = network.evaluate(feed, steps=num_batches, verbose=0, return_dict=True, callbacks=[watch])
         validation = error_rates(results, self.data.num_validation)
         watch.check_validation_loss(validation["loss"])
         self._end_epoch(epoch, training, validation)

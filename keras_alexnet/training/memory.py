@@ -10,35 +10,37 @@ from keras_alexnet import gpu
 from keras_alexnet.errors import UserError
 from keras_alexnet.training.distribution import current_platform
 
-# Weights, momenta and gradients, in float32, and as much again while they are updated and converted.
-_COPIES_OF_WEIGHTS = 4
-# Of each layer's output: the values, kept for the gradient, and their gradient.
-_COPIES_OF_OUTPUTS = 2
+# In a training: weights, momenta and gradients, in float32, and as much again while they are updated and converted; of
+# each layer's output the values, kept for the gradient, and their gradient.
+_COPIES_OF_WEIGHTS, _COPIES_OF_OUTPUTS = 4, 2
 _BYTES = {"float32": 4, "bfloat16": 2}
 # How the allocators of all backends begin.
 _SIGNS = ("RESOURCE_EXHAUSTED", "Resource exhausted", "out of memory", "Out of memory", "OOM when allocating")
 
 
-def bytes_needed(model: keras.Model) -> tuple[int, int]:
-    """Roughly what a training takes on a device: whatever the batch, and for each image of it."""
-    weights = _COPIES_OF_WEIGHTS * 4 * model.count_params()
+def bytes_needed(model: keras.Model, *, training: bool = True) -> tuple[int, int]:
+    """Roughly what a network takes on a device: whatever the batch, and for each image of it."""
     outputs = sum(
-        _BYTES[layer.compute_dtype] * math.prod(layer.output.shape[1:])
+        _BYTES.get(layer.compute_dtype, 4) * math.prod(layer.output.shape[1:])
         for layer in model.layers
         if not isinstance(layer, keras.layers.InputLayer)
     )
-    return weights, _COPIES_OF_OUTPUTS * outputs
+    weights = 4 * model.count_params()
+    return (_COPIES_OF_WEIGHTS * weights, _COPIES_OF_OUTPUTS * outputs) if training else (weights, outputs)
 
 
 @contextlib.contextmanager
-def explained_memory(model: keras.Model, batch_size: int, num_replicas: int, platform: str) -> Iterator[None]:
-    """Within it, a device's lack of memory for a training is told as the user's mistake, whatever framework raises it.
+def explained_memory(
+    model: keras.Model, batch_size: int, num_replicas: int, platform: str, *, training: bool = True
+) -> Iterator[None]:
+    """Within it, a device's lack of memory is told as the user's mistake, whatever framework raises it.
 
     Args:
         model: in the portable form, in the precision of the run.
         batch_size: the global batch.
         num_replicas: the devices that share it.
         platform: "cpu" or "gpu".
+        training: whether it is trained.
     """
     try:
         yield
@@ -49,20 +51,35 @@ def explained_memory(model: keras.Model, batch_size: int, num_replicas: int, pla
         if not (isinstance(error, MemoryError) or any(sign in text for sign in _SIGNS)):
             raise
         share = batch_size // num_replicas
-        fixed, per_image = bytes_needed(model)
+        fixed, per_image = bytes_needed(model, training=training)
         message = (
-            f"out of memory on the {platform.upper()}: --batch_size={batch_size} takes very roughly "
+            f"out of memory on the {platform.upper()}: {batch_size} images at a time take very roughly "
             f"{(fixed + share * per_image) / 1e9:.1f} GB"
         )
         if num_replicas > 1:
             message += f" on each of the {num_replicas} devices"
-        total = gpu.memory_bytes() if platform == "gpu" else None
+        total = gpu_bytes() if platform == "gpu" else None
         if total:
             fits = max(int((0.9 * total - fixed) / per_image), 0) * num_replicas
             message += f", and there are {total / 1e9:.1f} GB"
             message += f", enough for about {fits:,} images" if 0 < fits < batch_size else ", if nothing else uses them"
         first_line = text.splitlines()[0][:200] if text else type(error).__name__
         raise UserError(f"{message}. Use a lower --batch_size. ({first_line})") from None
+
+
+def gpu_bytes() -> int | None:
+    """What this process may take of its first GPU's memory; None where nothing tells."""
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        # Less than there is, unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.
+        return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    if backend == "torch":
+        import torch
+
+        return torch.cuda.mem_get_info()[1]
+    return gpu.memory_bytes()
 
 
 def peak_gpu_bytes() -> int | None:

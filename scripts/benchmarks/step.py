@@ -302,8 +302,8 @@ def keras_steps(side: Side) -> _Steps:
     with cli.quiet_framework_start():
         import keras
 
-        from keras_alexnet.compute import Forms, compute_form
-        from keras_alexnet.inference import outputs
+        from keras_alexnet.compute import Forms
+        from keras_alexnet.inference.outputs import Outputs
         from keras_alexnet.model import build_alexnet, set_precision
         from keras_alexnet.training.config import TrainConfig
         from keras_alexnet.training.distribution import choose_devices
@@ -326,9 +326,7 @@ def keras_steps(side: Side) -> _Steps:
     else:
         model = build_alexnet(_NUM_CLASSES, preset=side.network)
         set_precision(model, precision)
-        if forms is not None:
-            outputs.compute_form = lambda model, _, output: compute_form(model, forms, output)
-        logits = outputs.Outputs(model)
+        logits = Outputs(model, forms=forms)
         images = _images(side)
 
         def do(steps: int) -> None:
