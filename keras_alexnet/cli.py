@@ -95,11 +95,11 @@ def reject_positional(arguments: list[str]) -> None:
 
 
 def define_compilation_cache(flag_values: flags.FlagValues) -> None:
-    """Defines the flag of `quiet_framework_start`, for commands that compute."""
+    """Defines the flag that `quiet_framework_start` takes."""
     flags.DEFINE_string(
         "compilation_cache",
         compilation_cache.default_folder(),
-        "Folder to keep what XLA has compiled for a GPU, so that later starts need not wait for it; off for none.",
+        "Folder that caches what XLA compiles for a GPU, so that later runs start sooner; off for no cache.",
         flag_values=flag_values,
     )
 
@@ -114,8 +114,8 @@ def quiet_framework_start(
     import fails.
 
     Args:
-        cache: where to keep what XLA compiles for a GPU, or "off".
-        tell_cache: told that it is empty yet, or why it is not used.
+        cache: folder of the compilation cache, or "off".
+        tell_cache: called with a message if the cache is still empty, or why it is not used.
 
     Raises:
         UserError: KERAS_BACKEND names a backend that is unknown or not installed.

@@ -1,9 +1,9 @@
-"""Keeps what XLA compiles for a GPU, or finds out about it, from one process to the next. No framework is imported.
+"""Caches XLA's compilation results for GPUs between processes. Imports no framework.
 
-The first step on a GPU waits for XLA, which tries out algorithms for each convolution and product: 15 to 60 seconds.
-JAX keeps whole programs; under TensorFlow, whose own store of programs ends a run where a file of it is damaged, XLA
-keeps the algorithms that it has found. A file of ours beside them has their checksums, and what differs from these is
-removed before a framework reads it.
+The first step on a GPU waits 15 to 60 s while XLA times algorithms for each convolution and matrix product. JAX caches
+compiled programs. Under TensorFlow, XLA caches the selected algorithms only, since TensorFlow's own program cache stops
+a run when one of its files is corrupted. A list of checksums next to the files detects corrupted ones, which are
+removed before a framework reads them.
 """
 
 import atexit
@@ -21,7 +21,7 @@ from keras_alexnet.errors import UserError
 from keras_alexnet.gpu import count_gpus
 
 _CHECKSUMS = "checksums.json"
-# XLA ends a process at a flag that it does not know: these versions of TensorFlow were seen to know it.
+# XLA ends the process at an unknown flag. These versions of TensorFlow know it.
 _TENSORFLOW_VERSIONS = ("2.20.", "2.21.")
 _DAY = 24 * 60 * 60  # seconds
 _AUTOTUNING = "--xla_gpu_per_fusion_autotune_cache_dir"
@@ -30,57 +30,57 @@ _folder: Path | None = None
 
 
 def default_folder() -> str:
-    """The user's own."""
+    """The folder in the user's cache directory."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return os.path.join(base, "keras_alexnet", "compiled")
 
 
 def start(setting: str, backend: str) -> str | None:
-    """Has the framework keep compiled programs; to be called before it is imported.
+    """Enables the cache; call it before importing the framework.
 
-    It does nothing on a machine without a GPU: programs for CPUs are compiled in seconds, and may not run on the next
-    machine that shares the folder. Whatever is wrong with the folder, the run goes on without it.
+    It does nothing on a machine without a GPU: CPU programs compile in seconds, and may not run on another machine that
+    shares the folder. If the folder cannot be used, the run continues without a cache.
 
     Args:
         setting: the folder, or "off".
-        backend: of Keras.
+        backend: the Keras backend.
 
     Returns:
-        What to tell the user, if anything: that the folder is filled, or why it is not used.
+        A message for the user, or None: the cache is still empty, or why it is not used.
     """
     global _folder
     if setting == "off" or not count_gpus() or backend == "torch":
         return None
     if backend == "jax" and os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        return None  # The user's own.
+        return None  # The user has chosen a cache.
     folder = Path(setting).expanduser().absolute() / backend
     if backend == "tensorflow":
         if not _tensorflow_version().startswith(_TENSORFLOW_VERSIONS):
             return None
         if len(str(folder).split()) > 1:
-            return f"Compiled programs are not kept: {folder} has a blank in its name, which XLA would cut it at"
+            return f"The compilation cache is off: XLA does not accept a folder with a space in its name, {folder}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
         kept = _remove_damaged(folder)
     except OSError as error:
-        return f"Compiled programs are not kept: cannot write to {folder}: {error.strerror}"
+        return f"The compilation cache is off: cannot write to {folder}: {error.strerror}"
     _folder = folder
     atexit.register(record)
     if backend == "jax":
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
-        # Weights are drawn by many small programs.
+        # Many small programs initialize the weights.
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     else:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_AUTOTUNING}={folder}".strip()
     if kept:
         return None
-    return f"XLA compiles for this GPU, which may take a minute; later starts find the result in {folder}"
+    return f"Compiling for this GPU, which can take a minute; the result is cached in {folder}"
 
 
 def record() -> None:
-    """Notes the checksums of what has been kept so far; without that, it is not used again."""
+    """Records the checksums of the files that have been cached so far."""
     if _folder is None:
         return
     with contextlib.suppress(OSError, UserError):
@@ -90,11 +90,11 @@ def record() -> None:
 def _tensorflow_version() -> str:
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version("tensorflow")
-    return ""  # It was not installed by a package manager.
+    return ""  # Not installed by a package manager.
 
 
 def _remove_damaged(folder: Path) -> int:
-    """Removes the files that differ from their checksums, or have had none for a day; returns how many are left."""
+    """Removes files that do not match their checksums, or have had none for a day; returns how many remain."""
     try:
         expected = json.loads((folder / _CHECKSUMS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -104,7 +104,7 @@ def _remove_damaged(folder: Path) -> int:
     found = _checksums(folder)
     for name, checksum in found.items():
         path = folder / name
-        # Another process may be at work, and note it at its end.
+        # Another process may be running, and will record it.
         is_new = name not in expected and time.time() - path.stat().st_mtime < _DAY
         if expected.get(name) != checksum and not is_new:
             path.unlink(missing_ok=True)

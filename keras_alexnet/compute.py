@@ -1,9 +1,9 @@
-"""The compute form of a network: the model's own variables, in layers written for the platform that runs it.
+"""The compute form of a network: the same variables, in layers written for the platform that runs them.
 
-A model of `build_alexnet`, and every `.keras` file, has the portable form: stock layers that load anywhere. Training,
-evaluation and prediction run its compute form, which shares the layers of the model and computes conv1, the
-normalizations and the max pools in another way where that is faster. The results differ by rounding only. A model is
-built, frozen, saved and exported in the portable form; only what runs a network needs this module.
+Models built by `build_alexnet` and `.keras` files have the portable form: stock layers that load anywhere. Training,
+evaluation and prediction run the compute form, which shares the model's layers, and replaces conv1, the normalizations
+and the max pools where another implementation is faster. Results differ only by rounding. Models are built, frozen,
+saved and exported in the portable form; only code that runs a network needs this module.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ _BLOCKS = -(-_KERNEL // _BLOCK)
 
 @dataclass(frozen=True)
 class Forms:
-    """How the layers that have several forms are computed; None stands for the model's own layers.
+    """Which implementation each replaceable layer uses; None keeps the model's own layer.
 
     Attributes:
         conv1: "blocks" for `BlockConv2D`.
@@ -39,7 +39,7 @@ PORTABLE = Forms()
 
 
 def choose_forms(platform: str, precision: str, *, compiled: bool) -> Forms:
-    """The fastest forms known for the backend of Keras.
+    """Returns the fastest known forms for the current Keras backend.
 
     Args:
         platform: "cpu" or "gpu".
@@ -47,13 +47,13 @@ def choose_forms(platform: str, precision: str, *, compiled: bool) -> Forms:
         compiled: whether XLA compiles the network.
     """
     if platform == "gpu":
-        # One H100, JAX, bfloat16, batches of 1024, milliseconds a training step: the model's own layers 38.1, sliced
-        # normalization 34.0, and blocks as well 23.4. Sliced pools there, and all of it under TensorFlow, are not yet
-        # measured. Without a compiler each slice would be a kernel of its own.
+        # H100, JAX, bfloat16, batch size 1024, ms per training step: portable 38.1, sliced norm 34.0, sliced norm and
+        # blocks 23.4 (2026-11-26). Sliced pools, and all forms under TensorFlow: not yet measured. Without XLA each
+        # slice would be a separate kernel.
         return Forms("blocks", "slices", "slices") if compiled else PORTABLE
     if keras.backend.backend() == "jax" and precision == "float32":
-        # Two CPU cores, batches of 32, forward and backward: norm1 67 ms for 104, pool1 95 for 159. conv1 by blocks
-        # takes 394 for 298. Other backends, and bfloat16, gain nothing in a whole step by any of these forms.
+        # Two CPU cores, batch size 32, forward and backward, ms, portable and sliced: norm1 104 and 67, pool1 159 and
+        # 95. conv1 by blocks is slower (298 and 394). No form speeds up a whole step in bfloat16 or on other backends.
         return Forms(norm="slices", pool="slices")
     return PORTABLE
 
@@ -61,17 +61,17 @@ def choose_forms(platform: str, precision: str, *, compiled: bool) -> Forms:
 def compute_form(
     model: keras.Model, forms: Forms, output: str | None = None, network_class: Callable[..., keras.Model] = keras.Model
 ) -> keras.Model:
-    """The network that computes what `model` computes, in other forms of its layers.
+    """Returns a network that computes what `model` computes, with other implementations of some layers.
 
     Args:
-        model: from (batch, side, side, 3) images to logits. It is left as it is.
-        forms: the forms to use; its layers' precision is that of the model's at this moment.
-        output: the layer whose values to give; None for the logits.
-        network_class: makes the result out of inputs, outputs and name, as `keras.Model` does.
+        model: maps images (batch, side, side, 3) to logits. It is not changed.
+        forms: the forms to use. Layers get the dtype policies that the model's layers have now.
+        output: name of the layer whose output to return; None for the logits.
+        network_class: called with inputs, outputs and name, like `keras.Model`.
 
     Returns:
-        A functional model, not compiled, whose variables are those of `model`, in the same order. Where `model` is not
-        a chain of layers with normalizations as `build_alexnet` composes them, it consists of the model's own layers.
+        An uncompiled functional model that shares the variables of `model`, in the same order. If `model` is not a
+        plain chain of layers with AlexNet's local response normalization, it uses the model's own layers throughout.
     """
     result = model.output if output is None else model.get_layer(output).output
     chain = _chain(model, result) if forms != PORTABLE else None
@@ -87,7 +87,7 @@ def _in_form(layer: keras.Layer, forms: Forms) -> keras.Layer:
     if forms.conv1 and BlockConv2D.fits(layer):
         return BlockConv2D(layer)
     if _is_norm(layer):
-        # A chain has no other multiplications, and this layer alone would lack the operations before it.
+        # Always replaced: without the operations before it, the Multiply layer alone is not a normalization.
         return LocalResponseNorm(forms.norm or "band", name=layer.name)
     if forms.pool and SlicedMaxPool.fits(layer):
         return SlicedMaxPool(dtype=layer.dtype_policy, name=layer.name)
@@ -95,10 +95,10 @@ def _in_form(layer: keras.Layer, forms: Forms) -> keras.Layer:
 
 
 class _Chain(layers.Layer):
-    """Calls layers one after the other. As a layer, it leaves no trace in those that it shares with another model."""
+    """Calls layers in sequence. Unlike a functional graph, it adds no nodes to layers shared with another model."""
 
     def __init__(self, steps: list[keras.Layer], output: keras.KerasTensor):
-        # Each layer casts to its own precision.
+        # Each layer casts its inputs itself.
         super().__init__(autocast=False, dtype=output.dtype, name="layers")
         self.steps = steps
         self._shape = output.shape
@@ -114,9 +114,9 @@ class _Chain(layers.Layer):
 
 
 class BlockConv2D(layers.Layer):
-    """conv1 as a 3×3 convolution with stride 1 over blocks of 4×4 pixels, 48 channels in place of 3.
+    """conv1 as a 3×3 convolution with stride 1 over blocks of 4×4 pixels: 48 input channels instead of 3.
 
-    The 11×11 kernel is padded to 12×12 with zeros. GPUs pad 3 channels to 8, and fill no tensor core with them.
+    The 11×11 kernel is zero-padded to 12×12. With 3 channels, GPUs pad to 8 and leave tensor cores mostly idle.
     """
 
     def __init__(self, conv: layers.Conv2D):
@@ -126,7 +126,7 @@ class BlockConv2D(layers.Layer):
 
     @staticmethod
     def fits(layer: keras.Layer) -> bool:
-        """Whether it can take the place of a layer."""
+        """Whether this layer can replace `layer`."""
         return (
             isinstance(layer, layers.Conv2D)
             and (layer.kernel_size, layer.strides, layer.padding) == ((_KERNEL,) * 2, (_BLOCK,) * 2, "valid")
@@ -138,7 +138,7 @@ class BlockConv2D(layers.Layer):
     def call(self, images):
         _, height, width, channels = images.shape
         rows, columns = ((size - _KERNEL) // _BLOCK + _BLOCKS for size in (height, width))
-        # Up to two rows at the end are out of the kernel's reach, or a row of zeros meets the kernel's own zeros.
+        # The kernel does not reach up to two trailing rows; a missing row meets only the kernel's own zeros.
         images = images[:, : rows * _BLOCK, : columns * _BLOCK]
         images = ops.pad(
             images, [[0, 0], [0, rows * _BLOCK - images.shape[1]], [0, columns * _BLOCK - images.shape[2]], [0, 0]]
@@ -157,13 +157,13 @@ class BlockConv2D(layers.Layer):
 
 
 class LocalResponseNorm(layers.Layer):
-    """Local response normalization with its gradient written out, in float32 inside, whatever its input is.
+    """Local response normalization with a hand-written gradient, computed in float32 for inputs of any precision.
 
     With d = k + alpha/n · Σ x², the sum over n neighboring channels, y = x · d^-beta, and for an upstream gradient g
     dx = g · d^-beta - 2·beta·alpha/n · x · Σ (g · x · d^(-beta-1)).
 
     Args:
-        form: the sums as a product with a banded matrix ("band") or of shifted slices ("slices").
+        form: how to compute the sums: "band" (product with a banded matrix) or "slices" (adding shifted slices).
     """
 
     def __init__(self, form: str, *, name: str):
@@ -209,10 +209,10 @@ def _sliced_sum(values):
 
 
 class SlicedMaxPool(layers.Layer):
-    """Max pooling over 3×3 windows with stride 2 as a maximum over nine shifted slices.
+    """Max pooling over 3×3 windows with stride 2, as a maximum over nine shifted slices.
 
-    The window's first maximum in memory order gets the gradient, as in the backends' own max pools. Its position is
-    kept, so that the gradient is a sum of shifted slices as well, and no scatter.
+    Like the backends' own pooling, it routes the gradient to the first maximum of each window in memory order. It keeps
+    the position of that maximum, so the gradient is also a sum of shifted slices instead of a scatter.
     """
 
     def __init__(self, **kwargs):
@@ -221,7 +221,7 @@ class SlicedMaxPool(layers.Layer):
 
     @staticmethod
     def fits(layer: keras.Layer) -> bool:
-        """Whether it can take the place of a layer."""
+        """Whether this layer can replace `layer`."""
         settings = ((POOL_WINDOW,) * 2, (POOL_STRIDE,) * 2, "valid", DATA_FORMAT)
         return (
             isinstance(layer, layers.MaxPooling2D)
@@ -248,7 +248,7 @@ class SlicedMaxPool(layers.Layer):
                 upstream = ops.cast(arguments[0] if upstream is None else upstream, "float32")
 
                 def shares(row, column):
-                    """Of the inputs in even or odd (0 or 1) rows and columns."""
+                    """The gradient of the inputs in even (0) or odd (1) rows and columns."""
                     total = 0.0
                     for i in range(row, POOL_WINDOW, 2):
                         for j in range(column, POOL_WINDOW, 2):
@@ -276,14 +276,14 @@ class SlicedMaxPool(layers.Layer):
 
 
 def _is_norm(layer: keras.Layer) -> bool:
-    """Whether it is the last operation of a normalization, as `build_alexnet` composes it."""
+    """Whether the layer may end a normalization, as composed by `build_alexnet`."""
     return isinstance(layer, layers.Multiply)
 
 
 def _chain(model: keras.Model, result: keras.KerasTensor) -> list[keras.Layer] | None:
-    """The layers from the input to `result`; None where each is not the only input of the next.
+    """The layers from the input to `result`, or None if they are not a plain chain.
 
-    A normalization counts as a layer, if it computes what `LocalResponseNorm` does.
+    The operations of a normalization count as one layer if they compute what `LocalResponseNorm` computes.
     """
     chain, output = [], model.input
     for layer in model.layers:

@@ -1,7 +1,7 @@
-"""The same bits from the same settings, on GPUs too.
+"""Bit-identical runs on GPUs.
 
-On CPUs they are the same anyway, for the same number of cores. On GPUs sums whose order is left to chance are not, nor
-are algorithms that are chosen by their speed at the start.
+On CPUs, runs with the same settings and number of cores are bit-identical anyway. On GPUs, the order of some sums
+varies, and algorithms are selected by timing them.
 """
 
 import os
@@ -10,16 +10,16 @@ _XLA_FLAG = "--xla_gpu_deterministic_ops=true"
 
 
 def set_environment() -> None:
-    """Sets what frameworks read from the environment; to be called before they are imported."""
+    """Sets the environment variables that frameworks read when they are imported; call it before that."""
     if _XLA_FLAG not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_XLA_FLAG}".strip()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def make_deterministic(platform: str) -> None:
-    """Has the backend of Keras compute the same bits again on a "gpu"; to be called before it computes anything.
+    """Makes the Keras backend deterministic if `platform` is "gpu"; call it before the backend computes anything.
 
-    XLA heeds the environment alone: whoever imports a framework calls `set_environment` before that.
+    XLA also needs `set_environment`, before the framework is imported.
     """
     if platform != "gpu":
         return

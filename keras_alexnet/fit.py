@@ -64,13 +64,13 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         flags.DEFINE_enum,
         "jit_compile",
         "Compile the steps with XLA. auto: on GPUs and under JAX, where it is faster. With several devices or workers "
-        "under TensorFlow, forward and backward pass of each are compiled.",
+        "under TensorFlow, the forward and backward pass of each replica are compiled.",
         list(JIT_COMPILE),
     )
     define(
         flags.DEFINE_bool,
         "deterministic",
-        "On a GPU, compute the same bits from the same settings, which takes longer. On CPUs they are the same anyway.",
+        "Make runs on a GPU bit-identical, at some cost. Runs on a CPU are bit-identical anyway.",
     )
     define(
         flags.DEFINE_string,
@@ -146,7 +146,7 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
     config = config_from(values)
     if config.deterministic:
         set_environment()
-    # Programs out of the cache would lack the names that a trace shows.
+    # Cached programs would lack the layer names that a trace shows.
     cache = "off" if config.profile_steps else values.compilation_cache
     with cli.quiet_framework_start(cache, tell_cache=lambda message: print(message, flush=True)):
         from keras_alexnet.training.dry_run import dry_run

@@ -1,4 +1,4 @@
-"""NVIDIA GPUs of this machine, and why a framework does not see them. No framework is imported unless it is asked."""
+"""The NVIDIA GPUs of this machine, and why a framework does not see them. Imports a framework only to ask it."""
 
 import importlib.util
 import os
@@ -8,15 +8,15 @@ from pathlib import Path
 
 from keras_alexnet.errors import UserError
 
-# What the extras in pyproject.toml are called.
+# Names of the extras in pyproject.toml.
 _EXTRAS = {"tensorflow": "gpu", "jax": "jax-gpu", "torch": "torch"}
-_SECONDS = 60  # for which a command is waited for
-# Of TensorFlow's log: lines that tell what it did not find, such as "Could not load dynamic library 'libcudnn.so.9'".
+_SECONDS = 60  # time limit of a command
+# Phrases in the lines of TensorFlow's log that name what is missing.
 _TENSORFLOW_SIGNS = ("dynamic library", "dlopen", "cuInit", "cuda drivers", "CUDA_ERROR")
 
 
 def count_gpus() -> int:
-    """The number of GPUs that a process may use, as far as the system tells without its driver."""
+    """The number of GPUs that a process may use, as far as the system shows without using the driver."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return 0
     devices = [path for path in Path("/dev").glob("nvidia*") if path.name.removeprefix("nvidia").isdigit()]
@@ -24,7 +24,7 @@ def count_gpus() -> int:
 
 
 def memory_bytes() -> int | None:
-    """The memory of the first GPU; None where the driver's nvidia-smi does not tell."""
+    """The memory of the first GPU, or None if nvidia-smi does not report it."""
     query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
         query.append(f"--id={visible.split(',')[0]}")
@@ -36,11 +36,11 @@ def memory_bytes() -> int | None:
 
 
 def check_gpu_is_used(backend: str, platform: str) -> None:
-    """Raises `UserError` where a training would take the CPU of a machine that has a GPU, and nobody has asked for it.
+    """Raises `UserError` if training would use the CPU of a machine with a GPU, and the user has not asked for that.
 
     Args:
-        backend: of Keras, which has been imported.
-        platform: what it computes on: "cpu" or "gpu".
+        backend: the Keras backend, which has been imported.
+        platform: what the backend computes on: "cpu" or "gpu".
     """
     if platform != "cpu" or not count_gpus():
         return
@@ -49,7 +49,7 @@ def check_gpu_is_used(backend: str, platform: str) -> None:
     raise UserError(
         f"this machine has an NVIDIA GPU, but {backend} does not see it: {_reason(backend)}. Training on the CPU would "
         f"take many times as long. Install the GPU version (pip install -e '.[{_EXTRAS[backend]}]'; see the README) or "
-        "repair the driver. To train on the CPU all the same, set CUDA_VISIBLE_DEVICES=-1."
+        "fix the driver. To train on the CPU anyway, set CUDA_VISIBLE_DEVICES=-1."
     )
 
 
@@ -62,7 +62,7 @@ def _tensorflow_reason() -> str:
 
     if not tf.sysconfig.get_build_info().get("is_cuda_build"):
         return "it is installed without CUDA"
-    # It says what it looked for in its log alone, which cannot be turned on any more in this process.
+    # Only its log names what is missing, and this process has turned the log off for good.
     program = "import tensorflow as tf; tf.config.list_physical_devices('GPU')"
     try:
         log = subprocess.run(
@@ -74,10 +74,10 @@ def _tensorflow_reason() -> str:
             env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "0"},
         ).stderr
     except subprocess.TimeoutExpired:
-        return "the driver does not answer"
+        return "the driver does not respond"
     lines = [line.split("] ", 1)[-1].strip() for line in log.splitlines()]
     told = [line.rstrip(".") for line in lines if any(sign in line for sign in _TENSORFLOW_SIGNS)]
-    return "; ".join(dict.fromkeys(told)) or "it does not say why"
+    return "; ".join(dict.fromkeys(told)) or "for a reason that it does not report"
 
 
 def _jax_reason() -> str:
@@ -89,7 +89,7 @@ def _jax_reason() -> str:
         jax.devices("cuda")
     except RuntimeError as error:
         return str(error).splitlines()[0].rstrip(".")
-    return "it was told to use another platform"
+    return "it was set to use another platform"
 
 
 def _torch_reason() -> str:
@@ -101,4 +101,4 @@ def _torch_reason() -> str:
         torch.cuda.init()
     except (RuntimeError, AssertionError) as error:
         return str(error).splitlines()[0].rstrip(".")
-    return "it was told to use another device"
+    return "it was set to use another device"

@@ -171,16 +171,16 @@ def _local_response_norm(x, name: str):
 
 
 def lrn_band(channels: int) -> np.ndarray:
-    """float32 (channels, channels): a product with it is alpha/n times the sum over n neighboring channels."""
+    """The float32 (channels, channels) matrix that sums over n neighboring channels, scaled by alpha/n."""
     channel = np.arange(channels)
     window = np.abs(channel[:, None] - channel) <= LRN_SIZE // 2
     return (LRN_ALPHA / LRN_SIZE * window).astype("float32")
 
 
 def is_local_response_norm(x: keras.KerasTensor, y: keras.KerasTensor) -> bool:
-    """Whether the tensor `y` of a model is the local response normalization of `x`.
+    """Whether the tensor `y` of a model is AlexNet's local response normalization of `x`.
 
-    Judged by its values, since files of other versions may compose the same function of other operations.
+    Compares values, not operations: files from other versions may compose the same function differently.
     """
     try:
         network = keras.Model(x, y)

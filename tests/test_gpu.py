@@ -78,12 +78,12 @@ def test_too_little_memory_is_told_with_the_batch_that_fits(monkeypatch, error):
     with pytest.raises(UserError) as caught, explained_memory(model, 1024, 2, "gpu"):
         raise error
     message = str(caught.value)
-    assert message.startswith("out of memory on the GPU: 1024 images at a time take very roughly")
+    assert message.startswith("out of memory on the GPU: 1024 images at a time need very roughly")
     assert "enough for about 200 images. Use a lower --batch_size." in message
     assert "\n" not in message
     with pytest.raises(UserError) as caught, explained_memory(model, 1024, 1, "cpu"):
         raise error
-    assert "there are" not in str(caught.value)
+    assert "available" not in str(caught.value)
 
 
 def test_other_errors_are_left_alone():

@@ -20,7 +20,7 @@ class Outputs:
         crops: crops of each image; with several of them, logits are the logarithms of their mean probabilities
             (Krizhevsky et al., 2012, section 4.1), and features are means.
         layer: the layer whose values to give, such as "relu7"; None for the logits.
-        forms: of the layers; None for the fastest that are known.
+        forms: the forms of the layers; None for the fastest known.
 
     Attributes:
         network: computes them, a batch of uint8 pixels at a time.

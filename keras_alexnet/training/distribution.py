@@ -23,17 +23,17 @@ class Devices:
 
     Attributes:
         description: for people.
-        platform: what they are: "cpu" or "gpu".
+        platform: "cpu" or "gpu".
         num_replicas: devices, over all workers.
         scope: makes the context in which the model has to be built, restored and compiled.
         xla: whether steps are compiled by XLA if nobody asks: where that is the fastest known.
         xla_possible: whether they can be.
-        replicas_apart: whether XLA compiles the passes of each replica, and not the step as a whole.
+        per_replica_xla: whether XLA compiles each replica's passes instead of the whole step.
         worker, num_workers: the number of this process, and of all. Worker 0, the chief, writes all files.
         agree: gives the element-wise maximum over the workers; all of them have to call it.
-        wait: how long the training has waited for its batches.
-        feed: makes the context of what `fit` and `evaluate` take, out of a worker's own share of the batches: each is
-            on its devices, as far as the backend can do it, before its step begins.
+        wait: how long training has waited for its batches.
+        feed: turns a worker's share of the batches into a context of what `fit` and `evaluate` take: batches that are
+            copied to the devices ahead of their steps, where the backend can do so.
         adapt: mends a compiled model for `fit` and `evaluate`.
         alone: makes the context in which the chief alone may save, load or evaluate a model.
         explain: gives the user's view of an exception that another worker's end has caused, None for any other.
@@ -45,7 +45,7 @@ class Devices:
     scope: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
     xla: bool = False
     xla_possible: bool = True
-    replicas_apart: bool = False
+    per_replica_xla: bool = False
     worker: int = 0
     num_workers: int = 1
     agree: Callable[[Sequence[float]], Sequence[float]] = field(default=lambda values: values)
@@ -77,7 +77,7 @@ def choose_devices(strategy: str, *, deterministic: bool = False) -> Iterator[De
         strategy: "auto" (all workers if the environment names several, else all GPUs when there are several, otherwise
             one device), "none" (one device), "mirrored" (all devices of this machine; the logical CPUs when there is no
             GPU) or "multi_worker" (the workers that the environment names).
-        deterministic: whether GPUs are to compute the same bits again.
+        deterministic: whether runs on GPUs have to be bit-identical.
 
     Raises:
         UserError: a strategy that the backend cannot do, or that the environment does not fit; a GPU that the backend
@@ -127,7 +127,7 @@ def _tensorflow_devices(strategy: str) -> Devices:
             f"{len(devices)} × {devices[0].device_type}, mirrored",
             num_replicas=len(devices),
             scope=mirrored.scope,
-            replicas_apart=True,
+            per_replica_xla=True,
             **settings,
         )
     feed = functools.partial(_on_gpu, gpus[0].name) if gpus else contextlib.nullcontext
@@ -135,7 +135,7 @@ def _tensorflow_devices(strategy: str) -> Devices:
 
 
 def _on_gpu(device: str, dataset):
-    """The context of a dataset whose batches TensorFlow copies ahead; strategies do so themselves."""
+    """A context of the dataset with batches copied to the device ahead; strategies do so themselves."""
     import tensorflow as tf
 
     return contextlib.nullcontext(dataset.apply(tf.data.experimental.prefetch_to_device(device, AHEAD)))
@@ -155,7 +155,7 @@ def _tensorflow_workers(cluster: Cluster) -> Devices:
         num_replicas=replicas,
         scope=strategy.scope,
         xla=kind == "GPU",
-        replicas_apart=True,
+        per_replica_xla=True,
         worker=cluster.worker,
         num_workers=cluster.num_workers,
         agree=lambda values: multi_worker.agree(strategy, values).tolist(),
@@ -201,7 +201,7 @@ def check_same_settings(devices: Devices, *settings: object) -> None:
 
 
 def current_platform() -> str:
-    """What the backend of Keras computes on if nothing else is said: "cpu" or "gpu"."""
+    """What the Keras backend computes on by default: "cpu" or "gpu"."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf

@@ -1,7 +1,7 @@
-"""Batches on their way to the devices: copied there before their step begins, and how long the training waits for them.
+"""Copies batches to the devices ahead of their steps, and measures how long training waits for them.
 
-TensorFlow and its strategies copy ahead themselves, once asked to; `TensorFlowNetwork` takes the time. Under JAX and
-PyTorch a thread reads and copies, and Keras takes what it has: `DeviceFeed`.
+TensorFlow copies ahead by itself; `TensorFlowNetwork` measures the wait. Under JAX and PyTorch, `DeviceFeed` reads and
+copies in a thread.
 """
 
 import contextlib
@@ -17,22 +17,18 @@ import numpy as np
 if TYPE_CHECKING:
     import tensorflow as tf
 
-# Batches that are on a device, or on their way to it, before they are asked for.
+# Number of batches that are on the device, or being copied to it, before they are requested.
 AHEAD = 2
 
 
 class DataWait:
-    """Adds up how long the training waits for its batches.
-
-    Attributes:
-        seconds: so far.
-    """
+    """Accumulates the time that training waits for its next batch, in `seconds`."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
 
     def next(self, iterator: Iterator):
-        """The next element of an iterator."""
+        """Returns the next element of an iterator and adds the time that it took."""
         start = time.monotonic()
         try:
             return next(iterator)
@@ -40,8 +36,8 @@ class DataWait:
             self.seconds += time.monotonic() - start
 
 
-# Starts copying a batch of NumPy arrays to the devices, in the thread that reads. What it returns gives the batch that
-# is on the devices, in the thread that computes.
+# Called in the reading thread: starts copying a batch of NumPy arrays to the devices, and returns a function that
+# returns the copied batch when called in the computing thread.
 Put = Callable[[tuple[np.ndarray, ...]], Callable[[], tuple]]
 
 
@@ -49,7 +45,7 @@ Put = Callable[[tuple[np.ndarray, ...]], Callable[[], tuple]]
 def device_feed(
     batches: "tf.data.Dataset | keras.utils.PyDataset", wait: DataWait, put: Put | None
 ) -> Iterator["DeviceFeed"]:
-    """Makes a `DeviceFeed`, whose thread ends with this context."""
+    """A `DeviceFeed` whose thread ends with this context."""
     feed = DeviceFeed(batches, wait, put)
     try:
         yield feed
@@ -58,12 +54,13 @@ def device_feed(
 
 
 class DeviceFeed(keras.utils.PyDataset):
-    """The batches of a dataset, once and in order, as `fit` and `evaluate` take them under JAX and PyTorch.
+    """The batches of a dataset for `fit` and `evaluate` under JAX and PyTorch: each once, in order.
 
     Args:
-        batches: gives tuples of arrays; a finite number of them, or without end.
-        wait: takes the time that is spent waiting for them.
-        put: runs in a thread, `AHEAD` batches before they are needed. None for batches that stay where they are.
+        batches: finite or endless dataset of tuples of arrays.
+        wait: accumulates the waiting time.
+        put: copies a batch to the devices. It runs in a thread, `AHEAD` batches ahead. None to pass batches on as NumPy
+            arrays.
     """
 
     def __init__(
@@ -92,13 +89,13 @@ class DeviceFeed(keras.utils.PyDataset):
         return self._wait.next(self._iterator)
 
     def close(self) -> None:
-        """Ends the thread."""
+        """Stops the thread."""
         if self._reader:
             self._reader.close()
 
 
 class _Reader:
-    """An iterator over batches that a thread has put on a device; what goes wrong in it is raised in its turn."""
+    """Iterates over batches that a thread puts on the device. Errors in the thread are raised in order."""
 
     def __init__(self, batches: Iterator, put: Put):
         self._batches = batches
@@ -138,7 +135,7 @@ class _Reader:
 
 
 def torch_put() -> Put:
-    """Copies by way of pinned memory, in a stream of its own, so that no copy waits for the steps before."""
+    """Copies through pinned memory in a separate stream, so copies do not queue behind the computation."""
     import torch
     from keras.src.backend.torch.core import get_device
 
@@ -154,7 +151,7 @@ def torch_put() -> Put:
             current = torch.cuda.current_stream(device)
             current.wait_event(event)
             for tensor in tensors:
-                tensor.record_stream(current)  # Until then its memory is not used again.
+                tensor.record_stream(current)  # Keeps its memory until the step is done with it.
             return tensors
 
         return ready

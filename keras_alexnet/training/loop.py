@@ -109,7 +109,7 @@ def run_identity(config: TrainConfig, data) -> dict:
 
 
 def build_model(config: TrainConfig, num_classes: int) -> keras.Model:
-    """Builds the model of the settings, to be saved at the end; to be called in the scope of the devices."""
+    """Builds the model of a run, in the form that is saved; call it in the scope of the devices."""
     # What `keras.utils.set_random_seed` does, as far as it has a part in this, but without importing TensorFlow.
     random.seed(config.seed)
     if config.initial_model:
@@ -125,14 +125,14 @@ def build_model(config: TrainConfig, num_classes: int) -> keras.Model:
 def build_network(
     model: keras.Model, config: TrainConfig, steps_per_epoch: int, devices: Devices, forms: Forms | None = None
 ) -> keras.Model:
-    """Makes the compute form of a model, compiled and with all of its variables, in the scope of `devices`.
+    """Builds the compute form of a model, compiled and with all variables; call it in the scope of the devices.
 
     Args:
-        model: of `build_model`.
+        model: returned by `build_model`.
         config: the settings.
-        steps_per_epoch: steps of an epoch.
-        devices: those that it is to be trained on.
-        forms: of its layers; None for the fastest that are known.
+        steps_per_epoch: training steps per epoch.
+        devices: the devices to train on.
+        forms: the forms of its layers; None for the fastest known.
     """
     jit_compile = devices.jit_compile(config.jit_compile)
     if forms is None:
@@ -141,12 +141,12 @@ def build_network(
     if keras.backend.backend() == "tensorflow":
         from keras_alexnet.training.tensorflow_network import TensorFlowNetwork
 
-        compile_replicas = devices.replicas_apart and jit_compile
+        compile_replicas = devices.per_replica_xla and jit_compile
         network_class = functools.partial(TensorFlowNetwork, wait=devices.wait, compile_replicas=compile_replicas)
     network = compute_form(model, forms, network_class=network_class)
     schedule = step_schedule(config.learning_rate, config.lr_drop_epochs, config.lr_drop_factor, steps_per_epoch)
     optimizer = SGDWithL2(schedule, momentum=config.momentum, l2=config.weight_decay)
-    compile_model(network, optimizer, jit_compile=jit_compile and not devices.replicas_apart)
+    compile_model(network, optimizer, jit_compile=jit_compile and not devices.per_replica_xla)
     build_variables(network)
     devices.adapt(network)
     return network

@@ -1,4 +1,4 @@
-"""What a training takes of a device's memory, and what to say where there is too little."""
+"""How much device memory a network needs, and errors when there is too little."""
 
 import contextlib
 import math
@@ -10,16 +10,16 @@ from keras_alexnet import gpu
 from keras_alexnet.errors import UserError
 from keras_alexnet.training.distribution import current_platform
 
-# In a training: weights, momenta and gradients, in float32, and as much again while they are updated and converted; of
-# each layer's output the values, kept for the gradient, and their gradient.
+# In training: weights, momentum buffers and gradients in float32, and as much again while they are updated and
+# converted; for each layer's output, the values and their gradient.
 _COPIES_OF_WEIGHTS, _COPIES_OF_OUTPUTS = 4, 2
 _BYTES = {"float32": 4, "bfloat16": 2}
-# How the allocators of all backends begin.
+# Phrases in the out-of-memory errors of the backends.
 _SIGNS = ("RESOURCE_EXHAUSTED", "Resource exhausted", "out of memory", "Out of memory", "OOM when allocating")
 
 
 def bytes_needed(model: keras.Model, *, training: bool = True) -> tuple[int, int]:
-    """Roughly what a network takes on a device: whatever the batch, and for each image of it."""
+    """Rough estimate of the bytes that a network needs on a device: for any batch, and per image."""
     outputs = sum(
         _BYTES.get(layer.compute_dtype, 4) * math.prod(layer.output.shape[1:])
         for layer in model.layers
@@ -33,7 +33,7 @@ def bytes_needed(model: keras.Model, *, training: bool = True) -> tuple[int, int
 def explained_memory(
     model: keras.Model, batch_size: int, num_replicas: int, platform: str, *, training: bool = True
 ) -> Iterator[None]:
-    """Within it, a device's lack of memory is told as the user's mistake, whatever framework raises it.
+    """Turns the out-of-memory errors of all backends into a `UserError` that estimates the batch size that fits.
 
     Args:
         model: in the portable form, in the precision of the run.
@@ -53,7 +53,7 @@ def explained_memory(
         share = batch_size // num_replicas
         fixed, per_image = bytes_needed(model, training=training)
         message = (
-            f"out of memory on the {platform.upper()}: {batch_size} images at a time take very roughly "
+            f"out of memory on the {platform.upper()}: {batch_size} images at a time need very roughly "
             f"{(fixed + share * per_image) / 1e9:.1f} GB"
         )
         if num_replicas > 1:
@@ -61,19 +61,23 @@ def explained_memory(
         total = gpu_bytes() if platform == "gpu" else None
         if total:
             fits = max(int((0.9 * total - fixed) / per_image), 0) * num_replicas
-            message += f", and there are {total / 1e9:.1f} GB"
-            message += f", enough for about {fits:,} images" if 0 < fits < batch_size else ", if nothing else uses them"
+            message += f", and {total / 1e9:.1f} GB are available"
+            message += (
+                f", enough for about {fits:,} images"
+                if 0 < fits < batch_size
+                else "; other processes may be using them"
+            )
         first_line = text.splitlines()[0][:200] if text else type(error).__name__
         raise UserError(f"{message}. Use a lower --batch_size. ({first_line})") from None
 
 
 def gpu_bytes() -> int | None:
-    """What this process may take of its first GPU's memory; None where nothing tells."""
+    """The memory of the first GPU that this process may use; None if unknown."""
     backend = keras.backend.backend()
     if backend == "jax":
         import jax
 
-        # Less than there is, unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.
+        # Not all of it, unless XLA_PYTHON_CLIENT_MEM_FRACTION says so.
         return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     if backend == "torch":
         import torch
@@ -83,7 +87,7 @@ def gpu_bytes() -> int | None:
 
 
 def peak_gpu_bytes() -> int | None:
-    """The most that this process has taken of its first GPU's memory; None without a GPU."""
+    """The peak memory use of this process on its first GPU; None without a GPU."""
     if current_platform() != "gpu":
         return None
     backend = keras.backend.backend()

@@ -7,18 +7,17 @@ from keras_alexnet.training.feed import DataWait
 
 
 class TensorFlowNetwork(keras.Model):
-    """A functional model that times its input, and may have XLA compile what each replica of a strategy computes.
+    """A functional model that measures its data wait, and can compile each replica's passes with XLA.
 
-    XLA cannot compile a whole step under a strategy, since replicas meet in it. Forward and backward pass of a replica
-    are all that is worth it: gradients are added up over the replicas, and applied, outside. It is never saved, as the
-    files hold the portable form of its network.
+    XLA cannot compile a whole step under a strategy, because the replicas synchronize within it. So it compiles the
+    forward and backward pass of each replica, and the gradients are summed and applied outside. This class never gets
+    into a file: the portable form is what is saved.
 
     Args:
-        inputs, outputs: as `keras.Model` has them.
-        wait: takes the time that the training waits for its batches.
-        compile_replicas: whether XLA compiles the passes of each replica. Where there is no strategy, `compile` takes
-            `jit_compile` for the whole step.
-        name: as `keras.Model` has it.
+        inputs, outputs, name: as for `keras.Model`.
+        wait: accumulates the time that training waits for its batches.
+        compile_replicas: whether XLA compiles the passes of each replica. Without a strategy, pass `jit_compile` to
+            `compile` instead, which compiles the whole step.
     """
 
     def __init__(self, inputs, outputs, *, wait: DataWait, compile_replicas: bool = False, name: str | None = None):
@@ -33,8 +32,8 @@ class TensorFlowNetwork(keras.Model):
             return
         super().make_train_function(force)
         step = self.train_function
-        # Keras takes a batch out of the iterator within the graph, where nobody sees how long it waits. Given a list of
-        # batches, it takes that.
+        # Keras fetches a batch from the iterator inside the graph, where the wait cannot be measured. Given a list, it
+        # uses the batch in it.
         self.train_function = lambda iterator: step([self._wait.next(iterator)])
 
     def train_step(self, data):
@@ -42,7 +41,7 @@ class TensorFlowNetwork(keras.Model):
             return super().train_step(data)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         loss, logits, gradients = self._compiled_gradients(x, y)
-        # Keras has divided it by the number of replicas.
+        # Keras has divided the loss by the number of replicas.
         loss_metric = next(metric for metric in self.metrics if metric.name == "loss")
         loss_metric.update_state(
             loss * tf.cast(self.distribute_strategy.num_replicas_in_sync, loss.dtype), sample_weight=tf.shape(x)[0]
@@ -54,7 +53,7 @@ class TensorFlowNetwork(keras.Model):
         if not self.compile_replicas:
             return super().test_step(data)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        # The metrics have the loss as well: Keras's own would count the padding.
+        # The loss is among the metrics, where padding has weight 0; Keras's own loss metric would count it.
         return self.compute_metrics(x, y, self._compiled_forward(x), sample_weight=sample_weight)
 
     def _forward(self, x):
