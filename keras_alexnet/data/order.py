@@ -5,14 +5,21 @@ permutation of pass b // (n // B), and row r of the run is cropped and mirrored 
 goes on at any step at no cost, any number of workers sees the same global batches, and threads change nothing.
 """
 
+import functools
+
 import numpy as np
 
 from keras_alexnet.errors import UserError
 
 
+# One cache for all datasets, since TensorFlow keeps whatever a dataset's Python functions refer to until the process
+# ends. Two entries, since batches that are read ahead may belong to the next pass.
+@functools.lru_cache(maxsize=2)
 def permutation(num_images: int, seed: int, pass_index: int) -> np.ndarray:
-    """The order of a pass: int64 (num_images,). The same under every version of NumPy, as its raw bit streams are."""
-    return np.argsort(np.random.Philox(key=[seed, pass_index]).random_raw(num_images), kind="stable")
+    """The order of a pass: int64 (num_images,), read-only. It is the same under every version of NumPy."""
+    order = np.argsort(np.random.Philox(key=[seed, pass_index]).random_raw(num_images), kind="stable")
+    order.flags.writeable = False
+    return order
 
 
 def steps_per_pass(num_images: int, batch_size: int) -> int:

@@ -1,6 +1,5 @@
 """Batches of pixels and labels from a map: a pure function of the map, the seed and the position in the run."""
 
-import functools
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ from keras_alexnet.data import images
 from keras_alexnet.data.crops import check_batch_size, check_crops
 from keras_alexnet.data.decode import decode_image
 from keras_alexnet.data.maps import ImageMap
-from keras_alexnet.data.order import crop_numbers, permutation, steps_per_pass
+from keras_alexnet.data.order import batch_rows, crop_numbers, steps_per_pass
 from keras_alexnet.data.transforms import evaluation_image, ten_crops, training_image
 from keras_alexnet.errors import UserError
 from keras_alexnet.presets import IMAGE_SIZE
@@ -51,12 +50,10 @@ def training_dataset(
         UserError: fewer images than a batch, or workers that do not divide it.
     """
     num_images = len(image_map)
-    steps = steps_per_pass(num_images, batch_size)
-    order = functools.lru_cache(maxsize=2)(functools.partial(permutation, num_images, seed))
+    steps_per_pass(num_images, batch_size)  # Raises the error here, and not in a thread.
 
     def rows_at(step: int, part: slice) -> tuple[np.ndarray, np.ndarray]:
-        pass_index, batch = divmod(step, steps)
-        rows = order(pass_index)[batch * batch_size : (batch + 1) * batch_size]
+        rows = batch_rows(num_images, batch_size, seed, step)
         numbers = crop_numbers(seed, step * batch_size, batch_size)
         return rows[worker::num_workers][part], numbers[worker::num_workers][part]
 
