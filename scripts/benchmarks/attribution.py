@@ -66,13 +66,12 @@ class Attribution:
         return self._found[operation]
 
     def _find(self, operation: str) -> tuple[str, bool]:
-        name = operation.removeprefix(_STEP)
-        if name == operation:
+        if operation not in self._inputs:
             return OTHER, False
-        if name.startswith(self._optimizer):
+        if operation.startswith(self._optimizer):
             return OPTIMIZER, True
-        if "compile_loss/" in name:
-            return LOSS, "gradient_tape/" in name
+        if "compile_loss/" in operation:
+            return LOSS, "gradient_tape/" in operation
         backward, forward = _is_gradient(operation), _is_forward(operation)
         layer = self._layer(operation)
         if not layer and backward:
@@ -100,14 +99,10 @@ class Attribution:
         return None
 
 
-# How TensorFlow names the operations of the function that is the step.
-_STEP = "StatefulPartitionedCall/"
-
-
 def _is_gradient(operation: str) -> bool:
     """Sums of gradients, which have no scope of their own, too."""
-    return operation.startswith((f"{_STEP}gradient_tape/alexnet", f"{_STEP}AddN"))
+    return operation.startswith(("gradient_tape/alexnet", "AddN"))
 
 
 def _is_forward(operation: str) -> bool:
-    return operation.startswith(f"{_STEP}alexnet")
+    return operation.startswith("alexnet")
