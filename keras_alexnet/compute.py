@@ -42,7 +42,7 @@ def choose_forms(platform: str, precision: str, *, compiled: bool) -> Forms:
     """Returns the fastest known forms for the current Keras backend.
 
     Args:
-        platform: "cpu" or "gpu".
+        platform: "cpu", "gpu", or another one of JAX.
         precision: of the run, "float32" or "mixed_bfloat16".
         compiled: whether XLA compiles the network.
     """
@@ -51,7 +51,7 @@ def choose_forms(platform: str, precision: str, *, compiled: bool) -> Forms:
         # blocks 23.4 (2026-11-26). Sliced pools, and all forms under TensorFlow: not yet measured. Without XLA each
         # slice would be a separate kernel.
         return Forms("blocks", "slices", "slices") if compiled else PORTABLE
-    if keras.backend.backend() == "jax" and precision == "float32":
+    if platform == "cpu" and keras.backend.backend() == "jax" and precision == "float32":
         # Two CPU cores, batch size 32, forward and backward, ms, portable and sliced: norm1 104 and 67, pool1 159 and
         # 95. conv1 by blocks is slower (298 and 394). No form speeds up a whole step in bfloat16 or on other backends.
         return Forms(norm="slices", pool="slices")

@@ -116,4 +116,5 @@ if __name__ == "__main__":
     for name in sys.argv[1:]:
         # The full network once; others narrow, but with the shapes that are their own.
         narrow = {} if name == "cntk" else {"filters": NARROW, "dense_units": 256}
-        print(json.dumps(distances(name, 3, (Forms(norm="band"), ALL), **narrow)))
+        all_forms = (Forms(norm="band"), ALL) if name == "caffenet" else (ALL,)
+        print(json.dumps(distances(name, 3, all_forms, **narrow)))

@@ -37,14 +37,7 @@ def test_logits_loss_and_gradients_are_those_of_the_model(preset):
 @pytest.mark.parametrize("backend", installed("tensorflow", "jax", "torch"))
 def test_so_they_are_on_all_backends_and_at_full_width(backend):
     result = subprocess.run(
-        [
-            sys.executable,
-            Path(__file__).with_name("compute_forms.py"),
-            "cntk",
-            "cntk_python",
-            "caffenet",
-            "torchvision",
-        ],
+        [sys.executable, Path(__file__).with_name("compute_forms.py"), "cntk", "caffenet", "torchvision"],
         capture_output=True,
         text=True,
         check=False,
