@@ -106,7 +106,7 @@ def define_compilation_cache(flag_values: flags.FlagValues) -> None:
 
 @contextlib.contextmanager
 def quiet_framework_start(
-    cache: str = "off", tell_cache: Callable[[str], None] = lambda message: tell(f"{message}\n")
+    cache: str = "off", report_cache: Callable[[str], None] = lambda message: tell(f"{message}\n")
 ) -> Iterator[None]:
     """Keeps the start-up chatter of the frameworks' C++ parts off the terminal; wrap the first import in it.
 
@@ -115,7 +115,7 @@ def quiet_framework_start(
 
     Args:
         cache: folder of the compilation cache, or "off".
-        tell_cache: called with a message if the cache is still empty, or why it is not used.
+        report_cache: called with a message if the cache is still empty, or why it is not used.
 
     Raises:
         UserError: KERAS_BACKEND names a backend that is unknown or not installed.
@@ -129,7 +129,7 @@ def quiet_framework_start(
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     if message := compilation_cache.start(cache, backend):
-        tell_cache(message)
+        report_cache(message)
     with _no_garbage_collection(), _stderr_held_back():
         yield
 

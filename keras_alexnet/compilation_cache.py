@@ -27,6 +27,7 @@ _DAY = 24 * 60 * 60  # seconds
 _AUTOTUNING = "--xla_gpu_per_fusion_autotune_cache_dir"
 
 _folder: Path | None = None
+_recorded: dict[str, str] = {}  # checksums by file name
 
 
 def default_folder() -> str:
@@ -81,10 +82,15 @@ def start(setting: str, backend: str) -> str | None:
 
 def record() -> None:
     """Records the checksums of the files that have been cached so far."""
+    global _recorded
     if _folder is None:
         return
     with contextlib.suppress(OSError, UserError):
-        write_text(_folder / _CHECKSUMS, json.dumps(_checksums(_folder), indent=1))
+        # It is called after each epoch: only new files are read.
+        checksums = _checksums(_folder, _recorded)
+        if checksums != _recorded or not (_folder / _CHECKSUMS).exists():
+            write_text(_folder / _CHECKSUMS, json.dumps(checksums, indent=1))
+            _recorded = checksums
 
 
 def _tensorflow_version() -> str:
@@ -101,7 +107,7 @@ def _remove_damaged(folder: Path) -> int:
         expected = {}
     if not isinstance(expected, dict):
         expected = {}
-    found = _checksums(folder)
+    found = _checksums(folder, known={})
     for name, checksum in found.items():
         path = folder / name
         # Another process may be running, and will record it.
@@ -111,6 +117,7 @@ def _remove_damaged(folder: Path) -> int:
     return sum(expected.get(name) == checksum for name, checksum in found.items())
 
 
-def _checksums(folder: Path) -> dict[str, str]:
+def _checksums(folder: Path, known: dict[str, str]) -> dict[str, str]:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _CHECKSUMS)
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    names = {path: str(path.relative_to(folder)) for path in files}
+    return {name: known.get(name) or hashlib.sha256(path.read_bytes()).hexdigest() for path, name in names.items()}

@@ -148,7 +148,7 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
         set_environment()
     # Cached programs would lack the layer names that a trace shows.
     cache = "off" if config.profile_steps else values.compilation_cache
-    with cli.quiet_framework_start(cache, tell_cache=lambda message: print(message, flush=True)):
+    with cli.quiet_framework_start(cache, report_cache=lambda message: print(message, flush=True)):
         from keras_alexnet.training.dry_run import dry_run
         from keras_alexnet.training.loop import train
 

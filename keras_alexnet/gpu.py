@@ -76,8 +76,8 @@ def _tensorflow_reason() -> str:
     except subprocess.TimeoutExpired:
         return "the driver does not respond"
     lines = [line.split("] ", 1)[-1].strip() for line in log.splitlines()]
-    told = [line.rstrip(".") for line in lines if any(sign in line for sign in _TENSORFLOW_SIGNS)]
-    return "; ".join(dict.fromkeys(told)) or "for a reason that it does not report"
+    missing = [line.rstrip(".") for line in lines if any(sign in line for sign in _TENSORFLOW_SIGNS)]
+    return "; ".join(dict.fromkeys(missing)) or "for a reason that it does not report"
 
 
 def _jax_reason() -> str:

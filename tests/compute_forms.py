@@ -97,7 +97,7 @@ def _distances(model: keras.Model, forms: Forms, batch_size: int) -> dict[str, f
         x = rng.integers(0, 256, (batch_size, size, size, 3), np.uint8)
         labels = rng.integers(0, 10, batch_size)
         if not forms.conv1:
-            # Windows of the pools whose values are all the same. With another conv1, rounding would tell them apart.
+            # Windows of the pools whose values are all the same. With another conv1 they would differ by rounding.
             x[0, : size // 2] = 200
         expected, results = results_of(model, x, labels), results_of(network, x, labels)
         for name, value in expected.items():

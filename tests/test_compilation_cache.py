@@ -16,6 +16,7 @@ def gpu_machine(monkeypatch):
     monkeypatch.setattr(compilation_cache, "count_gpus", lambda: 1)
     monkeypatch.setattr(compilation_cache.atexit, "register", lambda function: None)
     monkeypatch.setattr(compilation_cache, "_folder", None)
+    monkeypatch.setattr(compilation_cache, "_recorded", {})
     for name in ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
         # Set and then deleted, so that what is set meanwhile is undone.
         monkeypatch.setenv(name, "")

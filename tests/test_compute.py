@@ -115,7 +115,7 @@ def test_values_of_a_layer(layer):
 
 
 def test_other_networks_keep_their_own_layers(monkeypatch):
-    # Its normalizations have another constant, and nothing else tells.
+    # Only a constant of its normalizations is different.
     with monkeypatch.context() as other:
         other.setattr(model_module, "LRN_K", 2.0)
         foreign = build_alexnet(10, preset="tiny")

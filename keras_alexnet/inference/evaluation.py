@@ -11,8 +11,7 @@ from keras_alexnet.errors import UserError
 from keras_alexnet.inference.outputs import Outputs
 from keras_alexnet.inference.predictions import Predictions, joined, predictions_of
 from keras_alexnet.progress import WorkProgress
-from keras_alexnet.training.distribution import current_platform, leave_gpus_to_the_backend
-from keras_alexnet.training.memory import explained_memory
+from keras_alexnet.training.distribution import leave_gpus_to_the_backend
 from keras_alexnet.training.model_file import model_sizes
 
 
@@ -67,11 +66,7 @@ def predict_map(
     batch_size = min(max(batch_size // crops, 1), total)
     dataset = padded_evaluation_dataset(image_map, batch_size, image_size=image_size, resize=resize, crops=crops)
     batches: list[Predictions] = []
-    with (
-        explained_memory(model, batch_size * crops, 1, current_platform(), training=False),
-        WorkProgress() as progress,
-        evaluation_errors(image_map, batch_size, batch=lambda: len(batches)),
-    ):
+    with WorkProgress() as progress, evaluation_errors(image_map, batch_size, batch=lambda: len(batches)):
         for images, labels, weights in dataset.as_numpy_iterator():
             count = np.count_nonzero(weights)
             batches.append(predictions_of(outputs(images, count), labels[:count]))

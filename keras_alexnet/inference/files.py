@@ -13,8 +13,7 @@ from keras_alexnet.errors import UserError
 from keras_alexnet.inference.outputs import Outputs
 from keras_alexnet.inference.predictions import log_softmax
 from keras_alexnet.quiet import silenced_but_python
-from keras_alexnet.training.distribution import current_platform, leave_gpus_to_the_backend
-from keras_alexnet.training.memory import explained_memory
+from keras_alexnet.training.distribution import leave_gpus_to_the_backend
 from keras_alexnet.training.model_file import model_sizes
 
 # Called with a path and the reason why it cannot be read.
@@ -87,7 +86,6 @@ class FileOutputs:
         check_crops(resize, crops, self._image_size)
         check_batch_size(batch_size)
         leave_gpus_to_the_backend()
-        self._model = model
         self._outputs = Outputs(model, crops, layer)
         self._is_logits = layer is None
         self._batch_size = max(batch_size // crops, 1)
@@ -114,8 +112,7 @@ class FileOutputs:
             count = len(images)
             # A smaller batch would be compiled once more.
             padding = np.zeros((batch_size - count, *images.shape[1:]), np.uint8)
-            with explained_memory(self._model, batch_size * self._cut["crops"], 1, current_platform(), training=False):
-                outputs = self._outputs(np.concatenate([images, padding]) if len(padding) else images, count)
+            outputs = self._outputs(np.concatenate([images, padding]) if len(padding) else images, count)
             position = _tell_missing(paths, position, positions, skip)
             yield positions.tolist(), log_softmax(outputs) if self._is_logits else outputs
         _tell_missing(paths, position, [len(paths)], skip)

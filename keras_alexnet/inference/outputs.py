@@ -8,7 +8,8 @@ from keras import ops
 
 from keras_alexnet.compute import Forms, choose_forms, compute_form
 from keras_alexnet.errors import UserError
-from keras_alexnet.training.distribution import current_platform
+from keras_alexnet.training.distribution import current_platform, prefers_xla
+from keras_alexnet.training.memory import explained_memory
 from keras_alexnet.training.model_file import model_sizes
 
 
@@ -35,12 +36,11 @@ class Outputs:
         _refuse_probabilities(model)
         if layer is not None:
             _check_layer(model, layer)
-        platform = current_platform()
-        # On a CPU, XLA would be two to three times slower than TensorFlow's own kernels.
-        compiled = keras.backend.backend() == "jax" or (keras.backend.backend() == "tensorflow" and platform == "gpu")
+        self._model, self._platform = model, current_platform()
+        compiled = prefers_xla(self._platform)
         if forms is None:
             precision = next((each.dtype_policy.name for each in model.layers if each.weights), "float32")
-            forms = choose_forms(platform, precision, compiled=compiled)
+            forms = choose_forms(self._platform, precision, compiled=compiled)
         network = compute_form(model, forms, layer)
         output = network.output
         if crops > 1:
@@ -63,9 +63,11 @@ class Outputs:
             float32 (count, …).
 
         Raises:
-            UserError: it is not finite.
+            UserError: it is not finite, or the device has too little memory.
         """
-        outputs = np.asarray(self.network.predict_on_batch(images), np.float32)[:count]
+        crops = math.prod(images.shape[:-3])
+        with explained_memory(self._model, crops, 1, self._platform, training=False):
+            outputs = np.asarray(self.network.predict_on_batch(images), np.float32)[:count]
         if not np.isfinite(outputs).all():
             raise UserError(
                 "the model gives values that are not finite (NaN or infinite), so what it says means nothing. Its "

@@ -118,8 +118,7 @@ def _tensorflow_devices(strategy: str) -> Devices:
         return _tensorflow_workers(cluster)
     gpus = tf.config.list_logical_devices("GPU")
     platform = "gpu" if gpus else "cpu"
-    # XLA is the fastest known on GPUs, and two to three times slower than TensorFlow's own kernels on CPUs.
-    settings = {"platform": platform, "xla": bool(gpus)}
+    settings = {"platform": platform, "xla": prefers_xla(platform)}
     if strategy == "mirrored" or (strategy == "auto" and len(gpus) > 1):
         devices = gpus or tf.config.list_logical_devices("CPU")
         mirrored = tf.distribute.MirroredStrategy([device.name for device in devices])
@@ -154,7 +153,7 @@ def _tensorflow_workers(cluster: Cluster) -> Devices:
         platform=kind.lower(),
         num_replicas=replicas,
         scope=strategy.scope,
-        xla=kind == "GPU",
+        xla=prefers_xla(kind.lower()),
         per_replica_xla=True,
         worker=cluster.worker,
         num_workers=cluster.num_workers,
@@ -214,6 +213,13 @@ def current_platform() -> str:
     from keras.src.backend.torch.core import get_device
 
     return "gpu" if get_device().startswith("cuda") else "cpu"
+
+
+def prefers_xla(platform: str) -> bool:
+    """Whether the Keras backend is fastest with XLA on "cpu" or "gpu"."""
+    backend = keras.backend.backend()
+    # On CPUs, XLA is two to three times slower than TensorFlow's own kernels.
+    return backend == "jax" or (backend == "tensorflow" and platform == "gpu")
 
 
 def leave_gpus_to_the_backend() -> None:

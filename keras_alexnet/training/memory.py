@@ -21,9 +21,10 @@ _SIGNS = ("RESOURCE_EXHAUSTED", "Resource exhausted", "out of memory", "Out of m
 def bytes_needed(model: keras.Model, *, training: bool = True) -> tuple[int, int]:
     """Rough estimate of the bytes that a network needs on a device: for any batch, and per image."""
     outputs = sum(
-        _BYTES.get(layer.compute_dtype, 4) * math.prod(layer.output.shape[1:])
+        _BYTES.get(layer.compute_dtype, 4) * math.prod(output.shape[1:])
         for layer in model.layers
         if not isinstance(layer, keras.layers.InputLayer)
+        for output in keras.tree.flatten(layer.output)
     )
     weights = 4 * model.count_params()
     return (_COPIES_OF_WEIGHTS * weights, _COPIES_OF_OUTPUTS * outputs) if training else (weights, outputs)
