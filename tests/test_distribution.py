@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from training_process import arrays_of, assert_close, finish, history_of, installed, start_training
 
+from keras_alexnet.data.synthetic import synthetic_evaluation_batches, synthetic_training_batches
 from keras_alexnet.errors import UserError
 from keras_alexnet.training import loop
 from keras_alexnet.training.config import TrainConfig
@@ -86,6 +87,19 @@ def test_a_cluster_of_one_is_this_process(monkeypatch):
     monkeypatch.setenv("TF_CONFIG", json.dumps(one))
     with choose_devices("auto") as devices:
         assert (devices.num_workers, devices.num_replicas, devices.description) == (1, 1, "CPU")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("jit_compile", "count"), [("on", 1), ("off", 0)])
+def test_xla_compiles_the_passes_of_a_replica(jit_compile, count):
+    config = TrainConfig(preset="tiny", batch_size=2, jit_compile=jit_compile)
+    with choose_devices("mirrored") as devices:
+        with devices.scope():
+            network = loop.build_network(loop.build_model(config, 3), config, 1, devices)
+        network.fit(synthetic_training_batches(2, 3), steps_per_epoch=1, shuffle=False, verbose=0)
+        network.evaluate(synthetic_evaluation_batches(1, 2, 3), verbose=0)
+    passes = (network._compiled_gradients, network._compiled_forward)
+    assert [each.experimental_get_tracing_count() for each in passes] == [count, count]
 
 
 @pytest.mark.slow
