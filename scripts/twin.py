@@ -154,7 +154,7 @@ def compare(options: argparse.Namespace) -> None:
         import keras
 
         from keras_alexnet.data.pipeline import training_dataset
-        from keras_alexnet.training import loop
+        from keras_alexnet.training.build import build_model, build_network
         from keras_alexnet.training.config import TrainConfig
         from keras_alexnet.training.distribution import choose_devices
     train_map, num_classes = _read(options)
@@ -167,8 +167,8 @@ def compare(options: argparse.Namespace) -> None:
         seed=options.seed,
     )
     with choose_devices("none") as devices:
-        model = loop.build_model(config, num_classes)
-        network = loop.build_network(model, config, 1, devices)
+        model = build_model(config, num_classes)
+        network = build_network(model, config, 1, devices)
     if options.initial == "he":
         rng = np.random.default_rng(options.seed)
         for name in LAYERS:

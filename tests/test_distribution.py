@@ -11,6 +11,7 @@ from training_process import arrays_of, assert_close, finish, history_of, instal
 from keras_alexnet.data.synthetic import synthetic_evaluation_batches, synthetic_training_batches
 from keras_alexnet.errors import UserError
 from keras_alexnet.training import loop
+from keras_alexnet.training.build import build_model, build_network
 from keras_alexnet.training.config import TrainConfig
 from keras_alexnet.training.distribution import Devices, check_batch_size, check_same_settings, choose_devices
 
@@ -95,7 +96,7 @@ def test_xla_compiles_the_passes_of_a_replica(jit_compile, count):
     config = TrainConfig(preset="tiny", batch_size=2, jit_compile=jit_compile)
     with choose_devices("mirrored") as devices:
         with devices.scope():
-            network = loop.build_network(loop.build_model(config, 3), config, 1, devices)
+            network = build_network(build_model(config, 3), config, 1, devices)
         network.fit(synthetic_training_batches(2, 3), steps_per_epoch=1, shuffle=False, verbose=0)
         network.evaluate(synthetic_evaluation_batches(1, 2, 3), verbose=0)
     passes = (network._compiled_gradients, network._compiled_forward)

@@ -124,7 +124,7 @@ import keras, numpy as np
 from keras_alexnet.training.config import TrainConfig
 from keras_alexnet.training.distribution import choose_devices
 from keras_alexnet.training.feed import DataWait, device_feed
-from keras_alexnet.training.loop import build_model, build_network
+from keras_alexnet.training.build import build_model, build_network
 
 class Batches(keras.utils.PyDataset):
     num_batches = 3

@@ -15,7 +15,7 @@ from training_process import arrays_of, assert_close, finish, history_of, instal
 
 from keras_alexnet.compute import Forms
 from keras_alexnet.errors import UserError
-from keras_alexnet.training import loop, run_folder
+from keras_alexnet.training import build, loop, run_folder
 from keras_alexnet.training.config import TrainConfig
 from keras_alexnet.training.model_file import load_model
 
@@ -239,7 +239,7 @@ def test_the_form_of_the_network_may_change_on_the_way(whole, tmp_path, monkeypa
     run = dataclasses.replace(whole, output_dir=str(tmp_path / "run"))
     forms = Forms("blocks", "slices", "slices")
     with monkeypatch.context() as on_gpu:
-        on_gpu.setattr(loop, "choose_forms", lambda *_, **__: forms)
+        on_gpu.setattr(build, "choose_forms", lambda *_, **__: forms)
         saves = Saves(on_gpu)
         saves.then(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(SystemExit):

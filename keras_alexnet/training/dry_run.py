@@ -12,9 +12,10 @@ from keras_alexnet.atomic import check_folder
 from keras_alexnet.errors import UserError
 from keras_alexnet.progress import duration
 from keras_alexnet.reporting.check import check_run_report
+from keras_alexnet.training.build import build_model, build_network
 from keras_alexnet.training.config import TrainConfig
 from keras_alexnet.training.distribution import Devices, check_batch_size, check_same_settings, choose_devices
-from keras_alexnet.training.loop import build_model, build_network, open_data, run_identity, steps_in_epoch
+from keras_alexnet.training.loop import open_data, run_identity, steps_in_epoch
 from keras_alexnet.training.memory import explained_memory, gpu_bytes, peak_gpu_bytes
 from keras_alexnet.training.model_file import model_sizes
 from keras_alexnet.training.profile import check_profile_steps

@@ -113,9 +113,9 @@ def _model(network: str):
     """The network, compiled as for a training, with random numbers in all of its weights and momenta."""
     with cli.quiet_framework_start():
         from keras_alexnet.compute import PORTABLE
+        from keras_alexnet.training.build import build_model, build_network
         from keras_alexnet.training.checkpoint import assign, variable_arrays
         from keras_alexnet.training.distribution import choose_devices
-        from keras_alexnet.training.loop import build_model, build_network
     with choose_devices("none") as devices:
         config = TrainConfig(preset=network)
         # In the form that is saved.

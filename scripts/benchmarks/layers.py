@@ -194,9 +194,9 @@ class _Step:
 
     def __init__(self, precision: str, network: str, batch_size: int):
         from keras_alexnet.data.synthetic import synthetic_training_batches
+        from keras_alexnet.training.build import build_model, build_network
         from keras_alexnet.training.config import TrainConfig
         from keras_alexnet.training.distribution import choose_devices
-        from keras_alexnet.training.loop import build_model, build_network
 
         config = TrainConfig(preset=network, precision=common.PRECISIONS[precision])
         with choose_devices("none") as devices:

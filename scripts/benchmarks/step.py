@@ -305,9 +305,9 @@ def keras_steps(side: Side) -> _Steps:
         from keras_alexnet.compute import Forms
         from keras_alexnet.inference.outputs import Outputs
         from keras_alexnet.model import build_alexnet, set_precision
+        from keras_alexnet.training.build import build_model, build_network
         from keras_alexnet.training.config import TrainConfig
         from keras_alexnet.training.distribution import choose_devices
-        from keras_alexnet.training.loop import build_model, build_network
 
     if keras.backend.backend() != side.backend:
         raise AssertionError(f"Keras runs under {keras.backend.backend()}")
