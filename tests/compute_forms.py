@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_alexnet.compute import Forms, compute_form
+from keras_alexnet.compute import Forms, SlicedMaxPool, compute_form
 from keras_alexnet.model import build_alexnet
 
 FORMS = (
@@ -112,9 +112,39 @@ def _distances(model: keras.Model, forms: Forms, batch_size: int) -> dict[str, f
     return smallest
 
 
+def pool_gradients() -> tuple[np.ndarray, np.ndarray]:
+    """Of the stock max pool and of the sliced one, for windows with several equal maxima."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 3, (2, 9, 10, 4)).astype("float32")
+    upstream = rng.normal(size=(2, 4, 4, 4)).astype("float32")
+    return tuple(_input_gradient(pool, x, upstream) for pool in (keras.layers.MaxPooling2D(3, 2), SlicedMaxPool()))
+
+
+def _input_gradient(layer: keras.Layer, x: np.ndarray, upstream: np.ndarray) -> np.ndarray:
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        x = tf.constant(x)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x)
+        return tape.gradient(y, x, upstream).numpy()
+    if keras.backend.backend() == "jax":
+        import jax
+
+        _, pull_back = jax.vjp(layer, jax.numpy.asarray(x))
+        return np.asarray(pull_back(upstream)[0])
+    import torch
+
+    x = torch.from_numpy(x).requires_grad_()
+    layer(x).backward(torch.from_numpy(upstream))
+    return x.grad.numpy()
+
+
 if __name__ == "__main__":
     for name in sys.argv[1:]:
         # The full network once; others narrow, but with the shapes that are their own.
         narrow = {} if name == "cntk" else {"filters": NARROW, "dense_units": 256}
         all_forms = (Forms(norm="band"), ALL) if name == "caffenet" else (ALL,)
         print(json.dumps(distances(name, 3, all_forms, **narrow)))
+    np.testing.assert_allclose(*pool_gradients(), atol=1e-6)

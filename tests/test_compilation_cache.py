@@ -90,17 +90,37 @@ def test_the_users_own_settings_stay(gpu_machine, monkeypatch, tmp_path):
     assert os.environ["XLA_FLAGS"].startswith("--xla_dump_to=there --xla_gpu_per_fusion")
 
 
-@pytest.mark.parametrize("flag", ["", "--deterministic"])
-def test_a_command_starts_with_it_and_its_first_line_tells(tmp_path, flag):
-    """TensorFlow ends a process at a flag of XLA that it does not know: it knows these."""
+def start_of_fit(tmp_path, *arguments: str) -> tuple[list[str], str]:
+    """What `fit` prints on a machine that seems to have a GPU, and the XLA_FLAGS that it sets."""
     program = (
-        "import sys; from keras_alexnet import cli, compilation_cache, fit; compilation_cache.count_gpus = lambda: 1; "
-        "cli.run(fit.main, fit.define_flags, '')"
+        "import atexit, os, sys; from keras_alexnet import cli, compilation_cache, fit; "
+        "compilation_cache.count_gpus = lambda: 1; "
+        "atexit.register(lambda: print(os.environ.get('XLA_FLAGS', ''))); cli.run(fit.main, fit.define_flags, '')"
     )
-    arguments = ["--synthetic_data", "--preset=tiny", "--epochs=1", "--steps_per_epoch=1", "--batch_size=2"]
-    arguments += [f"--output_dir={tmp_path}/run", f"--compilation_cache={tmp_path}/cache", *filter(None, [flag])]
-    arguments += ["--jit_compile=on"]
+    arguments = (
+        *("--synthetic_data", "--preset=tiny", "--epochs=1", "--steps_per_epoch=1", "--batch_size=2"),
+        *(f"--output_dir={tmp_path}/run", f"--compilation_cache={tmp_path}/cache", "--jit_compile=on", *arguments),
+    )
     result = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.splitlines()[0].endswith(f"the result is cached in {tmp_path}/cache/tensorflow")
-    assert json.loads((tmp_path / "cache" / "tensorflow" / "checksums.json").read_text()) == {}
+    *printed, xla_flags = result.stdout.splitlines()
+    return printed, xla_flags
+
+
+def test_a_command_starts_with_it_and_its_first_line_says_so(tmp_path):
+    """TensorFlow ends a process at a flag of XLA that it does not know: it knows these."""
+    folder = tmp_path / "cache" / "tensorflow"
+    printed, xla_flags = start_of_fit(tmp_path, "--deterministic")
+    assert printed[0].endswith(f"the result is cached in {folder}")
+    assert xla_flags.split() == [
+        "--xla_gpu_deterministic_ops=true",
+        f"--xla_gpu_per_fusion_autotune_cache_dir={folder}",
+    ]
+    assert json.loads((folder / "checksums.json").read_text()) == {}
+
+
+def test_a_trace_is_not_of_cached_programs(tmp_path):
+    printed, xla_flags = start_of_fit(tmp_path, "--profile_steps=0:1")
+    assert "cached" not in printed[0]
+    assert xla_flags == ""
+    assert not (tmp_path / "cache").exists()

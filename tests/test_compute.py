@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from compute_forms import ALL, NARROW, TOLERANCE, distances, lively
+from compute_forms import ALL, NARROW, TOLERANCE, distances, lively, pool_gradients
 from training_process import installed
 
 from keras_alexnet import model as model_module
@@ -64,6 +64,10 @@ def test_pools_take_images_of_any_size_and_pass_on_what_is_not_finite(size):
     expected = np.asarray(keras.layers.MaxPooling2D(3, 2)(x))
     np.testing.assert_array_equal(np.asarray(SlicedMaxPool()(x))[0], expected[0])
     assert np.isnan(np.asarray(SlicedMaxPool()(x))[1, 0, 0, 1])
+
+
+def test_the_first_of_equal_maxima_gets_the_gradient_as_in_stock_pools():
+    np.testing.assert_allclose(*pool_gradients(), atol=1e-6)
 
 
 def test_variables_are_shared_and_precision_and_frozen_layers_are_the_models():

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from training_process import arrays_of, assert_close, finish, history_of, installed, newest_checkpoint, start_training
 
-from keras_alexnet.compute import Forms
+from keras_alexnet.compute import PORTABLE, Forms
 from keras_alexnet.errors import UserError
 from keras_alexnet.training import build, loop, run_folder
 from keras_alexnet.training.config import TrainConfig
@@ -234,18 +234,24 @@ def test_what_may_change_on_the_way_and_what_may_not(whole, tmp_path, monkeypatc
     assert_same_results(run, whole)
 
 
-def test_the_form_of_the_network_may_change_on_the_way(whole, tmp_path, monkeypatch):
-    """As of a run that is begun on a GPU and goes on on a CPU."""
+@pytest.mark.parametrize("first_on_gpu", [True, False])
+def test_the_form_of_the_network_may_change_on_the_way(whole, tmp_path, monkeypatch, first_on_gpu):
+    """As of a run that begins on a GPU and goes on on a CPU, or the other way round."""
     run = dataclasses.replace(whole, output_dir=str(tmp_path / "run"))
-    forms = Forms("blocks", "slices", "slices")
-    with monkeypatch.context() as on_gpu:
-        on_gpu.setattr(build, "choose_forms", lambda *_, **__: forms)
-        saves = Saves(on_gpu)
-        saves.then(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        with pytest.raises(SystemExit):
-            loop.train(run)
-    loop.train(run)
+    for on_gpu in (first_on_gpu, not first_on_gpu):
+        with monkeypatch.context() as machine:
+            forms = Forms("blocks", "slices", "slices") if on_gpu else PORTABLE
+            machine.setattr(build, "choose_forms", lambda *_, forms=forms, **__: forms)
+            if on_gpu == first_on_gpu:
+                saves = Saves(machine)
+                saves.then(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+                with pytest.raises(SystemExit):
+                    loop.train(run)
+            else:
+                loop.train(run)
     assert_close(Path(run.output_dir), Path(whole.output_dir))
+    model = load_model(f"{run.output_dir}/model.keras")
+    assert {type(layer).__module__.split(".")[0] for layer in model.layers} == {"keras"}
 
 
 @pytest.mark.slow

@@ -91,7 +91,7 @@ def _batch(batch_size: int, num_classes: int, seed: int, image_size: int) -> tup
 
 def _repeated(batch: tuple[np.ndarray, ...], num_batches: int | None) -> "keras.utils.PyDataset | tf.data.Dataset":
     if keras.backend.backend() != "tensorflow":
-        return _SameBatch(batch, num_batches)
+        return SameBatch(batch, num_batches)
     import tensorflow as tf
 
     # Each element is the one tensor itself. Without its own options, fit would begin by looking for a way to shard it.
@@ -102,8 +102,11 @@ def _repeated(batch: tuple[np.ndarray, ...], num_batches: int | None) -> "keras.
     return tf.data.Dataset.from_tensors(batch).repeat(num_batches).with_options(options)
 
 
-class _SameBatch(keras.utils.PyDataset):
-    """A generator would be used up after one evaluation. With no workers of its own, no thread is started."""
+class SameBatch(keras.utils.PyDataset):
+    """The same arrays `num_batches` times, or without end.
+
+    A generator would be used up after one evaluation. With no workers of its own, no thread is started.
+    """
 
     def __init__(self, batch: tuple[np.ndarray, ...], num_batches: int | None):
         super().__init__()

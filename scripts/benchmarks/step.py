@@ -339,7 +339,7 @@ def keras_steps(side: Side) -> _Steps:
 
 def _fit_steps(side: Side, network, devices) -> Callable[[int], None]:
     """What does steps of `fit`; it ends with the metrics of the last one."""
-    from keras_alexnet.data.synthetic import synthetic_training_batches
+    from keras_alexnet.data.synthetic import SameBatch, synthetic_training_batches
 
     batches = synthetic_training_batches(side.batch_size, _NUM_CLASSES, image_size=PRESETS[side.network].image_size)
 
@@ -349,35 +349,22 @@ def _fit_steps(side: Side, network, devices) -> Callable[[int], None]:
 
     if side.batches == "copied":
         return fit
-    fit(1)  # Keras makes its function.
-    if side.backend == "tensorflow":
-        # What the feed gives is on the device.
+    # What the feed gives is on the device.
+    if side.backend != "tensorflow":
         with devices.feed(batches) as feed:
-            batch = next(iter(network.distribute_strategy.experimental_distribute_dataset(feed)))
+            on_device = SameBatch(feed[0], None)
+        return lambda steps: network.fit(on_device, steps_per_epoch=steps, shuffle=False, verbose=0)
+    fit(1)  # Keras makes its function.
+    with devices.feed(batches) as feed:
+        batch = next(iter(network.distribute_strategy.experimental_distribute_dataset(feed)))
 
-        def resident(steps: int) -> None:
-            for _ in range(steps):
-                logs = network.train_function(iter([batch]))
-            for value in logs.values():
-                value.numpy()
+    def resident(steps: int) -> None:
+        for _ in range(steps):
+            logs = network.train_function(iter([batch]))
+        for value in logs.values():
+            value.numpy()
 
-        return resident
-    import keras
-
-    class Resident(keras.utils.PyDataset):
-        num_batches = None
-
-        def __getitem__(self, index: int):
-            return batch
-
-    batch = batches[0]
-    if side.backend == "jax":
-        import jax
-
-        batch = jax.device_put(batch)
-    else:
-        batch = tuple(map(keras.ops.convert_to_tensor, batch))
-    return lambda steps: network.fit(Resident(), steps_per_epoch=steps, shuffle=False, verbose=0)
+    return resident
 
 
 def torch_steps(side: Side) -> _Steps:
@@ -450,19 +437,13 @@ def _peak_memory_mb(side: Side) -> float:
 
         # Linux counts in KiB, macOS in bytes.
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
-    if side.backend == "tensorflow":
-        import tensorflow as tf
-
-        peak = tf.config.experimental.get_memory_info("GPU:0")["peak"]
-    elif side.backend == "jax":
-        import jax
-
-        peak = jax.local_devices()[0].memory_stats()["peak_bytes_in_use"]
-    else:
+    if side.backend == PYTORCH:
         import torch
 
-        peak = torch.cuda.max_memory_allocated()
-    return peak / 1e6
+        return torch.cuda.max_memory_allocated() / 1e6
+    from keras_alexnet.training.memory import peak_gpu_bytes
+
+    return peak_gpu_bytes() / 1e6
 
 
 def _answer_lines(side: Side) -> None:
