@@ -1,4 +1,4 @@
-"""Bit-identical runs on GPUs.
+"""Deterministic algorithms on GPUs.
 
 On CPUs, runs with the same settings and number of cores are bit-identical anyway. On GPUs, the order of some sums
 varies, and algorithms are selected by timing them.

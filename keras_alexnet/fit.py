@@ -70,7 +70,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     define(
         flags.DEFINE_bool,
         "deterministic",
-        "Make runs on a GPU bit-identical, at some cost. Runs on a CPU are bit-identical anyway.",
+        "Use only deterministic algorithms on a GPU, at some cost. Runs on a CPU are bit-identical anyway.",
     )
     define(
         flags.DEFINE_string,

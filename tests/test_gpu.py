@@ -10,7 +10,11 @@ import tensorflow as tf
 from training_process import installed
 
 from keras_alexnet import gpu
+from keras_alexnet.data.maps import VAL_MAP, read_map
 from keras_alexnet.errors import UserError
+from keras_alexnet.inference.evaluation import evaluate_model
+from keras_alexnet.inference.files import predict_images
+from keras_alexnet.inference.outputs import Outputs
 from keras_alexnet.model import build_alexnet, set_precision
 from keras_alexnet.training import memory
 from keras_alexnet.training.distribution import choose_devices
@@ -84,6 +88,17 @@ def test_too_little_memory_is_told_with_the_batch_that_fits(monkeypatch, error):
     with pytest.raises(UserError) as caught, explained_memory(model, 1024, 1, "cpu"):
         raise error
     assert "available" not in str(caught.value)
+
+
+@pytest.mark.parametrize("compute", [evaluate_model, predict_images])
+def test_so_it_is_in_evaluation_and_prediction(data_dir, monkeypatch, compute):
+    def too_much(*_):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    monkeypatch.setattr(Outputs, "__call__", too_much)
+    model, images = build_alexnet(3, preset="tiny"), read_map(data_dir / VAL_MAP)
+    with pytest.raises(UserError, match="out of memory on the CPU: 5 images at a time need"):
+        compute(model, images, batch_size=5)
 
 
 def test_other_errors_are_left_alone():

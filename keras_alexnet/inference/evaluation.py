@@ -66,7 +66,11 @@ def predict_map(
     batch_size = min(max(batch_size // crops, 1), total)
     dataset = padded_evaluation_dataset(image_map, batch_size, image_size=image_size, resize=resize, crops=crops)
     batches: list[Predictions] = []
-    with WorkProgress() as progress, evaluation_errors(image_map, batch_size, batch=lambda: len(batches)):
+    with (
+        outputs.explained_memory(batch_size),
+        WorkProgress() as progress,
+        evaluation_errors(image_map, batch_size, batch=lambda: len(batches)),
+    ):
         for images, labels, weights in dataset.as_numpy_iterator():
             count = np.count_nonzero(weights)
             batches.append(predictions_of(outputs(images, count), labels[:count]))

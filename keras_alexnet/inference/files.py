@@ -108,13 +108,14 @@ class FileOutputs:
         batch_size = min(self._batch_size, max(len(paths), 1))
         position = 0
         images_of = readable_images(paths, batch_size, image_size=self._image_size, **self._cut)
-        for positions, images in images_of.as_numpy_iterator():
-            count = len(images)
-            # A smaller batch would be compiled once more.
-            padding = np.zeros((batch_size - count, *images.shape[1:]), np.uint8)
-            outputs = self._outputs(np.concatenate([images, padding]) if len(padding) else images, count)
-            position = _tell_missing(paths, position, positions, skip)
-            yield positions.tolist(), log_softmax(outputs) if self._is_logits else outputs
+        with self._outputs.explained_memory(batch_size):
+            for positions, images in images_of.as_numpy_iterator():
+                count = len(images)
+                # A smaller batch would be compiled once more.
+                padding = np.zeros((batch_size - count, *images.shape[1:]), np.uint8)
+                outputs = self._outputs(np.concatenate([images, padding]) if len(padding) else images, count)
+                position = _tell_missing(paths, position, positions, skip)
+                yield positions.tolist(), log_softmax(outputs) if self._is_logits else outputs
         _tell_missing(paths, position, [len(paths)], skip)
 
 

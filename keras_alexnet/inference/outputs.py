@@ -1,5 +1,6 @@
 """Batches of images through a network: logits, or the values of any layer."""
 
+import contextlib
 import math
 
 import keras
@@ -36,7 +37,7 @@ class Outputs:
         _refuse_probabilities(model)
         if layer is not None:
             _check_layer(model, layer)
-        self._model, self._platform = model, current_platform()
+        self._model, self._crops, self._platform = model, crops, current_platform()
         compiled = prefers_xla(self._platform)
         if forms is None:
             precision = next((each.dtype_policy.name for each in model.layers if each.weights), "float32")
@@ -63,17 +64,19 @@ class Outputs:
             float32 (count, …).
 
         Raises:
-            UserError: it is not finite, or the device has too little memory.
+            UserError: it is not finite.
         """
-        crops = math.prod(images.shape[:-3])
-        with explained_memory(self._model, crops, 1, self._platform, training=False):
-            outputs = np.asarray(self.network.predict_on_batch(images), np.float32)[:count]
+        outputs = np.asarray(self.network.predict_on_batch(images), np.float32)[:count]
         if not np.isfinite(outputs).all():
             raise UserError(
                 "the model gives values that are not finite (NaN or infinite), so what it says means nothing. Its "
                 "training diverged, or its file is damaged; take another model."
             )
         return outputs
+
+    def explained_memory(self, batch_size: int) -> contextlib.AbstractContextManager:
+        """Within it, too little memory for reading and computing `batch_size` images is a `UserError`."""
+        return explained_memory(self._model, batch_size * self._crops, 1, self._platform, training=False)
 
 
 def layer_names(model: keras.Model) -> list[str]:

@@ -77,7 +77,7 @@ def choose_devices(strategy: str, *, deterministic: bool = False) -> Iterator[De
         strategy: "auto" (all workers if the environment names several, else all GPUs when there are several, otherwise
             one device), "none" (one device), "mirrored" (all devices of this machine; the logical CPUs when there is no
             GPU) or "multi_worker" (the workers that the environment names).
-        deterministic: whether runs on GPUs have to be bit-identical.
+        deterministic: whether to use only deterministic algorithms on GPUs.
 
     Raises:
         UserError: a strategy that the backend cannot do, or that the environment does not fit; a GPU that the backend
