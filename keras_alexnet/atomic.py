@@ -1,7 +1,9 @@
 """Files that appear under their final name whole, or not at all."""
 
 import contextlib
+import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,10 +23,9 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     check_target(path)
-    # The suffix stays last: keras.Model.save looks at it.
-    partial = path.with_name(f".partial-{path.name}")
+    partial = path.with_name(partial_name(path.name))
+    make_folder(path.parent)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         with open(partial, "rb+") as file:
             os.fsync(file.fileno())
@@ -41,11 +42,37 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         raise
 
 
+def partial_name(name: str) -> str:
+    """The name under which a file `name` is written: of few characters, as those of `name` may be all there can be."""
+    suffix = os.path.splitext(name)[1]  # keras.Model.save looks at it.
+    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+    return f".partial-{digest}{suffix if len(os.fsencode(suffix)) < 16 else ''}"
+
+
 def check_target(path: str | os.PathLike) -> None:
-    """Raises `UserError` where `path` is a folder, a device or the like, which a new file must not replace."""
-    path = Path(path)
-    if path.exists() and not path.is_file():
+    """Raises `UserError` where `path` is a folder, a device or the like, or a name that no file can have."""
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}. Give another name.") from None
+    if not stat.S_ISREG(mode):
         raise UserError(f"cannot write {path}: it is no regular file. Give the name of a file.")
+
+
+def check_writable(path: str | os.PathLike) -> None:
+    """Finds out whether a file can be written, before the work whose result it is to hold; raises `UserError`."""
+    check_target(path)
+    check_folder(os.path.dirname(os.path.abspath(path)))
+
+
+def make_folder(folder: str | os.PathLike) -> None:
+    """Makes a folder, and those above it, if need be; raises `UserError` where it cannot."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {_reason(error)}. Choose another folder.") from None
 
 
 def check_folder(folder: str | os.PathLike) -> Path:
@@ -63,7 +90,7 @@ def check_folder(folder: str | os.PathLike) -> Path:
         with tempfile.TemporaryFile(dir=existing) as file:
             file.write(b"x")
     except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}. Choose another folder.") from None
+        raise UserError(f"cannot write to {folder}: {_reason(error, existing)}. Choose another folder.") from None
     return existing
 
 
@@ -81,6 +108,16 @@ def sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _reason(error: OSError, folder: str | os.PathLike | None = None) -> str:
+    """Why a folder cannot be made or written to."""
+    path = folder or error.filename
+    if os.path.islink(path) and not os.path.exists(path):
+        return f"{path} is a link to {os.readlink(path)}, which does not exist"
+    if isinstance(error, FileExistsError):
+        return f"{path} is not a folder"
+    return error.strerror
 
 
 def _remove(path: Path) -> None:

@@ -1,22 +1,20 @@
 """What the commands share: parsing flags, help, telling mistakes, and a quiet start of the frameworks."""
 
 import contextlib
-import errno
 import gc
-import importlib.util
 import logging
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 
 from absl import flags
 
 from keras_alexnet import compilation_cache
 from keras_alexnet.errors import UserError
-from keras_alexnet.progress import clear_status_line, tell
-
-_BACKENDS = ("tensorflow", "jax", "torch")
+from keras_alexnet.flagfile import expand_flagfiles
+from keras_alexnet.keras_settings import select_backend
+from keras_alexnet.progress import clear_status_line, flush_or_drop, tell
+from keras_alexnet.quiet import stderr_held_back
 
 
 def run(
@@ -33,8 +31,8 @@ def run(
         description: what `--help` prints above the flags.
         arguments: what it calls the positional arguments.
 
-    Exit status: 0 success; 1 a mistake of the user's, told on stderr in one message; 130 Ctrl-C. The command may exit
-    with others itself.
+    Exit status: 0 success; 1 a mistake of the user's, told on stderr in one message, or output that cannot be written;
+    130 Ctrl-C. The command may exit with others itself.
     """
     for stream in filter(None, (sys.stdout, sys.stderr)):
         # A terminal that has not every character, or a file name that is not UTF-8, must not stop the work.
@@ -43,8 +41,9 @@ def run(
     command = f"python -m {spec.name}" if spec else sys.argv[0]
     try:
         if any(argument in ("--help", "-help", "-h") for argument in sys.argv[1:]):
-            print(_help(f"{command} [--name=value …] {arguments}".rstrip(), define_flags, description))
+            print(_help(f"{command} [--name=value …] {arguments}".rstrip(), define_flags, description or ""))
             sys.exit(0)
+        _check_working_directory()
         main(*parse(define_flags, sys.argv[1:]))
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -56,22 +55,34 @@ def run(
         clear_status_line()
         tell(f"{command}: interrupted\n")
         sys.exit(130)
-    except BrokenPipeError:
-        # The reader of the output has gone, such as `head`. Python would complain once more when it flushes at its end.
-        _drop_output()
+    except UnicodeEncodeError as error:
+        if sys.getfilesystemencoding() == "utf-8":
+            raise
+        # Python decodes some names of EUC-JP, and others, that it cannot encode again.
+        clear_status_line()
+        tell(
+            f"{command}: the name {error.object!r} cannot be used under the locale's encoding, "
+            f"{sys.getfilesystemencoding()}. Set PYTHONUTF8=1, or a UTF-8 locale such as LC_ALL=C.UTF-8.\n"
+        )
         sys.exit(1)
+    except BrokenPipeError:
+        sys.exit(1)  # The reader of the output has gone, such as `head`.
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.filename is not None:
             raise
         clear_status_line()
         tell(f"{command}: cannot write the output: {error.strerror}. Make room where it goes to.\n")
-        _drop_output()
         sys.exit(1)
+    finally:
+        flush_or_drop(sys.stdout)
+        flush_or_drop(sys.stderr)
 
 
-def _drop_output() -> None:
-    """What is still to be written to stdout goes nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+def _check_working_directory() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UserError("the working directory has been deleted. Change to another one, such as with cd ~.") from None
 
 
 def parse(define_flags: Callable[[flags.FlagValues], None], arguments: list[str]) -> tuple[flags.FlagValues, list[str]]:
@@ -80,11 +91,9 @@ def parse(define_flags: Callable[[flags.FlagValues], None], arguments: list[str]
     define_flags(values)
     values.set_gnu_getopt()  # Flags may follow positional arguments.
     try:
-        positional = values(["command", *arguments])[1:]
+        positional = values(["command", *expand_flagfiles(arguments)])[1:]
     except flags.Error as error:
         raise UserError(f"{error}\nRun it with --help to see every flag.") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"the flagfile is no text: {error}. Give a file of --name=value lines.") from None
     return values, positional
 
 
@@ -94,13 +103,38 @@ def reject_positional(arguments: list[str]) -> None:
         raise UserError(f"unexpected argument {arguments[0]!r}: settings are given as --name=value; see --help.")
 
 
+def define_path(
+    name: str, default: str | None, help_text: str, flag_values: flags.FlagValues, *, may_be_empty: bool = False
+) -> None:
+    """Defines a flag that is a path: `~` is expanded, and an empty or quoted one is an error."""
+    parser = _PathParser(may_be_empty)
+    flags.DEFINE(parser, name, default, help_text, flag_values, flags.ArgumentSerializer())
+
+
+class _PathParser(flags.ArgumentParser):
+    """Parses the values of a flag of `define_path`."""
+
+    def __init__(self, may_be_empty: bool):
+        self._may_be_empty = may_be_empty
+
+    def parse(self, argument: str) -> str:
+        if not argument and not self._may_be_empty:
+            raise ValueError("the path is empty. Was it taken from a variable that is not set?")
+        if len(argument) > 1 and argument[0] == argument[-1] and argument[0] in "\"'":
+            raise ValueError("the path has quotation marks around it. Remove them.")
+        expanded = os.path.expanduser(argument)
+        if expanded.startswith("~"):
+            raise ValueError(f"there is no such home folder. Write ./{argument} for a file of that name.")
+        return expanded
+
+
 def define_compilation_cache(flag_values: flags.FlagValues) -> None:
     """Defines the flag that `quiet_framework_start` takes."""
-    flags.DEFINE_string(
+    define_path(
         "compilation_cache",
         compilation_cache.default_folder(),
         "Folder that caches what XLA compiles for a GPU, so that later runs start sooner; off for no cache.",
-        flag_values=flag_values,
+        flag_values,
     )
 
 
@@ -118,19 +152,17 @@ def quiet_framework_start(
         report_cache: called with a message if the cache is still empty, or why it is not used.
 
     Raises:
-        UserError: KERAS_BACKEND names a backend that is unknown or not installed.
+        UserError: the Keras backend is unknown or not installed.
     """
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    if backend not in _BACKENDS:
-        raise UserError(f"KERAS_BACKEND is {backend!r}; expected one of {', '.join(_BACKENDS)}.")
-    if not importlib.util.find_spec(backend):
-        raise UserError(f"KERAS_BACKEND is {backend}, which is not installed: pip install -e '.[{backend}]'")
+    backend = select_backend()
+    # Notebooks set it for every process, and Keras imports Matplotlib, which stops at a backend that is not installed.
+    os.environ.pop("MPLBACKEND", None)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     if message := compilation_cache.start(cache, backend):
         report_cache(message)
-    with _no_garbage_collection(), _stderr_held_back():
+    with _no_garbage_collection(), stderr_held_back():
         yield
 
 
@@ -149,28 +181,6 @@ def _no_garbage_collection() -> Iterator[None]:
         gc.enable()
 
 
-@contextlib.contextmanager
-def _stderr_held_back() -> Iterator[None]:
-    """What is written to file descriptor 2 within is dropped, or shown if an exception ends it."""
-    if sys.stderr is None:
-        # Nobody would see it.
-        yield
-        return
-    sys.stderr.flush()
-    saved = os.dup(2)
-    with tempfile.TemporaryFile() as captured:
-        os.dup2(captured.fileno(), 2)
-        try:
-            yield
-        except Exception:
-            captured.seek(0)
-            os.write(saved, captured.read())
-            raise
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-
-
 def _help(usage: str, define_flags: Callable[[flags.FlagValues], None], description: str) -> str:
     values = flags.FlagValues()
     define_flags(values)
@@ -180,5 +190,8 @@ def _help(usage: str, define_flags: Callable[[flags.FlagValues], None], descript
         default = "" if flag.default in (None, "") else f" (default: {flag.default_as_str.strip(chr(39))})"
         prefix = "[no]" if flag.boolean else ""
         lines += [f"  --{prefix}{name}{default}", f"      {flag.help}"]
-    lines += ["  --flagfile", "      Read flags from this file, one --name=value a line; the last one given wins."]
+    lines += [
+        "  --flagfile",
+        "      Read flags from this file, one --name=value per line, # for comments; the last one given wins.",
+    ]
     return "\n".join(lines)

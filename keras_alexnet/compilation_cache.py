@@ -54,7 +54,7 @@ def start(setting: str, backend: str) -> str | None:
         return None
     if backend == "jax" and os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return None  # The user has chosen a cache.
-    folder = Path(setting).expanduser().absolute() / backend
+    folder = Path(setting).absolute() / backend
     if backend == "tensorflow":
         if not _tensorflow_version().startswith(_TENSORFLOW_VERSIONS):
             return None

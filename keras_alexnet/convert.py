@@ -23,17 +23,18 @@ from keras_alexnet.errors import UserError
 from keras_alexnet.interop import kinds
 from keras_alexnet.interop.export_kinds import QUANTIZATIONS, export_kind
 from keras_alexnet.interop.pixels import CHANNEL_ORDERS, InputOptions
+from keras_alexnet.progress import say
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the command's flags."""
 
-    def text(name: str, help_text: str) -> None:
-        flags.DEFINE_string(name, None, help_text, flag_values=flag_values)
+    def path(name: str, help_text: str) -> None:
+        cli.define_path(name, None, help_text, flag_values)
 
-    text("input", "The file to convert; needed.")
-    text("output", "The file to write, or a SavedModel's folder; needed.")
-    text("deploy", "A .prototxt with the layers of a .caffemodel, where that does not have those wanted.")
+    path("input", "The file to convert; needed.")
+    path("output", "The file to write, or a SavedModel's folder; needed.")
+    path("deploy", "A .prototxt with the layers of a .caffemodel, where that does not have those wanted.")
     flags.DEFINE_list(
         "mean",
         None,
@@ -41,7 +42,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         "Usual where the file does not say it: 104,117,123 for Caffe and ONNX, 114 for CNTK, and torchvision's.",
         flag_values=flag_values,
     )
-    text("mean_file", "A mean image of Caffe (.binaryproto), whose mean per channel is taken.")
+    path("mean_file", "A mean image of Caffe (.binaryproto), whose mean per channel is taken.")
     flags.DEFINE_list(
         "std",
         None,
@@ -56,7 +57,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         "Order of the file's channels. Usual: rgb for torchvision, bgr for all others.",
         flag_values=flag_values,
     )
-    text(
+    path(
         "classmappings",
         "The classes and labels that the network was trained with, such as CNTK's class file, in either column order: "
         "the model gets them sorted, as the maps of python -m keras_alexnet.prepare have them. (If both columns are "
@@ -103,7 +104,7 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
             from keras_alexnet.interop.export import export_model
     imported = import_model(values.input, deploy=values.deploy, options=options, classmappings=values.classmappings)
     _check_class_file(values.output, imported.classes)
-    print(imported.summary, flush=True)
+    say(imported.summary)
     written = values.output
     if exported:
         check = export_model(imported.model, values.output, quantize=values.quantize)
@@ -113,7 +114,7 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
     if imported.classes is not None:
         # After the model: one without a class file is never taken for one of other classes.
         write_classes(values.output, imported.classes, _names(values, imported.classes))
-    print(f"Written  {written}")
+    say(f"Written  {written}")
 
 
 def _options(values: flags.FlagValues) -> InputOptions:

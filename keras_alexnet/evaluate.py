@@ -15,22 +15,23 @@ import os
 from absl import flags
 
 from keras_alexnet import cli
-from keras_alexnet.atomic import check_target, write_text
+from keras_alexnet.atomic import check_writable, write_text
 from keras_alexnet.data.class_names import find_classes
 from keras_alexnet.data.crops import RESIZES, check_batch_size, check_crops
 from keras_alexnet.data.maps import VAL_MAP, read_map
 from keras_alexnet.errors import UserError
+from keras_alexnet.progress import say
 from keras_alexnet.reporting.check import check_report
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the command's flags."""
     cli.define_compilation_cache(flag_values)
-    flags.DEFINE_string(
+    cli.define_path(
         "model", "saved_models/alexnet/model.keras", "The .keras file to evaluate.", flag_values=flag_values
     )
-    flags.DEFINE_string("data_dir", "data", "Folder with val_map.txt and classmappings.txt.", flag_values=flag_values)
-    flags.DEFINE_string("map_file", None, "Evaluate on this map instead of data_dir's.", flag_values=flag_values)
+    cli.define_path("data_dir", "data", "Folder with val_map.txt and classmappings.txt.", flag_values=flag_values)
+    cli.define_path("map_file", None, "Evaluate on this map instead of data_dir's.", flag_values=flag_values)
     flags.DEFINE_integer("batch_size", 256, "Images, or crops of them, at a time; at least 1.", flag_values=flag_values)
     flags.DEFINE_enum(
         "resize",
@@ -48,13 +49,13 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         "middle, and for these mirrored.",
         flag_values=flag_values,
     )
-    flags.DEFINE_string(
+    cli.define_path(
         "metrics_file",
         None,
         "Also write examples, top1_error, top5_error (fractions), loss, resize and crops to this JSON file.",
         flag_values=flag_values,
     )
-    flags.DEFINE_string(
+    cli.define_path(
         "report_dir",
         None,
         "Also write a report to this folder: report.html, per_class.csv, confusion.npz and predictions.csv.",
@@ -68,7 +69,7 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
     check_batch_size(values.batch_size)
     check_crops(values.resize, values.crops)
     if values.metrics_file:
-        check_target(values.metrics_file)
+        check_writable(values.metrics_file)
     if values.report_dir:
         check_report(values.report_dir)
     if not values.map_file:
@@ -96,12 +97,11 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
     cut = {"resize": values.resize, "crops": values.crops}
     predictions = predict_map(model, image_map, values.batch_size, **cut)
     results = predictions.error_rates()
-    print(
+    printed = say(
         f"top-1 error {100 * results['top1_error']:.3f} %\n"
         f"top-5 error {100 * results['top5_error']:.3f} %\n"
         f"loss        {results['loss']:.4f}\n"
-        f"images      {results['examples']:,}",
-        flush=True,
+        f"images      {results['examples']:,}"
     )
     if values.metrics_file:
         write_text(values.metrics_file, json.dumps(results | cut, indent=2) + "\n")
@@ -115,7 +115,9 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
             classes=classes if classes and len(classes) == model_classes else None,
             settings=cut,
         )
-        print(f"report      {page}")
+        say(f"report      {page}")
+    if not printed and not values.metrics_file:
+        raise UserError("the results could not be printed. Give --metrics_file=FILE to have them in a file.")
 
 
 if __name__ == "__main__":

@@ -2,12 +2,12 @@
 
     python -m keras_alexnet.fit --flagfile=flags/fit_imagenet.flags --data_dir=data --output_dir=saved_models/alexnet
 
-Without flags it is CNTK's recipe for ImageNet. Ctrl-C and SIGTERM save and stop; whatever has stopped a run, the same
-command goes on with it. The output folder gets model.keras and best.keras (the last weights, and those of the lowest
-validation error; stock Keras loads them) with their classes.txt, history.csv, run.json, flags.txt and checkpoint/. The
-variable KERAS_BACKEND chooses tensorflow (the default), jax or torch.
+Without flags it is CNTK's recipe for ImageNet. Ctrl-C, SIGTERM and SIGHUP (a closed terminal) save and stop; whatever
+has stopped a run, the same command goes on with it. The output folder gets model.keras and best.keras (the last
+weights, and those of the lowest validation error; stock Keras loads them) with their classes.txt, history.csv,
+run.json, flags.txt and checkpoint/. The variable KERAS_BACKEND chooses tensorflow (the default), jax or torch.
 
-Exit status: 0 success; 1 a mistake, or a worker that was lost; 130 Ctrl-C; 143 SIGTERM.
+Exit status: 0 success; 1 a mistake, or a worker that was lost; 130 Ctrl-C; 143 SIGTERM; 129 SIGHUP.
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ from keras_alexnet import cli
 from keras_alexnet.determinism import set_environment
 from keras_alexnet.errors import UserError
 from keras_alexnet.presets import FREEZABLE, PRESETS
+from keras_alexnet.progress import say
 from keras_alexnet.training.config import JIT_COMPILE, PRECISIONS, STRATEGIES, TrainConfig
 
 
@@ -30,8 +31,8 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         value = [str(item) for item in value] if isinstance(value, tuple) else value
         function(name, value, *arguments, help_text, flag_values=flag_values)
 
-    define(flags.DEFINE_string, "data_dir", "Folder with train_map.txt, val_map.txt and classmappings.txt.")
-    define(flags.DEFINE_string, "output_dir", "Folder for all that a run leaves; another run needs another one.")
+    define(cli.define_path, "data_dir", "Folder with train_map.txt, val_map.txt and classmappings.txt.")
+    define(cli.define_path, "output_dir", "Folder for all that a run leaves; another run needs another one.")
     define(
         flags.DEFINE_string,
         "preset",
@@ -73,7 +74,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         "Use only deterministic algorithms on a GPU, at some cost. Runs on a CPU are bit-identical anyway.",
     )
     define(
-        flags.DEFINE_string,
+        cli.define_path,
         "initial_model",
         "Start from the weights of this .keras file, whose sizes then count instead of the preset's; with another "
         "number of classes fc8 is new.",
@@ -148,7 +149,7 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
         set_environment()
     # Cached programs would lack the layer names that a trace shows.
     cache = "off" if config.profile_steps else values.compilation_cache
-    with cli.quiet_framework_start(cache, report_cache=lambda message: print(message, flush=True)):
+    with cli.quiet_framework_start(cache, report_cache=say):
         from keras_alexnet.training.dry_run import dry_run
         from keras_alexnet.training.loop import train
 

@@ -3,38 +3,55 @@
 import contextlib
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
+from keras_alexnet.atomic import make_folder
 from keras_alexnet.errors import UserError
+from keras_alexnet.progress import tell
+
+# It stays: between its removal and a new one, two processes could hold one each.
+_LOCK = ".lock"
 
 
 @contextlib.contextmanager
 def exclusive(folder: str | os.PathLike) -> Iterator[None]:
     """Makes `folder` if need be and holds it; the lock goes with the process, however it ends.
 
+    On a file system without locks it holds nothing, and says so on stderr.
+
     Raises:
-        UserError: another process holds it, or it cannot be made.
+        UserError: another process holds it, or it cannot be made or written to.
     """
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror}. Choose another output folder.") from None
+    make_folder(folder)
     try:
         import fcntl
     except ImportError:  # Windows has no such locks.
         yield
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = _open(folder)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise UserError(
-            f"another process is writing to {folder}. Wait for it to end, or choose another folder."
-        ) from None
-    except OSError:
-        pass  # A file system without locks.
-    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):  # NFS may answer with either.
+            raise UserError(
+                f"another process is writing to {folder}. Wait for it to end, or choose another folder."
+            ) from None
+        except OSError as error:
+            tell(
+                f"{folder} cannot be locked ({error.strerror}): nothing prevents another process from writing to it "
+                "at the same time\n"
+            )
         yield
     finally:
         os.close(descriptor)
+
+
+def _open(folder: str | os.PathLike) -> int:
+    """Opens the lock file, for writing, since NFS locks no other across hosts."""
+    path = os.path.join(folder, _LOCK)
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            if os.access(folder, os.W_OK):  # The file is another user's.
+                return os.open(path, os.O_RDONLY)
+        raise UserError(f"cannot write to {folder}: {error.strerror}. Choose another folder.") from None

@@ -13,19 +13,21 @@ import math
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TextIO
 
 from absl import flags
 
 from keras_alexnet import cli
-from keras_alexnet.atomic import atomic_path, check_target
+from keras_alexnet.atomic import atomic_path, check_writable
 from keras_alexnet.data.class_file import class_file, names_file
 from keras_alexnet.data.class_names import Classes, find_classes
 from keras_alexnet.data.crops import RESIZES, check_batch_size, check_crops
 from keras_alexnet.data.find import find_images
 from keras_alexnet.errors import UserError
+from keras_alexnet.file_names import to_utf8
 from keras_alexnet.inference.listing import FORMATS, entry_writer, header
-from keras_alexnet.progress import WorkProgress, columns, printable, tell, use_color
+from keras_alexnet.progress import WorkProgress, columns, printable, say, tell, use_color
 from keras_alexnet.quiet import silenced_but_python
 
 # Positions in the list of paths, and an array with a row for each.
@@ -36,17 +38,17 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the command's flags."""
     cli.define_compilation_cache(flag_values)
 
-    def text(name: str, default: str | None, help_text: str) -> None:
-        flags.DEFINE_string(name, default, help_text, flag_values=flag_values)
+    def path(name: str, default: str | None, help_text: str) -> None:
+        cli.define_path(name, default, help_text, flag_values)
 
-    text("model", "saved_models/alexnet/model.keras", "The .keras file.")
-    text(
+    path("model", "saved_models/alexnet/model.keras", "The .keras file.")
+    path(
         "data_dir",
         None,
         "Folder with the classmappings.txt of the model's classes, and classnames.txt if there is one. Without it, and "
         "without --classmappings: the class file beside the model, such as model.classes.txt.",
     )
-    text("classmappings", None, "The class list itself, instead of --data_dir.")
+    path("classmappings", None, "The class list itself, instead of --data_dir.")
     flags.DEFINE_integer("top_k", 5, "How many of the best classes to tell; at least 1.", flag_values=flag_values)
     flags.DEFINE_enum(
         "format",
@@ -55,12 +57,13 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         "table: for people; json: an object a line, for each image; csv: a row for each of its best classes.",
         flag_values=flag_values,
     )
-    text(
+    flags.DEFINE_string(
         "features",
         None,
         "Instead of classes, write the values of this layer, such as relu7, to --output. An unknown one lists all.",
+        flag_values=flag_values,
     )
-    text("output", None, "Write to this file instead of the terminal; for features .npz or .csv.")
+    path("output", None, "Write to this file instead of the terminal; for features .npz or .csv.")
     flags.DEFINE_enum(
         "resize",
         "square",
@@ -143,7 +146,7 @@ def _check(values: flags.FlagValues, arguments: list[str]) -> None:
                 f"--{unused[0]} is for classes, and --features writes none: leave out the one or the other."
             )
     if values.output:
-        check_target(values.output)
+        check_writable(values.output)
 
 
 def _check_output(values: flags.FlagValues, paths: list[str]) -> None:
@@ -175,7 +178,7 @@ def _write_features(
             progress(positions[-1] + 1, len(paths), "images")
     progress.clear()
     shape = "×".join(map(str, (file.count, *shape)))
-    print(f"{values.features} of {file.count:,} images, {shape}: {values.output}")
+    say(f"{values.features} of {file.count:,} images, {shape}: {values.output}")
 
 
 def _write_classes(
@@ -185,6 +188,10 @@ def _write_classes(
 
     with _opened(values.output, values.format) as file:
         on_terminal = file.isatty()
+        # A table on the terminal is in the encoding of its locale; all else is UTF-8.
+        name = str if values.format == "table" and not values.output else to_utf8
+        if classes:
+            classes = replace(classes, ids=list(map(name, classes.ids)))
         entry = entry_writer(
             values.format,
             classes,
@@ -197,7 +204,7 @@ def _write_classes(
         for positions, logarithms in batches:
             best = best_classes(logarithms, values.top_k)
             for position, row, labels in zip(positions, logarithms, best, strict=True):
-                file.write(entry(paths[position], [(int(label), math.exp(row[label])) for label in labels]))
+                file.write(entry(name(paths[position]), [(int(label), math.exp(row[label])) for label in labels]))
             count += len(positions)
             file.flush()
             if not on_terminal:

@@ -46,35 +46,36 @@ from keras_alexnet import cli, workers
 from keras_alexnet.data import ilsvrc, maps
 from keras_alexnet.errors import UserError
 from keras_alexnet.lock import exclusive
-from keras_alexnet.progress import ScanProgress, WorkProgress
+from keras_alexnet.progress import ScanProgress, WorkProgress, say
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the command's flags."""
-    flags.DEFINE_string(
+    cli.define_path(
         "imagenet_dir",
         None,
         "ILSVRC2012 as unpacked: the folder that has Data/CLS-LOC/train, Data/CLS-LOC/val and Annotations/CLS-LOC/val.",
         flag_values=flag_values,
     )
-    flags.DEFINE_string(
+    cli.define_path(
         "train_dir",
         None,
         "The training images, a folder per class. Without it: Data/CLS-LOC/train of --imagenet_dir.",
         flag_values=flag_values,
     )
-    flags.DEFINE_string(
+    cli.define_path(
         "val_dir",
         None,
         "The validation images. Without it: Data/CLS-LOC/val of --imagenet_dir.",
         flag_values=flag_values,
     )
-    flags.DEFINE_string(
+    cli.define_path(
         "val_annotations_dir",
         None,
         "An XML file per validation image. Without it: Annotations/CLS-LOC/val of --imagenet_dir. Given, but empty "
         '(--val_annotations_dir=""): the validation folder has a folder of images per class.',
         flag_values=flag_values,
+        may_be_empty=True,
     )
     flags.DEFINE_float(
         "val_fraction",
@@ -95,7 +96,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         "Write paths relative to --output_dir, so that it can be moved together with the images.",
         flag_values=flag_values,
     )
-    flags.DEFINE_string("output_dir", "data", "The folder to write to; it is made if need be.", flag_values=flag_values)
+    cli.define_path("output_dir", "data", "The folder to write to; it is made if need be.", flag_values=flag_values)
     flags.DEFINE_bool(
         "check_images",
         False,
@@ -118,7 +119,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         upper_bound=4096,
         flag_values=flag_values,
     )
-    flags.DEFINE_string(
+    cli.define_path(
         "resized_dir",
         None,
         "The folder for the copies, apart from the images. Copies that an earlier run has finished stay as they are.",
@@ -160,17 +161,19 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
         train_map, val_map, *class_lists = maps.write_data_dir(
             values.output_dir, found.train, found.val, found.classes, found.class_names, values.relative_paths
         )
-    print(f"{len(found.train):,} training images of {len(found.classes):,} classes: {train_map}")
-    print(f"{len(found.val):,} validation images: {val_map}")
-    print(f"{len(found.classes):,} classes: {', '.join(class_lists)}")
-    print(f"{time.perf_counter() - started:.1f} s")
+    say(f"{len(found.train):,} training images of {len(found.classes):,} classes: {train_map}")
+    say(f"{len(found.val):,} validation images: {val_map}")
+    say(f"{len(found.classes):,} classes: {', '.join(class_lists)}")
+    say(f"{time.perf_counter() - started:.1f} s")
     present = set(found.val.labels)
     absent = [class_id for label, class_id in enumerate(found.classes) if label not in present]
     if absent:
         shown = ", ".join(absent[:5]) + (", …" if len(absent) > 5 else "")
-        print(f"Note: no validation images for {len(absent):,} of the {len(found.classes):,} classes: {shown}")
+        say(f"Note: no validation images for {len(absent):,} of the {len(found.classes):,} classes: {shown}")
+    if len(found.classes) == 1:
+        say("Note: there is only one class, so a network would have nothing to learn")
     recipe = "fit_imagenet" if len(found.train) > 100_000 else "fit_small"
-    print(
+    say(
         f"Next: python -m keras_alexnet.fit --flagfile=flags/{recipe}.flags --data_dir={shlex.quote(values.output_dir)}"
     )
 
@@ -185,8 +188,7 @@ def _folders(values: flags.FlagValues) -> list[str | None]:
         "val_annotations_dir": "Annotations/CLS-LOC/val",
     }
     given = {name: values[name].value for name in parts}
-    # Empty annotations mean something, empty image folders do not.
-    missing = [name for name in parts if given[name] is None or (given[name] == "" and name != "val_annotations_dir")]
+    missing = [name for name in parts if given[name] is None]
     if missing and not values.imagenet_dir:
         raise UserError(
             "where are the images? Give --imagenet_dir=FOLDER (ILSVRC2012), or "
@@ -250,12 +252,12 @@ def _read_images(values: flags.FlagValues, found: ilsvrc.ImageFolders, resized_d
             findings = images.check(paths, num_workers, lambda done, total: progress(done, total, "images checked"))
     table = os.path.join(values.output_dir, images.BAD_IMAGES)
     images.write_findings(table, findings)
-    print(f"{images.summary(findings, len(paths))}\nDetails: {table}")
+    say(f"{images.summary(findings, len(paths))}\nDetails: {table}")
     if not values.skip_bad_images:
         images.raise_if_unusable(findings, len(paths), table)
     found = images.without_unusable(found, findings)
     if resized_dir:
-        print(f"Copies: {resized_dir}")
+        say(f"Copies: {resized_dir}")
         train, val = _resized(found.train, resized_dir, "train"), _resized(found.val, resized_dir, "val")
         found = replace(found, train=train, val=val)
     return found

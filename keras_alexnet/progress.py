@@ -141,6 +141,44 @@ def tell(text: str) -> None:
             print(text, end="", file=sys.stderr, flush=True)
 
 
+def say(text: str) -> bool:
+    """Prints a line to stdout at once, and returns whether it could.
+
+    Where stdout is a closed terminal, a full disk or a pipe without a reader, work goes on; stderr says so of the first
+    two.
+    """
+    if sys.stdout is None or sys.stdout.closed:
+        return False
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            clear_status_line()
+            tell(f"stdout cannot be written ({error.strerror}): the work continues without it\n")
+        _drop(sys.stdout)
+        return False
+    return True
+
+
+def flush_or_drop(stream: TextIO | None) -> None:
+    """Flushes a standard stream, so that Python does not at its end, where a failure would replace the exit status."""
+    if stream is None or stream.closed:
+        return
+    try:
+        stream.flush()
+    except OSError:
+        _drop(stream)
+
+
+def _drop(stream: TextIO) -> None:
+    """Sends what is left of a standard stream's output, and all that follows, nowhere."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+        stream.flush()
+
+
 def printable(text: str) -> str:
     """`text` with what a terminal would take for commands, such as in names of files, as escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

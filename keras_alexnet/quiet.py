@@ -2,9 +2,63 @@
 
 import contextlib
 import os
+import secrets
+import subprocess
 import sys
 from collections.abc import Iterator
 from typing import TextIO
+
+# Of the process that holds back what is written: it reads until one of its two arguments comes, or until the end.
+_HOLDER = """
+import os, sys
+drop, show = map(str.encode, sys.argv[1:])
+held = b""
+while drop not in held:
+    data = os.read(0, 65536)
+    held += data
+    if not data or show in held:
+        os.write(1, held.replace(show, b""))
+        break
+"""
+
+
+@contextlib.contextmanager
+def stderr_held_back() -> Iterator[None]:
+    """Drops what is written to file descriptor 2 meanwhile, or shows it if an exception or the process ends it.
+
+    Another process holds the text, as nothing else survives the abort of a library that finds no AVX, and no writable
+    temporary folder is needed. Where none can be started, nothing is held back.
+    """
+    if sys.stderr is None:  # Nobody would see it.
+        yield
+        return
+    sys.stderr.flush()
+    drop, show = secrets.token_hex(), secrets.token_hex()
+    try:
+        saved = os.dup(2)
+        # In a session of its own, so that Ctrl-C does not end it.
+        holder = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _HOLDER, drop, show],
+            stdin=subprocess.PIPE,
+            stdout=saved,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except OSError:
+        yield
+        return
+    os.dup2(holder.stdin.fileno(), 2)
+    holder.stdin.close()
+    word = show
+    try:
+        yield
+        word = drop
+    finally:
+        with contextlib.suppress(OSError):
+            os.write(2, word.encode())
+        os.dup2(saved, 2)
+        os.close(saved)
+        holder.wait()
 
 
 @contextlib.contextmanager

@@ -55,7 +55,13 @@ def map_in_processes(
     size = max(1, min(_LARGEST_CHUNK, len(items) // (4 * num_workers)))
     chunks = (items[start : start + size] for start in range(0, len(items), size))
     # A fork of a process that has threads, as any notebook with a framework has, may hang.
-    executor = ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"), _prepare_worker)
+    try:
+        executor = ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"), _prepare_worker)
+    except OSError as error:
+        raise UserError(
+            f"cannot start worker processes: {error.strerror}. They need semaphores: make /dev/shm writable, with some "
+            "kilobytes free."
+        ) from None
 
     def submit(count: int) -> Iterator[Future]:
         for chunk in islice(chunks, count):

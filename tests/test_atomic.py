@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from keras_alexnet.atomic import atomic_path, write_text
+from keras_alexnet.atomic import atomic_path, check_folder, check_writable, write_text
 from keras_alexnet.errors import UserError
 
 
@@ -51,7 +51,7 @@ def test_full_disk_is_told(tmp_path):
 
 def test_folder_that_cannot_be_made_is_told(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"cannot write .*choose another output folder"):
+    with pytest.raises(UserError, match=r"cannot write to .*Choose another folder"):
         write_text(tmp_path / "file" / "below" / "x.txt", "text")
 
 
@@ -75,3 +75,30 @@ def test_what_a_killed_process_left_is_replaced(tmp_path):
 def test_text_has_unix_line_ends_and_keeps_bytes_of_names(tmp_path):
     write_text(tmp_path / "x.txt", "é\n" + os.fsdecode(b"\xff\n"))
     assert (tmp_path / "x.txt").read_bytes() == "é\n".encode() + b"\xff\n"
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "é" * 124 + ".keras", "." + "y" * 254, "a." + "z" * 253])
+def test_names_may_be_as_long_as_the_file_system_has_them(tmp_path, name):
+    write_text(tmp_path / name, "text")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_partial_file_keeps_its_suffix(tmp_path):
+    with atomic_path(tmp_path / "model.keras") as partial:
+        assert partial.suffix == ".keras"
+        partial.touch()
+
+
+def test_what_cannot_be_written_is_found_before_the_work(tmp_path):
+    for path, message in (
+        (tmp_path / ("x" * 256), "File name too long"),
+        ("/proc/none/file.json", "cannot write to /proc"),
+        (tmp_path, "no regular file"),
+    ):
+        with pytest.raises(UserError, match=message):
+            check_writable(path)
+    check_writable(tmp_path / "new" / "folder" / "file.json")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "link").symlink_to("gone")
+    with pytest.raises(UserError, match="link is a link to gone, which does not exist"):
+        check_folder(tmp_path / "link")

@@ -1,4 +1,5 @@
 import gc
+import importlib
 import os
 import sys
 
@@ -43,6 +44,42 @@ def test_flagfile_is_read_and_the_last_flag_wins(tmp_path):
     assert values.epochs == 5
 
 
+def parse_path(value: str, **options) -> str:
+    def define(flag_values):
+        cli.define_path("path", None, "A path.", flag_values, **options)
+
+    return cli.parse(define, [f"--path={value}"])[0].path
+
+
+def test_paths(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert parse_path("~/x") == "/home/me/x"
+    assert parse_path("./~x") == "./~x"
+    assert parse_path("", may_be_empty=True) == ""
+    for value, message in (
+        ("", "the path is empty"),
+        ('"/a b"', "quotation marks"),
+        ("'/a'", "quotation marks"),
+        ("~nobody_of_that_name/x", "no such home folder. Write ./~nobody_of_that_name/x"),
+    ):
+        with pytest.raises(UserError, match=message):
+            parse_path(value)
+
+
+@pytest.mark.parametrize("command", ["prepare", "fit", "evaluate", "predict", "convert"])
+def test_every_path_of_every_command_is_checked(command):
+    define = importlib.import_module(f"keras_alexnet.{command}").define_flags
+    values = flags.FlagValues()
+    define(values)
+    others = {"preset", "profile_steps", "features", "lr_drop_epochs", "mean", "std"}
+    for name in values:
+        flag = values[name]
+        if flag.flag_type() != "string" or name in others:
+            continue
+        values[name].parse("~/x")
+        assert flag.value == os.path.expanduser("~/x"), name
+
+
 def test_missing_flagfile_and_bad_line_in_it_are_told(tmp_path):
     with pytest.raises(UserError, match=r"none\.flags"):
         cli.parse(define_flags, [f"--flagfile={tmp_path}/none.flags"])
@@ -53,14 +90,14 @@ def test_missing_flagfile_and_bad_line_in_it_are_told(tmp_path):
 
 def test_flagfile_that_is_no_text_is_told(tmp_path):
     (tmp_path / "bad.flags").write_bytes(bytes(range(128, 256)))
-    with pytest.raises(UserError, match="no text"):
+    with pytest.raises(UserError, match="expected --name=value"):
         cli.parse(define_flags, [f"--flagfile={tmp_path}/bad.flags"])
 
 
 @pytest.mark.parametrize(("backend", "told"), [("theano", "expected one of tensorflow, jax, torch"), ("jax", "jax")])
 def test_backends_that_cannot_be_had_are_told(monkeypatch, backend, told):
     monkeypatch.setenv("KERAS_BACKEND", backend)
-    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=told), cli.quiet_framework_start():
         pass
 

@@ -186,7 +186,7 @@ def test_fit_tells_mistakes(data_dir, tmp_path):
     assert_told(run("fit", f"--data_dir={tmp_path}"), "cannot read", "keras_alexnet.prepare")
     assert_told(run("fit", "--epochs=0"), "epochs is 0; expected at least 1.")
     assert_told(run("fit", "--epoch=1"), "epoch", "--help")
-    assert_told(run(*FIT, f"--data_dir={data_dir}", "--output_dir=/proc/no"), "cannot write /proc/no")
+    assert_told(run(*FIT, f"--data_dir={data_dir}", "--output_dir=/proc/no"), "cannot write to /proc/no")
 
 
 @pytest.mark.parametrize("command", ["prepare", "fit", "evaluate"])
@@ -232,7 +232,7 @@ def test_a_killed_run_goes_on_after_its_last_epoch(trained, data_dir, tmp_path):
     assert not list(tmp_path.rglob(".partial-*"))
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_saves_and_ends_with_its_status(data_dir, tmp_path, number, status):
     command = [*FIT, f"--data_dir={data_dir}", f"--output_dir={tmp_path}", "--epochs=500", "--steps_per_epoch=100"]
     process = subprocess.Popen(
@@ -251,3 +251,23 @@ def test_a_signal_saves_and_ends_with_its_status(data_dir, tmp_path, number, sta
     assert max((tmp_path / "checkpoint").iterdir()).name == f"step-{saved:09}.npz"
     assert "Traceback" not in stderr
     assert ("interrupted" in stderr) == (number == signal.SIGINT)
+
+
+def test_a_deleted_working_directory_is_told(tmp_path):
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    command = f"rmdir {folder}; exec {sys.executable} -m keras_alexnet.prepare --train_dir=x"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    result = subprocess.run(
+        command, shell=True, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert_told(result, "the working directory has been deleted. Change to another one")
+
+
+@pytest.mark.parametrize("command", ["prepare", "fit"])
+def test_help_without_docstrings(command):
+    result = subprocess.run(
+        [sys.executable, "-OO", "-m", f"keras_alexnet.{command}", "--help"], capture_output=True, text=True, check=False
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "--output_dir" in result.stdout

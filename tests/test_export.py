@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+from keras_alexnet.atomic import partial_name
 from keras_alexnet.errors import UserError
 from keras_alexnet.interop import export, export_litert, export_runtimes, export_saved_model
 from keras_alexnet.interop.export import export_model
@@ -282,8 +283,9 @@ def test_a_parent_that_is_a_file(cntk, tmp_path, kind):
 
 
 def test_what_a_killed_export_left_is_replaced(cntk, tmp_path):
-    (tmp_path / ".partial-model/variables").mkdir(parents=True)
-    (tmp_path / ".partial-model/saved_model.pb").write_text("half")
+    partial = tmp_path / partial_name("model")
+    (partial / "variables").mkdir(parents=True)
+    (partial / "saved_model.pb").write_text("half")
     export_model(cntk, tmp_path / "model")
     assert os.listdir(tmp_path) == ["model"]
 

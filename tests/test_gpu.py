@@ -82,12 +82,43 @@ def test_too_little_memory_is_told_with_the_batch_that_fits(monkeypatch, error):
     with pytest.raises(UserError) as caught, explained_memory(model, 1024, 2, "gpu"):
         raise error
     message = str(caught.value)
-    assert message.startswith("out of memory on the GPU: 1024 images at a time need very roughly")
+    assert message.startswith("out of memory on the GPU: 1,024 images at a time need very roughly")
     assert "enough for about 200 images. Use a lower --batch_size." in message
     assert "\n" not in message
+    monkeypatch.setattr(memory, "machine_bytes", lambda: None)
     with pytest.raises(UserError) as caught, explained_memory(model, 1024, 1, "cpu"):
         raise error
     assert "available" not in str(caught.value)
+
+
+def test_far_too_little_memory_on_a_cpu_is_found_before_tensorflow_crashes(monkeypatch):
+    model = build_alexnet(10, preset="tiny")
+    fixed, per_image = bytes_needed(model)
+    monkeypatch.setattr(memory, "machine_bytes", lambda: fixed + 100 * per_image)
+    message = r"out of memory on the CPU: 300 images .* enough for about \d\d images"
+    with pytest.raises(UserError, match=message), explained_memory(model, 300, 1, "cpu"):
+        pytest.fail("it was tried")
+    with explained_memory(model, 150, 1, "cpu"):  # The estimate is rough.
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", installed("jax", "torch"))
+def test_a_device_that_is_not_there_is_named(backend, tmp_path):
+    variable = {"jax": "JAX_PLATFORMS", "torch": "KERAS_TORCH_DEVICE"}[backend]
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "keras_alexnet.fit", "--synthetic_data", "--preset=tiny"),
+            *("--batch_size=8", f"--output_dir={tmp_path}"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"KERAS_BACKEND": backend, variable: "cuda"},
+    )
+    assert result.returncode == 1
+    assert f"{variable} is 'cuda', which {backend} cannot use here: " in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize("compute", [evaluate_model, predict_images])

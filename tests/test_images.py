@@ -284,7 +284,7 @@ def test_command_refuses_unusable_images_and_lists_them(tree):
         f"{table} lists them all; replace or remove them, or leave them out with --skip_bad_images (2 problems):"
     )
     assert shown == [f"  {broken}: {rows[0][2]}", f"  {missing}: broken link"]
-    assert os.listdir(table.parent) == ["bad_images.tsv"]
+    assert sorted(os.listdir(table.parent)) == [".lock", "bad_images.tsv"]
 
 
 def test_sound_images_pass(tree, capsys):

@@ -1,4 +1,3 @@
-import hashlib
 import os
 import pickle
 import random
@@ -23,8 +22,40 @@ def test_map_round_trip(tmp_path):
     images = maps.read_map(tmp_path / "map.txt", num_classes=1000)
     assert list(zip(images.paths, images.labels, strict=True)) == rows
     assert len(images) == 3
-    assert images.fingerprint == hashlib.sha256(text).hexdigest()
     assert images.source == str(tmp_path / "map.txt")
+
+
+def fingerprint(folder, text: bytes) -> str:
+    (folder / "map.txt").write_bytes(text)
+    return maps.read_map(folder / "map.txt").fingerprint
+
+
+def test_the_fingerprint_is_that_of_the_same_images_elsewhere(tmp_path):
+    original = fingerprint(tmp_path, b"/data/train/a/1.png\t0\n/data/train/a/2.png\t0\n/data/train/b/1.png\t1\n")
+    for moved in (
+        b"/mnt/disk 2/x/a/1.png\t0\n/mnt/disk 2/x/a/2.png\t0\n/mnt/disk 2/x/b/1.png\t1\n",
+        b"a/1.png\t0\na/2.png\t0\nb/1.png\t1\n",
+        b"/1/a/1.png\t0\r\n/1/a/2.png\t0\r\n/1/b/1.png\t1",
+        b"key\t.../a/1.png\t0\nkey\t.../a/2.png\t0\n\nkey\t.../b/1.png\t01\n",
+    ):
+        assert fingerprint(tmp_path, moved) == original, moved
+    for other in (
+        b"/data/train/a/1.png\t0\n/data/train/a/2.png\t0\n/data/train/b/1.png\t2\n",
+        b"/data/train/a/1.png\t0\n/data/train/a/3.png\t0\n/data/train/b/1.png\t1\n",
+        b"/data/train/a/1.png\t0\n/data/train/b/1.png\t1\n/data/train/a/2.png\t0\n",
+        b"/data/train/a/1.png\t0\n/data/train/a/2.png\t0\n",
+        b"/data/train/a/1.png\t0\n/data/train/a/2.png\t0\n/data/trainb/1.png\t1\n",
+    ):
+        assert fingerprint(tmp_path, other) != original, other
+
+
+def test_the_fingerprint_of_a_large_map_has_all_its_lines(tmp_path):
+    lines = [b"/data/class/%d.png\t0\n" % number for number in range(400_000)]
+    original = fingerprint(tmp_path, b"".join(lines))
+    assert fingerprint(tmp_path, b"".join(line.replace(b"/data", b"/other/place") for line in lines)) == original
+    for changed in (1, 250_000, 399_999):
+        other = [*lines[:changed], b"/data/class/x.png\t0\n", *lines[changed + 1 :]]
+        assert fingerprint(tmp_path, b"".join(other)) != original
 
 
 def test_names_that_are_not_utf8_survive(tmp_path):
@@ -202,17 +233,11 @@ def test_missing_images_are_told(tmp_path, count):
     with pytest.raises(UserError) as raised:
         maps.raise_if_missing(numbered_map(tmp_path, count))
     first, *shown, last = str(raised.value).splitlines()
-    assert first == f"{count:,} of the {count:,} images of {tmp_path}/map.txt are missing:"
-    assert shown == ([f"  {tmp_path}/{n}.png" for n in range(3)] + ["  …"] if count > 3 else [f"  {tmp_path}/0.png"])
+    assert first.startswith(f"the images of {tmp_path}/map.txt are missing: none of {min(count, 100)} ")
+    step = max(count / 100, 1)
+    several = [f"  {tmp_path}/{int(n * step)}.png" for n in range(3)] + ["  …"]
+    assert shown == (several if count > 3 else [f"  {tmp_path}/0.png"])
     assert last.startswith("Is their disk mounted? If they have been moved, run python -m keras_alexnet.prepare again")
-
-
-def test_missing_images_are_counted(tmp_path):
-    images = numbered_map(tmp_path, 1000)
-    for number in (1, 501):
-        (tmp_path / f"{number}.png").touch()
-    with pytest.raises(UserError, match=r"^998 of the 1,000 images .*\n.*/0\.png\n.*/2\.png\n.*/3\.png\n  …\n"):
-        maps.raise_if_missing(images)
 
 
 @pytest.mark.parametrize("present", [0, 990])
@@ -227,7 +252,7 @@ def test_images_that_cannot_be_reached_are_not_called_missing(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     maps.raise_if_missing(maps.ImageMap([str(tmp_path / "loop")], [0]))
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"1 of the 1 images"):
+    with pytest.raises(UserError, match="none of 1 that"):
         maps.raise_if_missing(maps.ImageMap([str(tmp_path / "file/a.png")], [0]))
 
 

@@ -1,7 +1,10 @@
+import gc
+
 import keras
 import numpy as np
 import pytest
 from cntk_reference import REFERENCE, build_reference_network, images_to_keras, to_keras
+from tensorflow.python.framework.func_graph import FuncGraph
 
 from keras_alexnet.compute import PORTABLE, Forms, compute_form
 from keras_alexnet.training.metrics import compile_model
@@ -65,3 +68,20 @@ def test_momentum_and_decay_may_be_nothing():
 
 def test_config_round_trip():
     assert SGDWithL2.from_config(SGDWithL2(0.1, l2=0.25).get_config()).l2 == 0.25
+
+
+def test_a_trained_network_is_freed(tmp_path):
+    """Keras's optimizers leave each network that they train in TensorFlow's registry of gradients."""
+
+    def graphs() -> list:
+        gc.collect()
+        return [item for item in gc.get_objects() if isinstance(item, FuncGraph) and item.name == "one_step_on_data"]
+
+    before = len(graphs())
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, keras.layers.Dense(2)(inputs))
+    model.compile(SGDWithL2(0.1), loss="mse", jit_compile=False)
+    model.train_on_batch(np.zeros((1, 4)), np.zeros((1, 2)))
+    assert len(graphs()) == before + 1
+    del inputs, model
+    assert len(graphs()) == before

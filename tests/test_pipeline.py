@@ -4,6 +4,7 @@ import io
 import os
 import random
 import tracemalloc
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from keras_alexnet.data.pipeline import (
     evaluation_dataset,
     find_unreadable,
     padded_evaluation_dataset,
+    readable_images,
     training_dataset,
 )
 from keras_alexnet.data.transforms import evaluation_image, ten_crops, training_image
@@ -73,7 +75,7 @@ def test_permutation_never_changes():
 @pytest.mark.parametrize("size", [1, 2, 3, 10, 257, 50_000])
 def test_permutation_has_every_row_once(size):
     order = permutation(size, 3, 5)
-    assert order.dtype == np.int64
+    assert order.dtype == np.int32
     np.testing.assert_array_equal(np.sort(order), np.arange(size))
 
 
@@ -541,3 +543,30 @@ def test_mutated_jpegs_give_pixels_or_an_error_with_their_path(tmp_path):
             assert isinstance(error, UserError), number
             assert str(path) in str(error)
     assert min(outcomes.values()) > 100, outcomes
+
+
+class _Paths(list):
+    """A list that can be referred to weakly."""
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda images: training_dataset(images, 4, seed=0, image_size=SIZE),
+        lambda images: evaluation_dataset(images, 4, image_size=SIZE),
+        lambda images: readable_images(images.paths, 4, image_size=SIZE),
+    ],
+    ids=["training", "evaluation", "readable"],
+)
+def test_paths_are_freed_with_the_iterator(eleven, make):
+    """TensorFlow keeps the Python functions of a dataset until the process ends."""
+    images = ImageMap(_Paths(eleven.paths), list(eleven.labels))
+    reference = weakref.ref(images.paths)
+    batches = make(images).as_numpy_iterator()
+    del images
+    for _ in range(3):
+        gc.collect()
+        next(batches)
+    del batches
+    gc.collect()
+    assert reference() is None

@@ -371,7 +371,7 @@ def test_nothing_is_written_where_no_image_can_be_read(folder, tmp_path, capsys)
         (["{0}/images/0.jpg", "--output={0}/images/0.jpg"], "0.jpg, which is to be read. Choose another file"),
         (["{0}/images/0.jpg", "--output={0}/model.classes.txt"], "model.classes.txt, which is to be read"),
         (["{0}/images/2b.jpg", "--output=f.csv"], "no image could be read, so f.csv is not written"),
-        (["{0}/images/0.jpg", "--model="], "the model is ''; expected the name of a file"),
+        (["{0}/images/0.jpg", "--model="], "flag --model=: the path is empty"),
         (["{0}/images/0.jpg", "--model=gone.keras"], "cannot load the model gone.keras: there is no such file."),
         (["{0}/images/0.jpg", "--top_k=0"], "top_k is 0; expected at least 1"),
         (["{0}/images/0.jpg", "--batch_size=0"], "batch_size is 0; expected at least 1"),

@@ -51,6 +51,37 @@ def test_equal_logits_rank_by_label():
     assert (dead["top1_error"], dead["top5_error"]) == (39 / 40, 35 / 40)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_best_classes_are_those_of_a_stable_sort(dtype):
+    logits, _ = logits_and_labels(40)
+    rows = [
+        *logits,
+        np.zeros(40),
+        np.arange(40),
+        -np.arange(40),
+        np.full(40, -np.inf),
+        np.where(np.arange(40) % 9 == 8, 1, -np.inf),  # Fewer finite ones than asked for.
+        np.where(np.arange(40) % 2, 0.0, -0.0),
+        np.where(np.arange(40) < 36, 1, 2),  # All but one of the best are last, and the border is a tie of the rest.
+    ]
+    logits = np.array(rows, dtype)
+    before = logits.copy()
+    wanted = np.argsort(-logits, axis=1, kind="stable")
+    for count in (1, 2, 5, 39, 40, 41, 1000):
+        best = best_classes(logits, count)
+        assert best.dtype == np.int32
+        np.testing.assert_array_equal(best, wanted[:, :count])
+    np.testing.assert_array_equal(logits, before)
+
+
+def test_logits_are_left_as_they_are():
+    logits = np.random.default_rng(1).normal(0, 2, (9, 7))
+    before = logits.copy()
+    found = log_softmax(logits)
+    np.testing.assert_array_equal(logits, before)
+    np.testing.assert_allclose(found, np.log(np.exp(before) / np.exp(before).sum(1, keepdims=True)), rtol=1e-12)
+
+
 def test_batches_are_joined_in_order():
     logits, labels = logits_and_labels(7)
     whole = predictions_of(logits, labels)

@@ -371,7 +371,7 @@ def make_watch(monkeypatch, first_step=0):
     model = build_alexnet(3, preset="tiny")
     compile_model(model)
     model.evaluate(np.zeros((2, *model.input_shape[1:]), np.uint8), np.zeros(2, np.int32), verbose=0)
-    config = TrainConfig(data_dir="", output_dir="", epochs=3, batch_size=8)
+    config = TrainConfig(epochs=3, batch_size=8)
     nothing = {"waited": lambda: 0.0, "save": lambda: None, "log": lambda *_: None}
     watch = callbacks.StepWatch(config, 4, first_step, Devices("CPU"), StopRequest(), **nothing)
     watch.set_model(model)

@@ -1,6 +1,7 @@
 import csv
 import dataclasses
 import json
+import os
 import subprocess
 
 import pytest
@@ -89,8 +90,17 @@ def test_wall_time_and_starts_add_up(run):
 
 def test_a_full_disk_is_told(tmp_path):
     (tmp_path / "tensorboard").write_text("")
-    with pytest.raises(UserError, match=r"cannot write .*tensorboard: .* Make room"):
+    with pytest.raises(UserError, match=r"cannot write to .*tensorboard is not a folder"):
         TensorBoard(tmp_path)
+
+
+def test_tensorboards_folder_heeds_the_umask(tmp_path):
+    before = os.umask(0o002)
+    try:
+        TensorBoard(tmp_path)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "tensorboard").stat().st_mode & 0o777 == 0o775
 
 
 def test_history_of_an_older_version_goes_on(tmp_path):

@@ -6,8 +6,11 @@ import os
 import shutil
 import subprocess
 import sys
+import tracemalloc
+from collections import Counter
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from browser import chromium, needs_browser, opened
@@ -18,6 +21,7 @@ from keras_alexnet import cli, evaluate, fit
 from keras_alexnet.data.maps import VAL_MAP, ImageMap, read_map, write_data_dir, write_map
 from keras_alexnet.errors import UserError
 from keras_alexnet.inference.evaluation import predict_map
+from keras_alexnet.inference.predictions import Predictions
 from keras_alexnet.reporting.check import check_report
 from keras_alexnet.reporting.content import sha256_of
 from keras_alexnet.reporting.report import write_report
@@ -80,7 +84,7 @@ def rows_of(path: Path) -> list[dict]:
 def test_fit_ends_with_a_report_and_prints_its_path(trained):
     folder, result = trained
     assert result.stdout.splitlines()[-1] == f"The report is {folder}/report/report.html"
-    assert sorted(os.listdir(folder / "report")) == FILES
+    assert sorted(os.listdir(folder / "report")) == [".lock", *FILES]
     assert sorted(path.name for path in folder.glob("*.txt")) == [
         "best.classes.txt",
         "best.classnames.txt",
@@ -111,7 +115,7 @@ def test_a_finished_run_gets_its_report_once(trained, data_dir, tmp_path, capsys
     # It is of the run, and goes with it.
     (tmp_path / "run/report/mine.txt").touch()
     train(dataclasses.replace(config, epochs=1, report=False), restart=True)
-    assert os.listdir(tmp_path / "run/report") == ["mine.txt"]
+    assert sorted(os.listdir(tmp_path / "run/report")) == [".lock", "mine.txt"]
 
 
 def evaluate_here(*arguments) -> None:
@@ -127,7 +131,7 @@ def evaluated(trained, data_dir, tmp_path_factory) -> Path:
 
 
 def test_the_tables_are_of_the_predictions(evaluated, trained, data_dir):
-    assert sorted(os.listdir(evaluated)) == FILES
+    assert sorted(os.listdir(evaluated)) == [".lock", *FILES]
     image_map = read_map(data_dir / VAL_MAP)
     predictions = predict_map(load_model(str(trained[0] / "best.keras")), image_map, crops=10)
     rows = rows_of(evaluated / "predictions.csv")
@@ -216,6 +220,48 @@ def test_images_that_are_gone_are_left_out(trained, data_dir, tmp_path):
     page = write_report(tmp_path / "r", model, predictions, image_map, model_path=trained[0] / "model.keras")
     assert "data:image/jpeg" not in page.read_text()
     assert len(rows_of(tmp_path / "r/predictions.csv")) == 7
+
+
+def test_very_many_classes_take_no_memory_for_all_pairs_of_them(tmp_path, monkeypatch):
+    """All cells of the confusion matrix of ImageNet-21k's classes are 3.8 GB."""
+    num_classes, num_images = 21_841, 300
+    inputs = keras.Input((227, 227, 3))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(2, 11, strides=60, name="conv1")(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(num_classes)(x))
+    (tmp_path / "model.keras").write_bytes(b"weights")
+    rng = np.random.default_rng(6)
+    labels = rng.integers(0, num_classes, num_images).astype(np.int32)
+    best = rng.integers(0, num_classes, (num_images, 5)).astype(np.int32)
+    best[::3, 0] = labels[::3]
+    right = best[:, 0] == labels
+    predictions = Predictions(
+        labels=labels,
+        losses=rng.random(num_images),
+        ranks=np.where(right, 0, 7).astype(np.int32),
+        top_labels=best,
+        top_probabilities=np.sort(rng.random((num_images, 5)).astype(np.float32))[:, ::-1],
+    )
+    image_map = ImageMap([f"/gone/{number}" for number in range(num_images)], labels, source="/data/val_map.txt")
+    # The page is left out, since tracing makes it take 20 s. What it is made of is built.
+    monkeypatch.setattr("keras_alexnet.reporting.page.render", lambda page: str(page.files))
+    tracemalloc.start()
+    try:
+        write_report(tmp_path / "r", model, predictions, image_map, model_path=tmp_path / "model.keras")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 50e6
+    assert "nonzero cells" in (tmp_path / "r/report.html").read_text()
+    with np.load(tmp_path / "r/confusion.npz") as archive:
+        assert archive["shape"].tolist() == [num_classes, num_classes]
+        assert len(archive["classes"]) == num_classes
+        cells = zip(*(archive[name].tolist() for name in ("row", "col", "data")), strict=True)
+        found = {(truth, predicted): count for truth, predicted, count in cells}
+    assert found == Counter(zip(labels.tolist(), best[:, 0].tolist(), strict=True))
+    rows = rows_of(tmp_path / "r/per_class.csv")
+    assert [row["label"] for row in rows] == list(map(str, range(num_classes)))
+    assert sum(int(row["images"]) for row in rows) == num_images
+    assert sum(float(row["recall"]) * int(row["images"]) for row in rows if row["recall"]) == pytest.approx(right.sum())
 
 
 @pytest.mark.parametrize(

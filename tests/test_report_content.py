@@ -12,7 +12,7 @@ from PIL import Image
 from keras_alexnet.data.class_names import Classes
 from keras_alexnet.data.maps import ImageMap
 from keras_alexnet.inference.predictions import Predictions, predictions_of
-from keras_alexnet.reporting import tables
+from keras_alexnet.reporting import files, tables
 from keras_alexnet.reporting.content import build_page, sha256_of
 from keras_alexnet.reporting.page import Page
 from keras_alexnet.reporting.run import run_of
@@ -147,7 +147,7 @@ def test_facts(tmp_path):
     (tmp_path / "flags.txt").write_text("--learning_rate=0.01\n--odd=a=b\n")
     sections = {title: dict(pairs) for title, pairs in page_of(8, tmp_path).facts}
     assert sections["Evaluation"]["crops"] == "10"
-    assert sections["Evaluation"]["SHA-256 of the map"] == "f1f1"
+    assert sections["Evaluation"]["SHA-256 of names and labels"] == "f1f1"
     assert sections["Model"]["SHA-256 of the file"] == sha256_of(tmp_path / "model.keras")
     assert sha256_of(tmp_path / "model.keras").startswith("9a129038d9a00aed")
     assert sections["Settings of the run"] == {"learning_rate": "0.01", "odd": "a=b"}
@@ -201,6 +201,33 @@ def test_rows_of_a_history_that_lack_something_leave_a_gap(tmp_path):
     np.testing.assert_array_equal([row["loss"] for row in history], [2.5, np.nan, np.nan])
     np.testing.assert_array_equal([row["val_loss"] for row in history], [1.5, np.nan, 1])
     assert np.isnan(history[0]["top1_error"])
+
+
+def test_beyond_a_number_of_classes_the_matrix_is_sparse(tmp_path, monkeypatch):
+    assert files.MAX_DENSE_CLASSES == 10_000
+    for module in (files, tables):
+        monkeypatch.setattr(module, "MAX_DENSE_CLASSES", 8)
+    for num_classes in (8, 9):
+        _, _, predictions = known(num_classes)
+        confusion = confusion_matrix(predictions, num_classes)
+        ids, names = [f"n{label}" for label in range(num_classes)], [f"name {label}" for label in range(num_classes)]
+        tables.write_confusion(tmp_path / "confusion.npz", confusion, Classes(ids, names, ""))
+        described = dict(files.described_tables(num_classes))
+        assert list(described) == ["per_class.csv", "confusion.npz", "predictions.csv"]
+        with np.load(tmp_path / "confusion.npz") as archive:
+            assert (archive["classes"].tolist(), archive["names"].tolist()) == (ids, names)
+            if num_classes == 8:
+                assert archive["confusion"].dtype == np.int64
+                np.testing.assert_array_equal(archive["confusion"], confusion.dense())
+                assert described == dict(files.TABLES)
+                continue
+            assert "confusion" not in archive
+            matrix = np.zeros(archive["shape"], int)
+            matrix[archive["row"], archive["col"]] = archive["data"]
+        np.testing.assert_array_equal(matrix, confusion.dense())
+        assert described["confusion.npz"].startswith("the nonzero cells")
+        sparse = pytest.importorskip("scipy.sparse", reason="scipy is not installed")
+        np.testing.assert_array_equal(sparse.load_npz(tmp_path / "confusion.npz").toarray(), matrix)
 
 
 def test_odd_names_in_tables_come_back(tmp_path):

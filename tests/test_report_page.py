@@ -454,6 +454,41 @@ def test_search_shows_the_rows_that_match_and_how_many(browser, large):
         assert len(column(page, 1)) == 1000
 
 
+def test_of_very_many_classes_the_table_shows_some_at_a_time(browser, tmp_path, monkeypatch):
+    monkeypatch.setattr("keras_alexnet.reporting.page._ROWS_SHOWN", 990)
+    path = written(tmp_path, large_page())
+    note = "The table shows up to 990 of the 1,000 classes at a time."
+
+    def text(page):
+        return " ".join(page.locator("#classes").inner_text().split())
+
+    with opened(browser, path) as page:
+        search, found = page.locator("#search"), page.locator("#found")
+        assert f"{note} Search and sorting cover all classes. All of them are in per_class.csv." in text(page)
+        assert found.inner_text() == "1,000 of 1,000 classes; the first 990 are shown"
+        assert column(page, 3) == [str(label) for label in range(990)]
+        search.fill("finch 999,")
+        assert column(page, 3) == ["999"]
+        assert found.inner_text() == "1 of 1,000 classes"
+        search.fill("")
+        assert found.inner_text() == "1,000 of 1,000 classes; the first 990 are shown"
+        page.locator("#class-table").get_by_role("button", name="Label").dblclick()
+        assert column(page, 3) == [str(label) for label in range(999, 9, -1)]
+        page.emulate_media(media="print")
+        assert f"{note} All of them are in per_class.csv." in text(page)
+    with opened(browser, path, java_script_enabled=False) as page:
+        assert f"{note} All of them are in per_class.csv." in text(page)
+        assert len(column(page, 3)) == 990
+
+
+def test_a_table_of_as_many_classes_as_it_shows_is_whole(browser, tmp_path, monkeypatch):
+    monkeypatch.setattr("keras_alexnet.reporting.page._ROWS_SHOWN", 1000)
+    with opened(browser, written(tmp_path, large_page())) as page:
+        assert page.locator("#found").inner_text() == "1,000 of 1,000 classes"
+        assert len(column(page, 3)) == 1000
+        assert "at a time" not in page.locator("#classes").inner_text()
+
+
 def test_search_knows_no_capitals(browser, sortable):
     with opened(browser, sortable) as page:
         for wanted, labels in (("lynx", ["1"]), ("LASS9", ["1", "3"]), (" Yak ", ["4"])):
@@ -920,3 +955,11 @@ def test_numbers_of_numpy_and_undefined_ones_are_written(browser, tmp_path):
 
 def test_a_thousand_classes_stay_below_fifteen_megabytes(large):
     assert large.stat().st_size < 15e6
+
+
+def test_the_classes_of_imagenet_21k_take_less_than_a_kilobyte_each():
+    number = 21_841
+    name = "a name as long as most of them, with a second one"
+    classes = [ClassRow(label, f"n{label:08}", f"{name} {label}", 50, 0.4, 0.4, 0.6, 0, 5) for label in range(number)]
+    cells = [(label, label, 1) for label in range(number)]
+    assert len(render(small_page(classes=classes, confusion=cells, order=range(number)))) < 1000 * number

@@ -38,7 +38,9 @@ def test_interval_of_a_mean():
 def test_results_of_classes():
     found = predictions([0, 0, 0, 0, 1, 1, 1], [0, 0, 2, 1, 2, 2, 1])
     confusion = statistics.confusion_matrix(found, 3)
-    assert confusion.tolist() == [[2, 1, 1], [0, 1, 2], [0, 0, 0]]
+    assert confusion.dense().tolist() == [[2, 1, 1], [0, 1, 2], [0, 0, 0]]
+    cells = zip(confusion.rows, confusion.columns, confusion.counts, strict=True)
+    assert list(cells) == [(0, 0, 2), (0, 1, 1), (0, 2, 1), (1, 1, 1), (1, 2, 2)]
     results = statistics.class_results(found, confusion)
     assert results.images.tolist() == [4, 3, 0]
     assert results.predicted.tolist() == [2, 2, 3]
@@ -53,7 +55,28 @@ def test_results_of_classes():
 
 def test_equally_frequent_mistakes_come_in_the_order_of_labels():
     pairs = [(row, column) for row in range(8) for column in range(8) if row != column]
-    assert [pair[:2] for pair in statistics.most_confused(1 - np.eye(8, dtype=int), 99)] == pairs
+    confusion = statistics.ConfusionMatrix(8, *np.array(pairs).T, np.ones(len(pairs), int))
+    assert [pair[:2] for pair in statistics.most_confused(confusion, 99)] == pairs
+
+
+def test_results_are_those_of_the_whole_matrix():
+    rng = np.random.default_rng(5)
+    truth = rng.integers(0, 12, 300).astype(np.int32)
+    found = predictions_of(rng.normal(0, 1, (300, 13)).astype(np.float32), truth)
+    whole = np.zeros((13, 13), int)
+    np.add.at(whole, (truth, found.top_labels[:, 0]), 1)
+    confusion = statistics.confusion_matrix(found, 13)
+    np.testing.assert_array_equal(confusion.dense(), whole)
+    results = statistics.class_results(found, confusion)
+    wrong = np.where(np.eye(13, dtype=bool), 0, whole)
+    np.testing.assert_array_equal(results.images, whole.sum(1))
+    np.testing.assert_array_equal(results.predicted, whole.sum(0))
+    np.testing.assert_array_equal(results.recall[:12], whole.diagonal()[:12] / whole.sum(1)[:12])
+    np.testing.assert_array_equal(results.confused_count, wrong.max(1))
+    np.testing.assert_array_equal(results.confused_with, np.where(wrong.max(1) > 0, wrong.argmax(1), -1))
+    pairs = sorted(np.argwhere(wrong).tolist(), key=lambda pair: -wrong[tuple(pair)])
+    wanted = [(row, column, wrong[row, column], wrong[row, column] / whole[row].sum()) for row, column in pairs]
+    assert statistics.most_confused(confusion, 999) == wanted
 
 
 def test_a_class_that_is_never_predicted_has_no_precision():

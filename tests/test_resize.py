@@ -1,5 +1,4 @@
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -17,6 +16,7 @@ from PIL import Image
 
 from keras_alexnet.data import images
 from keras_alexnet.errors import UserError
+from keras_alexnet.lock import exclusive
 
 # As keras_alexnet.data.images has it, which pytest overrules.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
@@ -169,14 +169,9 @@ def test_folders_inside_each_other_are_refused(tree, tmp_path):
 
 @pytest.mark.parametrize("folder", ["data", "small"])
 def test_one_process_at_a_time(tree, tmp_path, folder):
-    (tmp_path / folder).mkdir()
-    descriptor = os.open(tmp_path / folder, os.O_RDONLY)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    try:
-        with pytest.raises(UserError, match=f"another process is writing to {tmp_path}/{folder}"):
-            call(tree, *resize_to(tmp_path / "small"))
-    finally:
-        os.close(descriptor)
+    told = pytest.raises(UserError, match=f"another process is writing to {tmp_path}/{folder}")
+    with exclusive(tmp_path / folder), told:
+        call(tree, *resize_to(tmp_path / "small"))
     call(tree, *resize_to(tmp_path / "small"))
 
 

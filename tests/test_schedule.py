@@ -32,3 +32,9 @@ def test_cntks_recipe_is_the_default():
     np.testing.assert_allclose(rates, expected)
     schedule = step_schedule(*recipe, steps_per_epoch=5004)
     assert [float(schedule(epoch * 5004)) for epoch in (0, 25, 111)] == pytest.approx([0.01, 0.001, 1e-6])
+
+
+def test_drops_beyond_what_steps_are_counted_to():
+    schedule = step_schedule(0.5, (1, 10**9), 0.1, steps_per_epoch=5000)
+    assert schedule.boundaries == [4999, 2**31 - 1]
+    assert float(schedule(5000)) == pytest.approx(0.05)

@@ -1,5 +1,6 @@
 """Several real processes on this machine that train together, by scripts/launch_local.sh."""
 
+import contextlib
 import json
 import os
 import re
@@ -112,6 +113,41 @@ def test_a_signal_to_one_worker_saves_and_ends_all_and_another_number_of_workers
     assert f"{count} workers with 1 CPU each" in stdout
     assert "going on after epoch" in started.run(1, folder)
     assert_close(folder, single)
+
+
+@pytest.mark.parametrize("workers", ["tensorflow"], indirect=True)
+@pytest.mark.parametrize(("name", "status"), [("SIGHUP", 129), ("SIGKILL", -9)])
+def test_a_signal_to_the_launcher_has_all_workers_save_and_exit(workers, tmp_path, name, status):
+    started, _ = workers
+    folder = tmp_path / "run"
+    process = started.start(2, folder, "--epochs=100")
+    wait_for_checkpoint(process, folder, 2)
+    process.send_signal(signal.Signals[name])
+    # The pipes close when the last worker has exited.
+    stdout, stderr = process.communicate(timeout=60)
+    assert stdout.count("Stopped and saved after step") == 1
+    assert stderr == ("launch_local.sh: killed; stopping the workers\n" if name == "SIGKILL" else "")
+    assert process.returncode == status
+
+
+@pytest.mark.parametrize("workers", ["tensorflow"], indirect=True)
+def test_a_worker_that_dies_at_the_start_ends_the_other(workers, tmp_path):
+    """Worker 0 would wait 300 seconds for it. JAX notices by itself."""
+    started, _ = workers
+    folder = tmp_path / "run"
+    process = started.start(2, folder)
+    worker = None
+    while worker is None:
+        time.sleep(0.05)
+        with contextlib.suppress(AssertionError):
+            worker = process_of(1, folder)
+    os.kill(worker, signal.SIGKILL)
+    _, stderr = process.communicate(timeout=60)
+    assert stderr.splitlines() == [
+        "launch_local.sh: worker 1 ended with status 137 (SIGKILL)",
+        "launch_local.sh: worker 1 ended with status 137; stopping the others",
+    ]
+    assert process.returncode == 137
 
 
 @pytest.mark.parametrize("workers", ["tensorflow"], indirect=True)

@@ -19,7 +19,8 @@ def find_images(
         arguments: one or several. A file is taken whatever its suffix is. Of a folder, and of those in it and linked to
             it, all files with the suffix of an image are taken, in the order of their names; but not hidden ones. Where
             there is no file of that name, it may be a pattern, in which `*`, `?` and `[…]` stand for parts of names and
-            `**` for folders. "-" stands for the paths of files and folders in `listed`.
+            `**` for folders, and a leading `~` for the home folder. "-" stands for the paths of files and folders in
+            `listed`.
         listed: paths, one a line, or each ended by a zero byte, as `find -print0` writes them. Standard input, if it is
             None.
 
@@ -65,7 +66,8 @@ def _arguments(
         arguments = [arguments]
     for argument in map(os.fspath, arguments):
         if argument != "-":
-            yield argument, True
+            # The shell does not expand it in patterns in quotes.
+            yield argument if os.path.lexists(argument) else os.path.expanduser(argument), True
             continue
         if listed is None and sys.stdin is None:
             raise UserError("standard input is closed, and - stands for the paths in it. Give it a list of paths.")

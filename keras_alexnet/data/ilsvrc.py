@@ -15,6 +15,7 @@ from keras_alexnet.data import maps
 from keras_alexnet.data.annotations import annotated_label
 from keras_alexnet.data.split import split
 from keras_alexnet.errors import raise_if_any
+from keras_alexnet.file_names import from_utf8
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".gif", ".webp")
 SYNSET_MAPPING = "LOC_synset_mapping.txt"
@@ -203,7 +204,7 @@ def read_class_names(path: str, classes: Sequence[str], problems: list[str]) -> 
             for line in file:
                 class_id, *rest = line.split(maxsplit=1) or [""]
                 if rest:
-                    names[class_id] = " ".join(rest[0].split())
+                    names[from_utf8(class_id)] = " ".join(rest[0].split())
     except OSError as error:
         problems.append(
             f"cannot read {path}: {error.strerror}; expected lines of '<class id> <names>'; mend or remove it"
@@ -219,12 +220,13 @@ def read_class_names(path: str, classes: Sequence[str], problems: list[str]) -> 
 
 
 def _class_folders(tree_dir: str, what: str, flag: str, problems: list[str]) -> dict[str, str]:
-    """The path of each folder in `tree_dir` by its name, in the order of the names' code points."""
+    """The path of each folder in `tree_dir` by its name, in the order of the names' bytes."""
     problems.extend(_breaking_lines([tree_dir]))
     folders: dict[str, str] = {}
     try:
         with os.scandir(tree_dir) as entries:
-            names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+            names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+            names.sort(key=os.fsencode)  # The same order under every locale.
             folders = {name: os.path.join(tree_dir, name) for name in names}
     except OSError as error:
         problems.append(_unreadable(what, tree_dir, error))

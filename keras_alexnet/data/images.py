@@ -19,6 +19,7 @@ from keras_alexnet import atomic
 from keras_alexnet.data import maps
 from keras_alexnet.data.ilsvrc import ImageFolders
 from keras_alexnet.errors import UserError, raise_if_any
+from keras_alexnet.file_names import to_utf8
 from keras_alexnet.workers import map_in_processes
 
 BAD_IMAGES = "bad_images.tsv"
@@ -110,7 +111,7 @@ def write_findings(path: str | os.PathLike, findings: Iterable[Finding]) -> None
     lines = ["path\tseverity\tproblem\n"]
     for finding in findings:
         severity = "odd" if finding.usable else "unusable"
-        lines.append(f"{finding.path}\t{severity}\t{'; '.join(finding.problems)}\n")
+        lines.append(f"{to_utf8(finding.path)}\t{severity}\t{'; '.join(finding.problems)}\n")
     atomic.write_text(path, "".join(lines))
 
 

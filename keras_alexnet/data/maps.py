@@ -12,19 +12,23 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from keras_alexnet.atomic import atomic_path
 from keras_alexnet.errors import UserError, raise_if_any
+from keras_alexnet.file_names import from_utf8, to_utf8
 
 TRAIN_MAP = "train_map.txt"
 VAL_MAP = "val_map.txt"
 CLASS_MAPPINGS = "classmappings.txt"
 CLASS_NAMES = "classnames.txt"
 
-# File names are bytes; names that are not UTF-8 pass through a map unharmed.
+# File names are bytes, and pass through a map unharmed: see `file_names`.
 _TEXT = {"encoding": "utf-8", "errors": "surrogateescape"}
 
 _ANEW = "write it anew with python -m keras_alexnet.prepare"
+
+_PIECE = 2**22  # bytes of a map that are read at a time
 
 # CNTK's way to name an image inside an archive: train.zip@/n01440764/n01440764_10026.JPEG
 _IN_ZIP = re.compile(rb"\.zip@[/\\]", re.IGNORECASE)
@@ -39,12 +43,14 @@ class PathList(Sequence[str]):
         text: the bytes of the file.
         starts: where each path begins in `text`; it ends at the next TAB.
         folder: the map's folder, absolute: what relative paths are relative to.
+        common: what all paths begin with, left out of `text`.
     """
 
-    def __init__(self, text: bytes, starts: Sequence[int], folder: str) -> None:
+    def __init__(self, text: bytes, starts: Sequence[int], folder: str, common: bytes = b"") -> None:
         self._text = text
         self._starts = starts
         self._folder = os.fsencode(folder)
+        self._common = common
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -52,8 +58,8 @@ class PathList(Sequence[str]):
     def __getitem__(self, item):
         rows = range(len(self))[item]
         if isinstance(rows, range):
-            return [path.decode(**_TEXT) for path in self.encoded(rows)]
-        return self._encoded(rows).decode(**_TEXT)
+            return [os.fsdecode(path) for path in self.encoded(rows)]
+        return os.fsdecode(self._encoded(rows))
 
     def __eq__(self, other) -> bool:
         return isinstance(other, Sequence) and len(self) == len(other) and all(map(str.__eq__, self, other))
@@ -64,7 +70,7 @@ class PathList(Sequence[str]):
 
     def _encoded(self, row: int) -> bytes:
         start = self._starts[row]
-        path = self._text[start : self._text.index(b"\t", start)]
+        path = self._common + self._text[start : self._text.index(b"\t", start)]
         if os.path.isabs(path):
             return path
         # CNTK writes '...' for the map's folder. '..' is taken off as text, as relpath() put it there.
@@ -79,7 +85,8 @@ class ImageMap:
     Attributes:
         paths: the image files (a `PathList` of absolute paths, if they were read from a file).
         labels: an integer label per path, 0 or above (an `array` of type "i").
-        fingerprint: SHA-256 of the file's bytes, in hex: the identity of a data set.
+        fingerprint: SHA-256, in hex, of the labels and of the paths below the folder that all images share: that of
+            the same images in another place is the same.
         source: the file that was read, for messages.
     """
 
@@ -112,46 +119,51 @@ def read_map(path: str | os.PathLike, num_classes: int | None = None) -> ImageMa
         UserError: the file is missing or empty, or has lines of another form; the first ten are shown.
     """
     with _open_for_reading(path, "a map file, as written by python -m keras_alexnet.prepare") as file:
-        text = file.read()
-    fingerprint = hashlib.sha256(text).hexdigest()
-    text = text.replace(b"\r\n", b"\n")
+        common, text = _read_lines(file)
     limit = num_classes if num_classes is not None else 2**31
-    starts, labels = _plain_rows(text, limit) or _checked_rows(text, limit, path)
-    if not starts:
-        raise UserError(f"{path} has no images: expected lines of <path> TAB <integer label>; {_ANEW}.")
-    paths = PathList(text, starts, os.path.dirname(os.path.abspath(path)))
-    return ImageMap(paths, labels, fingerprint, str(path))
+    folder = os.path.dirname(os.path.abspath(path))
+    if rows := _plain_rows(common, text, limit):
+        starts, labels = rows
+        paths = PathList(text, starts, folder, common)
+    else:
+        text = (b"\n" + text[:-1]).replace(b"\n", b"\n" + common)[1:] + b"\n"
+        starts, labels = _checked_rows(text, limit, path)
+        if not starts:
+            raise UserError(f"{path} has no images: expected lines of <path> TAB <integer label>; {_ANEW}.")
+        paths = PathList(text, starts, folder)
+        # As prepare writes them.
+        plain = (b"%s\t%d\n" % row for row in zip(paths.encoded(range(len(paths))), labels, strict=True))
+        _, text = _read_lines(io.BytesIO(b"".join(plain)))
+    return ImageMap(paths, labels, hashlib.sha256(text).hexdigest(), str(path))
 
 
 def raise_if_missing(image_map: ImageMap) -> None:
     """Finds out cheaply whether the images are where the map has them.
 
-    Looks at up to 100 images, evenly spread. If there is none of them, all are looked for, so as to say how many of
-    them are missing; a few missing ones are left to the reading of them, which names the file.
+    Looks at up to 100 images, evenly spread; a few missing ones are left to the reading of them, which names the file.
 
     Raises:
         UserError: none of these images exists.
     """
-    total = len(image_map)
-    sample = min(total, 100)
-    if not all(map(_is_missing, image_map.encoded_paths(row * total // sample for row in range(sample)))):
+    sampled = image_map.encoded_paths(sample_rows(len(image_map), 100))
+    if not all(map(_is_missing, sampled)):
         return
-    shown: list[str] = []
-    missing = 0
-    for row in range(total):
-        (path,) = image_map.encoded_paths([row])
-        if _is_missing(path):
-            missing += 1
-            if len(shown) < 3:
-                shown.append(f"  {path.decode(**_TEXT)}")
-    if missing > len(shown):
+    shown = [f"  {os.fsdecode(path)}" for path in sampled[:3]]
+    if len(sampled) > len(shown):
         shown.append("  …")
     raise UserError(
-        f"{missing:,} of the {total:,} images of {image_map.source} are missing:\n"
+        f"the images of {image_map.source} are missing: none of {len(sampled):,} that were looked for, evenly spread, "
+        "exists:\n"
         + "\n".join(shown)
         + "\nIs their disk mounted? If they have been moved, run python -m keras_alexnet.prepare again; with "
         "--relative_paths it writes maps that can be moved together with their images."
     )
+
+
+def sample_rows(total: int, count: int) -> list[int]:
+    """Up to `count` of the rows 0 to `total` - 1, evenly spread."""
+    count = min(total, count)
+    return [row * total // count for row in range(count)]
 
 
 def write_map(path: str | os.PathLike, rows: Iterable[tuple[str, int]]) -> None:
@@ -187,7 +199,7 @@ def read_class_mappings(path: str | os.PathLike) -> list[str]:
         [f"line {number + 1}: {_clip(lines[number])!r}" for number in problems],
         f"{path}: expected lines of <class id> TAB <label>, each label from 0 to {len(lines) - 1:,} once; {_ANEW}",
     )
-    return [class_id for class_id, _ in sorted(rows, key=lambda row: row[1])]
+    return [from_utf8(class_id) for class_id, _ in sorted(rows, key=lambda row: row[1])]
 
 
 def write_class_mappings(path: str | os.PathLike, classes: Sequence[str]) -> None:
@@ -206,7 +218,8 @@ def read_class_names(path: str | os.PathLike, classes: Sequence[str]) -> list[st
             text = file.read().decode(**_TEXT).replace("\r\n", "\n")
     except OSError:
         return None
-    names = dict(re.findall(r"^(.*?)\t\d+\t(.*)$", text, re.MULTILINE))
+    lines = re.findall(r"^(.*?)\t\d+\t(.*)$", text, re.MULTILINE)
+    names = {from_utf8(class_id): name for class_id, name in lines}
     return [names[class_id] for class_id in classes] if names.keys() >= set(classes) else None
 
 
@@ -257,20 +270,49 @@ def write_data_dir(
     return finals
 
 
-def _plain_rows(text: bytes, limit: int) -> tuple[Sequence[int], Sequence[int]] | None:
+def _read_lines(file: BinaryIO) -> tuple[bytes, bytes]:
+    """Reads the lines of a map, with LF; returns the folder that all of them begin with, and the lines without it.
+
+    It reads in pieces, since a copy of the whole would double the memory needed.
+    """
+    pieces: list[bytes] = []
+    folder = None
+    while piece := file.read(_PIECE):
+        piece = (piece + file.readline()).replace(b"\r\n", b"\n")
+        piece = b"\n" + piece.removesuffix(b"\n")
+        if folder is None:
+            first = piece[1:].split(b"\t", 1)[0]
+            folder = first[: first.rfind(b"/") + 1]
+        count, longest = piece.count(b"\n"), folder
+        while folder and piece.count(b"\n" + folder) < count:
+            folder = folder[: folder[:-1].rfind(b"/") + 1]
+        if added := longest[len(folder) :]:
+            pieces = [before.replace(b"\n", b"\n" + added) for before in pieces]
+        pieces.append(piece.replace(b"\n" + folder, b"\n"))
+    if folder is None:
+        return b"", b""
+    pieces[0] = pieces[0][1:]
+    pieces.append(b"\n")
+    return folder, b"".join(pieces)
+
+
+def _plain_rows(common: bytes, text: bytes, limit: int) -> tuple[Sequence[int], Sequence[int]] | None:
     """Where the paths begin and the labels, or None if any line is other than `prepare` writes it."""
     import numpy as np
 
-    if not text.endswith(b"\n") or (b"@" in text and _IN_ZIP.search(text)):
+    if not text or _IN_ZIP.search(common) or (b"@" in text and _IN_ZIP.search(text)):
         return None
     codes = np.frombuffer(text, np.uint8)
+    position = np.uint32 if len(text) < 2**32 else np.int64
     # In pieces, since a mask of the whole file would double the memory needed.
-    pieces = range(0, len(codes), 2**22)
-    marks = np.concatenate([at + np.flatnonzero(codes[at : at + 2**22] <= ord("\r")) for at in pieces])
+    pieces = range(0, len(codes), _PIECE)
+    marks = np.concatenate(
+        [(at + np.flatnonzero(codes[at : at + _PIECE] <= ord("\r"))).astype(position) for at in pieces]
+    )
     tabs, ends = marks[::2], marks[1::2]
     if len(tabs) != len(ends) or (codes[tabs] != ord("\t")).any() or (codes[ends] != ord("\n")).any():
         return None
-    starts = np.concatenate([[0], ends[:-1] + 1])
+    starts = np.concatenate([np.zeros(1, position), ends[:-1] + 1], dtype=position)
     widths = ends - tabs - 1
     if (tabs == starts).any() or widths.min() < 1 or widths.max() > 9:
         return None
@@ -284,7 +326,7 @@ def _plain_rows(text: bytes, limit: int) -> tuple[Sequence[int], Sequence[int]] 
         labels[inside] = labels[inside] * 10 + digits
     if labels.max() >= limit:
         return None
-    return array("q", starts.tobytes()), array("i", labels.tobytes())
+    return array("I" if position is np.uint32 else "q", starts.tobytes()), array("i", labels.tobytes())
 
 
 def _checked_rows(text: bytes, limit: int, path: str | os.PathLike) -> tuple[Sequence[int], Sequence[int]]:
@@ -361,7 +403,7 @@ def _relative(paths: Iterable[str], folder: str | os.PathLike) -> Iterator[str]:
 
 
 def _map_lines(rows: Iterable[tuple[str, int]]) -> Iterator[str]:
-    return (f"{name}\t{label}\n" for name, label in rows)
+    return (f"{to_utf8(name)}\t{label}\n" for name, label in rows)
 
 
 def _class_lines(classes: Iterable[str]) -> Iterator[str]:
@@ -370,7 +412,7 @@ def _class_lines(classes: Iterable[str]) -> Iterator[str]:
 
 def _name_lines(classes: Iterable[str], class_names: Iterable[str]) -> Iterator[str]:
     pairs = zip(classes, class_names, strict=True)
-    return (f"{class_id}\t{label}\t{name}\n" for label, (class_id, name) in enumerate(pairs))
+    return (f"{to_utf8(class_id)}\t{label}\t{name}\n" for label, (class_id, name) in enumerate(pairs))
 
 
 def _write_lines(path: str | os.PathLike, lines: Iterable[str]) -> None:

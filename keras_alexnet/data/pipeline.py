@@ -1,6 +1,8 @@
 """Batches of pixels and labels from a map: a pure function of the map, the seed and the position in the run."""
 
+import dataclasses
 import os
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -198,15 +200,18 @@ def readable_images(
     """
     check_crops(resize, crops, image_size)
     crop = ten_crops if crops > 1 else evaluation_image
+    image_map = ImageMap(paths, (), source="the list of paths")
+    reference = weakref.ref(image_map)  # See `_batches`.
 
     def path_at(position: np.int64) -> bytes:
-        return os.fsencode(paths[position])
+        return reference().encoded_paths([position])[0]
 
     def load(position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         path = tf.ensure_shape(tf.numpy_function(path_at, [position], tf.string, stateful=False), ())
         return position, crop(tf.io.read_file(path), image_size, resize)
 
     images = tf.data.Dataset.range(len(paths)).map(load, num_parallel_calls=_NUM_THREADS, deterministic=True)
+    images._image_map = image_map
     return images.ignore_errors().batch(batch_size).prefetch(_PREFETCH)
 
 
@@ -272,12 +277,16 @@ def _batches(
     """
     chunk_size = _chunk_size(batch_size, _LARGEST_CHUNK if len(shape) == 3 else _LARGEST_CHUNK // shape[0])
     chunks = batch_size // chunk_size
-    labels_of = np.asarray(image_map.labels, np.int32)
+    # TensorFlow keeps this function, and what it refers to, until the process ends (`_py_funcs_used_in_graph` of
+    # script_ops.py). The dataset keeps the map alive instead, as every dataset and iterator keeps what it is made from.
+    image_map = dataclasses.replace(image_map, labels=np.asarray(image_map.labels, np.int32))
+    reference = weakref.ref(image_map)
 
     def read_rows(index: np.int64) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         step, chunk = divmod(int(index), chunks)
         rows, numbers = rows_at(step, slice(chunk * chunk_size, (chunk + 1) * chunk_size))
-        return np.array(image_map.encoded_paths(rows), object), labels_of[rows], numbers
+        images = reference()
+        return np.array(images.encoded_paths(rows), object), images.labels[rows], numbers
 
     def load(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         columns = tf.numpy_function(read_rows, [index], (tf.string, tf.int32, tf.float32), stateful=False)
@@ -309,6 +318,7 @@ def _batches(
     if num_steps is not None:
         indices = indices.take(num_steps * chunks)
     loaded = indices.map(load, num_parallel_calls=_NUM_THREADS, deterministic=True)
+    loaded._image_map = image_map
     if chunks > 1:
         loaded = loaded.batch(chunks, drop_remainder=True).map(join)
     return loaded.with_options(options)

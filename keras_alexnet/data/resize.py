@@ -177,7 +177,7 @@ def _is_whole(copy: str, mtime_ns: int) -> bool:
 def _write_copy(copy: str, data: bytes | memoryview, times: os.stat_result) -> None:
     # Flushing each of a million files, as atomic.atomic_path does, would take hours; `_is_whole` looks instead.
     folder, name = os.path.split(copy)
-    partial = os.path.join(folder, f".partial-{name}")
+    partial = os.path.join(folder, atomic.partial_name(name))
     try:
         with open(partial, "wb") as file:
             file.write(data)

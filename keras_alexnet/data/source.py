@@ -1,6 +1,7 @@
 """The images of a training run: both maps of a folder, the batches that they give, and what may go wrong with them."""
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from keras_alexnet.data.maps import (
     read_class_mappings,
     read_class_names,
     read_map,
+    sample_rows,
 )
 from keras_alexnet.data.order import batch_rows
 from keras_alexnet.data.pipeline import find_unreadable, padded_evaluation_dataset, training_dataset
@@ -28,6 +30,8 @@ from keras_alexnet.errors import UserError
 _READ_AHEAD = 6
 # Images at either end of a map that a quick check reads.
 _LOOKED_AT = 8
+# Images whose sizes are a part of the identity of data.
+_SIZES = 16
 
 
 @dataclass(frozen=True)
@@ -156,4 +160,10 @@ def explained_errors(find: Callable[[], UserError | None]) -> Iterator[None]:
 
 
 def _identity(image_map: ImageMap) -> str:
-    return f"{len(image_map):,} (SHA-256 of the map {image_map.fingerprint[:16]}…)"
+    """What tells images from others, wherever they are: their names, their labels, and the sizes of some of them."""
+    digest = hashlib.sha256(image_map.fingerprint.encode())
+    for path in image_map.encoded_paths(sample_rows(len(image_map), _SIZES)):
+        # Copies of another size have the same names.
+        with contextlib.suppress(OSError):
+            digest.update(b" %d" % os.stat(path).st_size)
+    return f"{len(image_map):,} (SHA-256 of names, labels and some sizes {digest.hexdigest()[:16]}…)"

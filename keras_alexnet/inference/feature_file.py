@@ -13,6 +13,7 @@ import numpy as np
 from keras_alexnet.atomic import atomic_path
 from keras_alexnet.csv_file import csv_writer
 from keras_alexnet.errors import UserError
+from keras_alexnet.file_names import to_utf8
 
 SUFFIXES = (".npz", ".csv")
 
@@ -70,7 +71,7 @@ class _CsvFile(FeatureFile):
     def write(self, paths: Sequence[str], features: np.ndarray) -> None:
         for path, values in zip(paths, features.reshape(len(paths), -1).tolist(), strict=True):
             # Nine digits tell each float32 from all others.
-            self._writer.writerow([path, *(f"{value:.9g}" for value in values)])
+            self._writer.writerow([to_utf8(path), *(f"{value:.9g}" for value in values)])
         self.count += len(paths)
 
     def __exit__(self, *exception) -> None:
@@ -87,7 +88,7 @@ class _NpzFile(FeatureFile):
 
     def write(self, paths: Sequence[str], features: np.ndarray) -> None:
         self._values.write(np.ascontiguousarray(features, "<f4").data)
-        self._paths += paths
+        self._paths += map(to_utf8, paths)
         self.count += len(paths)
 
     def finish(self) -> None:

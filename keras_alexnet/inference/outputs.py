@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_alexnet.compute import Forms, choose_forms, compute_form
 from keras_alexnet.errors import UserError
+from keras_alexnet.keras_settings import keras_defaults
 from keras_alexnet.training.distribution import current_platform, prefers_xla
 from keras_alexnet.training.memory import explained_memory
 from keras_alexnet.training.model_file import model_sizes
@@ -32,6 +33,7 @@ class Outputs:
         UserError: a model of other inputs or outputs, one that ends in a softmax, or a layer that it does not have.
     """
 
+    @keras_defaults()
     def __init__(self, model: keras.Model, crops: int = 1, layer: str | None = None, forms: Forms | None = None):
         side, _ = model_sizes(model)
         _refuse_probabilities(model)
@@ -53,6 +55,7 @@ class Outputs:
         self.network = network
         self.shape = tuple(output.shape[1:])
 
+    @keras_defaults()
     def __call__(self, images: np.ndarray, count: int) -> np.ndarray:
         """Computes a batch.
 

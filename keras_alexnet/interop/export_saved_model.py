@@ -9,8 +9,9 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from keras_alexnet.atomic import sync_folder
+from keras_alexnet.atomic import partial_name, sync_folder
 from keras_alexnet.errors import UserError
+from keras_alexnet.file_names import to_utf8
 
 _CONTENTS = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra"}
 
@@ -28,7 +29,8 @@ def write_saved_model(model: keras.Model, folder: Path) -> None:
     module = tf.Module()
     module.serve = serve
     module.weights = [weight.value for weight in model.weights]
-    tf.saved_model.save(module, folder, signatures={"serving_default": serve})
+    # TensorFlow encodes names of files as UTF-8 under every locale.
+    tf.saved_model.save(module, to_utf8(folder), signatures={"serving_default": serve})
 
 
 @contextlib.contextmanager
@@ -44,7 +46,7 @@ def atomic_saved_model(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(os.path.realpath(path))  # A link stays one.
     _check_target(path)
-    partial = path.with_name(f".partial-{path.name}")
+    partial = path.with_name(partial_name(path.name))
     try:
         _remove(partial)
         partial.mkdir(parents=True)

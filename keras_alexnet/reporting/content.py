@@ -13,9 +13,10 @@ import numpy as np
 from keras_alexnet import machine
 from keras_alexnet.data.class_names import Classes
 from keras_alexnet.data.maps import ImageMap
+from keras_alexnet.file_names import to_utf8
 from keras_alexnet.inference.predictions import TOP, Predictions
 from keras_alexnet.reporting import plots, statistics
-from keras_alexnet.reporting.files import TABLES
+from keras_alexnet.reporting.files import described_tables
 from keras_alexnet.reporting.filters import filters_png
 from keras_alexnet.reporting.groups import grouped_order
 from keras_alexnet.reporting.page import ClassRow, Example, Headline, Page
@@ -33,7 +34,7 @@ def build_page(
     predictions: Predictions,
     image_map: ImageMap,
     *,
-    confusion: np.ndarray,
+    confusion: statistics.ConfusionMatrix,
     results: statistics.ClassResults,
     classes: Classes,
     model_path: Path,
@@ -44,13 +45,15 @@ def build_page(
     run = run_of(model_path)
     order, groups = grouped_order(classes.ids)
     return Page(
-        title=shown(f"{model_path.name} on {os.path.basename(image_map.source)}"),
+        title=shown(to_utf8(f"{model_path.name} on {os.path.basename(image_map.source)}")),
         subtitle=f"{len(predictions):,} images, {len(classes):,} classes, {datetime.date.today().isoformat()}",
         headlines=_headlines(predictions, len(classes)),
         curves=plots.curves_svg(run.history) if run.history else None,
         curves_note=shown(run.history_note),
         classes=_class_rows(results, classes),
-        confusion=[(int(row), int(column), int(confusion[row, column])) for row, column in np.argwhere(confusion)],
+        confusion=list(
+            zip(confusion.rows.tolist(), confusion.columns.tolist(), confusion.counts.tolist(), strict=True)
+        ),
         order=order,
         groups=groups,
         most_confused=statistics.most_confused(confusion, _CONFUSED),
@@ -62,7 +65,7 @@ def build_page(
         calibration_error=f"{100 * calibration.error:.1f} %",
         **_filters(model),
         facts=_facts(model, model_path, image_map, run, settings),
-        files=TABLES,
+        files=described_tables(len(classes)),
     )
 
 
@@ -99,7 +102,7 @@ def _class_rows(results: statistics.ClassResults, classes: Classes) -> list[Clas
     return [
         ClassRow(
             label=label,
-            class_id=shown(classes.ids[label]),
+            class_id=shown(to_utf8(classes.ids[label])),
             name=shown(classes.names[label]),
             images=int(results.images[label]),
             precision=_rate(results.precision[label]),
@@ -116,7 +119,7 @@ def _examples(predictions: Predictions, image_map: ImageMap, rows: np.ndarray) -
     return [
         Example(
             picture=thumbnail(image_map.paths[row]),
-            path=shown(image_map.paths[row]),
+            path=shown(to_utf8(image_map.paths[row])),
             truth=int(predictions.labels[row]),
             best=tuple(
                 zip(predictions.top_labels[row].tolist(), predictions.top_probabilities[row].tolist(), strict=True)
@@ -143,14 +146,14 @@ def _facts(
     image_size, _ = model_sizes(model)
     sections = {
         "Evaluation": {
-            "map": os.path.abspath(image_map.source),
-            "SHA-256 of the map": image_map.fingerprint,
+            "map": to_utf8(os.path.abspath(image_map.source)),
+            "SHA-256 of names and labels": image_map.fingerprint,
             **settings,
             "backend": keras.backend.backend(),
             "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         },
         "Model": {
-            "file": os.path.abspath(model_path),
+            "file": to_utf8(os.path.abspath(model_path)),
             "SHA-256 of the file": sha256_of(model_path),
             "parameters": f"{model.count_params():,}",
             "images": f"{image_size}×{image_size}, RGB",

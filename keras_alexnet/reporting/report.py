@@ -11,6 +11,7 @@ from keras_alexnet.atomic import atomic_path
 from keras_alexnet.data.class_names import Classes
 from keras_alexnet.data.maps import ImageMap
 from keras_alexnet.inference.predictions import Predictions
+from keras_alexnet.lock import exclusive
 from keras_alexnet.reporting import tables
 from keras_alexnet.reporting.check import check_report
 from keras_alexnet.reporting.files import CONFUSION_FILE, PER_CLASS_FILE, PREDICTIONS_FILE, REPORT_FILE
@@ -72,6 +73,7 @@ def write_report(
         settings=settings or {},
     )
     with contextlib.ExitStack() as stack:
+        stack.enter_context(exclusive(folder))
         # All are on the disk, under partial names, before the first one takes its final name; the page does so last.
         html, per_class, npz, each = (
             stack.enter_context(atomic_path(folder / name))

@@ -38,10 +38,37 @@ def mean_interval(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def confusion_matrix(predictions: Predictions, num_classes: int) -> np.ndarray:
-    """int64 (num_classes, num_classes): how many images of the row's class were taken for the column's."""
+@dataclass(frozen=True)
+class ConfusionMatrix:
+    """How many images of the row's class were predicted as the column's: the nonzero cells, row by row.
+
+    There are at most as many of them as images. All cells of 21,841 classes would take 3.8 GB.
+
+    Attributes:
+        num_classes: rows and columns of the matrix.
+        rows: int64 (cells,), true labels, ascending.
+        columns: int64 (cells,), predicted labels, ascending within a row.
+        counts: int64 (cells,), images, 1 or more.
+    """
+
+    num_classes: int
+    rows: np.ndarray
+    columns: np.ndarray
+    counts: np.ndarray
+
+    def dense(self) -> np.ndarray:
+        """int64 (num_classes, num_classes): all cells."""
+        matrix = np.zeros((self.num_classes, self.num_classes), np.int64)
+        matrix[self.rows, self.columns] = self.counts
+        return matrix
+
+
+def confusion_matrix(predictions: Predictions, num_classes: int) -> ConfusionMatrix:
+    """Counts the images of each pair of true and predicted class."""
     cells = predictions.labels.astype(np.int64) * num_classes + predictions.top_labels[:, 0]
-    return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
+    cells, counts = np.unique(cells, return_counts=True)
+    rows, columns = np.divmod(cells, num_classes)
+    return ConfusionMatrix(num_classes, rows, columns, counts)
 
 
 @dataclass(frozen=True)
@@ -67,35 +94,41 @@ class ClassResults:
     confused_count: np.ndarray
 
 
-def class_results(predictions: Predictions, confusion: np.ndarray) -> ClassResults:
+def class_results(predictions: Predictions, confusion: ConfusionMatrix) -> ClassResults:
     """What `predictions` and their confusion matrix tell of each class."""
-    num_classes = len(confusion)
-    images, predicted, right = confusion.sum(axis=1), confusion.sum(axis=0), confusion.diagonal()
-    in_top5 = np.bincount(predictions.labels[predictions.in_top5], minlength=num_classes)
-    mistakes = confusion - np.diag(right)
-    worst = mistakes.max(axis=1)
+
+    def per_class(labels: np.ndarray) -> np.ndarray:
+        return np.bincount(labels, minlength=confusion.num_classes)
+
+    images = per_class(predictions.labels)
+    predicted = per_class(predictions.top_labels[:, 0])
+    right = per_class(predictions.labels[predictions.right])
+    in_top5 = per_class(predictions.labels[predictions.in_top5])
+    confused_with = np.full(confusion.num_classes, -1)
+    confused_count = np.zeros(confusion.num_classes, np.int64)
+    mistakes = _mistakes_by_count(confusion)
+    # The first mistake of a class is its most frequent one.
+    rows, first = np.unique(confusion.rows[mistakes], return_index=True)
+    confused_with[rows] = confusion.columns[mistakes[first]]
+    confused_count[rows] = confusion.counts[mistakes[first]]
     return ClassResults(
         images=images,
         predicted=predicted,
         precision=_share(right, predicted),
         recall=_share(right, images),
         top5_recall=_share(in_top5, images),
-        confused_with=np.where(worst > 0, mistakes.argmax(axis=1), -1),
-        confused_count=worst,
+        confused_with=confused_with,
+        confused_count=confused_count,
     )
 
 
-def most_confused(confusion: np.ndarray, count: int) -> list[tuple[int, int, int, float]]:
+def most_confused(confusion: ConfusionMatrix, count: int) -> list[tuple[int, int, int, float]]:
     """The most frequent mistakes: (class, class it was taken for, images, share of the class's images)."""
-    mistakes = confusion - np.diag(confusion.diagonal())
-    cells = np.flatnonzero(mistakes)
-    cells = cells[np.argsort(-mistakes.ravel()[cells], kind="stable")][:count]
-    rows, columns = np.divmod(cells, len(confusion))
-    totals = confusion.sum(axis=1)
-    return [
-        (int(row), int(column), int(mistakes[row, column]), float(mistakes[row, column] / totals[row]))
-        for row, column in zip(rows, columns, strict=True)
-    ]
+    images = np.bincount(confusion.rows, weights=confusion.counts)
+    cells = _mistakes_by_count(confusion)[:count]
+    rows, columns, counts = confusion.rows[cells], confusion.columns[cells], confusion.counts[cells]
+    shares = counts / images[rows]
+    return list(zip(rows.tolist(), columns.tolist(), counts.tolist(), shares.tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -138,6 +171,12 @@ def most_confident(predictions: Predictions, right: bool, count: int) -> np.ndar
     """The rows of the images with the highest probability of the best class, among those right or those wrong."""
     rows = np.flatnonzero(predictions.right == right)
     return rows[np.argsort(-predictions.top_probabilities[rows, 0], kind="stable")][:count]
+
+
+def _mistakes_by_count(confusion: ConfusionMatrix) -> np.ndarray:
+    """The positions of the cells off the diagonal, the highest count first; equal ones stay in order."""
+    mistakes = np.flatnonzero(confusion.rows != confusion.columns)
+    return mistakes[np.argsort(-confusion.counts[mistakes], kind="stable")]
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

@@ -1,7 +1,6 @@
 """Builds what a run saves, the model, and what it trains, the model's compute form."""
 
 import functools
-import random
 
 import keras
 
@@ -18,12 +17,10 @@ from keras_alexnet.training.schedule import step_schedule
 
 def build_model(config: TrainConfig, num_classes: int) -> keras.Model:
     """Builds the model of a run, in the form that is saved; call it in the scope of the devices."""
-    # What `keras.utils.set_random_seed` does, as far as it has a part in this, but without importing TensorFlow.
-    random.seed(config.seed)
     if config.initial_model:
-        model = build_from(config.initial_model, num_classes, dropout=config.dropout)
+        model = build_from(config.initial_model, num_classes, dropout=config.dropout, seed=config.seed)
     else:
-        model = build_alexnet(num_classes, preset=config.preset, dropout=config.dropout)
+        model = build_alexnet(num_classes, preset=config.preset, dropout=config.dropout, seed=config.seed)
     if config.freeze_through:
         freeze_through(model, config.freeze_through)
     set_precision(model, config.precision)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import keras
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.progress import StatusLine, compose
+from keras_alexnet.progress import StatusLine, compose, say
 from keras_alexnet.training.config import TrainConfig
 from keras_alexnet.training.distribution import Devices
 from keras_alexnet.training.interruption import StopRequest, stop
@@ -190,7 +190,7 @@ class StepWatch(keras.callbacks.Callback):
         )
         if log:
             self._line.clear()
-            print(compose(parts), flush=True)
+            say(compose(parts))
         if line:
             self._line.show(parts)
 

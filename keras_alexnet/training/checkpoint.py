@@ -14,8 +14,9 @@ import numpy as np
 
 from keras_alexnet.atomic import atomic_path
 from keras_alexnet.errors import UserError
+from keras_alexnet.progress import say
 
-_FORMAT = 2
+_FORMAT = 3
 _KEPT = 2
 _STATE = "state.json"
 
@@ -88,7 +89,7 @@ def save_checkpoint(folder: Path, arrays: dict[str, np.ndarray], progress: Progr
     return path
 
 
-def load_newest_checkpoint(folder: Path, warn=print) -> Checkpoint | None:
+def load_newest_checkpoint(folder: Path, warn=say) -> Checkpoint | None:
     """Reads the newest checkpoint of `folder` that is whole; None where there is none.
 
     Raises:

@@ -4,6 +4,8 @@ import os
 from dataclasses import asdict, dataclass
 
 from keras_alexnet.errors import UserError
+from keras_alexnet.file_names import to_utf8
+from keras_alexnet.flagfile import flag_line
 from keras_alexnet.presets import FREEZABLE, PRESETS
 
 PRECISIONS = ("float32", "mixed_bfloat16")
@@ -63,6 +65,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Checks every bound; raises `UserError`."""
+        for name in _PATHS:
+            _check(name, repr(getattr(self, name)), getattr(self, name) != "", "a path")
         _check("preset", self.preset, self.preset in PRESETS, " or ".join(PRESETS))
         _check("epochs", self.epochs, self.epochs >= 1, "at least 1")
         steps = self.steps_per_epoch
@@ -105,12 +109,12 @@ class TrainConfig:
         values["lr_drop_epochs"] = ",".join(str(epoch) for epoch in self.lr_drop_epochs)
         if self.profile_steps:
             values["profile_steps"] = "{}:{}".format(*self.profile_steps)
-        return "".join(f"--{name}={value}\n" for name, value in values.items())
+        return "".join(flag_line(name, value) for name, value in values.items())
 
     def _absolute(self) -> dict:
-        """The settings; paths mean the same in any working directory."""
+        """The settings, for files; paths mean the same in any working directory."""
         values = asdict(self)
-        return values | {name: os.path.abspath(values[name]) for name in _PATHS if values[name] is not None}
+        return values | {name: to_utf8(os.path.abspath(values[name])) for name in _PATHS if values[name] is not None}
 
 
 def _folder(path: str) -> str:

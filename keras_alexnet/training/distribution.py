@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ import keras
 from keras_alexnet.determinism import make_deterministic
 from keras_alexnet.errors import UserError
 from keras_alexnet.gpu import check_gpu_is_used
+from keras_alexnet.progress import say
 from keras_alexnet.training.cluster import Cluster, tensorflow_cluster
 from keras_alexnet.training.feed import AHEAD, DataWait, device_feed, torch_put
 
@@ -144,7 +146,7 @@ def _tensorflow_workers(cluster: Cluster) -> Devices:
     from keras_alexnet.training import multi_worker
 
     if cluster.worker == 0:
-        print(f"Waiting for all {cluster.num_workers} workers", flush=True)
+        say(f"Waiting for all {cluster.num_workers} workers")
     strategy = multi_worker.make_strategy(cluster)
     replicas = strategy.num_replicas_in_sync
     kind = "GPU" if "GPU" in strategy.extended.worker_devices[0] else "CPU"
@@ -200,7 +202,11 @@ def check_same_settings(devices: Devices, *settings: object) -> None:
 
 
 def current_platform() -> str:
-    """What the Keras backend computes on by default: "cpu" or "gpu"."""
+    """What the Keras backend computes on by default: "cpu" or "gpu".
+
+    Raises:
+        UserError: the environment names a device that the backend cannot use.
+    """
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
@@ -209,10 +215,28 @@ def current_platform() -> str:
     if backend == "jax":
         import jax
 
-        return jax.default_backend()
+        with _explained_device("JAX_PLATFORMS"):
+            return jax.default_backend()
+    import torch
     from keras.src.backend.torch.core import get_device
 
+    with _explained_device("KERAS_TORCH_DEVICE"):
+        torch.empty(0, device=get_device())
     return "gpu" if get_device().startswith("cuda") else "cpu"
+
+
+@contextlib.contextmanager
+def _explained_device(variable: str) -> Iterator[None]:
+    try:
+        yield
+    except (AssertionError, RuntimeError) as error:
+        if variable not in os.environ:
+            raise
+        reason = str(error).partition("\n")[0].rstrip(".") or "there is no such device"
+        raise UserError(
+            f"{variable} is {os.environ[variable]!r}, which {keras.backend.backend()} cannot use here: {reason}. Unset "
+            "it, or install the driver and the GPU version of the backend."
+        ) from None
 
 
 def prefers_xla(platform: str) -> bool:

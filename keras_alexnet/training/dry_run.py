@@ -1,6 +1,5 @@
 """Everything that a run needs, tried in seconds, and what the run will cost."""
 
-import os
 import shutil
 import sys
 import time
@@ -10,13 +9,14 @@ import keras
 
 from keras_alexnet.atomic import check_folder
 from keras_alexnet.errors import UserError
-from keras_alexnet.progress import duration
+from keras_alexnet.keras_settings import keras_defaults
+from keras_alexnet.progress import duration, say
 from keras_alexnet.reporting.check import check_run_report
 from keras_alexnet.training.build import build_model, build_network
 from keras_alexnet.training.config import TrainConfig
 from keras_alexnet.training.distribution import Devices, check_batch_size, check_same_settings, choose_devices
 from keras_alexnet.training.loop import open_data, run_identity, steps_in_epoch
-from keras_alexnet.training.memory import explained_memory, gpu_bytes, peak_gpu_bytes
+from keras_alexnet.training.memory import explained_memory, gpu_bytes, machine_bytes, peak_gpu_bytes
 from keras_alexnet.training.model_file import model_sizes
 from keras_alexnet.training.profile import check_profile_steps
 from keras_alexnet.training.run_folder import find_checkpoint, is_finished
@@ -26,6 +26,7 @@ _WEIGHTS_ON_DISK = 3 * 2 + 2
 _MOST_STEPS, _ENOUGH_SECONDS = 50, 2.0
 
 
+@keras_defaults()
 def dry_run(config: TrainConfig, *, restart: bool = False) -> None:
     """Tries what `train` with these settings needs, and writes nothing.
 
@@ -45,12 +46,12 @@ def dry_run(config: TrainConfig, *, restart: bool = False) -> None:
         check_same_settings(devices, run_identity(config, data), config.epochs, restart)
         # TensorFlow reads them, and workers and hidden GPUs have to be set up before it computes anything.
         data.check_first_and_last()
-        say = print if devices.is_chief else lambda *_: None
-        checkpoint = None if restart else find_checkpoint(folder, run_identity(config, data), devices, say)
+        write = say if devices.is_chief else lambda *_: None
+        checkpoint = None if restart else find_checkpoint(folder, run_identity(config, data), devices, write)
         steps_done = epochs_done = 0
         if checkpoint:
             if is_finished(folder, checkpoint.progress, config.epochs, steps_per_epoch):
-                say(f"This run is finished: {checkpoint.progress.epochs} epochs. There is nothing left to do.")
+                write(f"This run is finished: {checkpoint.progress.epochs} epochs. There is nothing left to do.")
                 return
             steps_done, epochs_done = checkpoint.progress.steps, checkpoint.progress.epochs
         writable = check_folder(folder)
@@ -67,7 +68,7 @@ def dry_run(config: TrainConfig, *, restart: bool = False) -> None:
         seconds = steps * step_seconds + num_validations * batches * validation_seconds
         disk = _WEIGHTS_ON_DISK * 4 * model.count_params()
         free = shutil.disk_usage(writable).free
-        say(
+        write(
             f"Images      {data.num_training:,} to train on, {data.num_validation:,} to validate on, "
             f"{data.num_classes:,} classes\n"
             f"Network     {model.count_params():,} parameters, {config.precision}\n"
@@ -85,7 +86,7 @@ def dry_run(config: TrainConfig, *, restart: bool = False) -> None:
                 f"{folder} needs {disk / 1e9:.1f} GB, and only {free / 1e9:.1f} GB are free. Make room there, or "
                 "choose another --output_dir."
             )
-        say("Nothing was written. The run can start.")
+        write("Nothing was written. The run can start.")
 
 
 def _try_steps(network: keras.Model, config: TrainConfig, data, devices: Devices) -> tuple[float, float]:
@@ -141,8 +142,9 @@ def _memory() -> str:
         return "not known on this system"
     unit = 1 if sys.platform == "darwin" else 1024
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    text = f"{used / 1e9:.1f} GB at most in this trial, of the machine's {total / 1e9:.1f} GB"
+    text = f"{used / 1e9:.1f} GB at most in this trial"
+    if total := machine_bytes():
+        text += f", of the machine's {total / 1e9:.1f} GB"
     if peak := peak_gpu_bytes():
         text += f"; {peak / 1e9:.1f} GB of the first GPU's"
         if of_gpu := gpu_bytes():

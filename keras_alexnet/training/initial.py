@@ -13,7 +13,9 @@ from keras_alexnet.training.model_file import load_model
 _NOT_COMPARED = ("trainable", "dtype", "kernel_initializer", "bias_initializer", "rate", "seed")
 
 
-def build_from(path: str | os.PathLike, num_classes: int, *, dropout: float = 0.5) -> keras.Model:
+def build_from(
+    path: str | os.PathLike, num_classes: int, *, dropout: float = 0.5, seed: int | None = None
+) -> keras.Model:
     """Builds the network of a saved model with its weights, for other training and perhaps for other classes.
 
     It is built anew by `build_alexnet`, and so is trainable throughout and in float32, whatever the run was that wrote
@@ -23,6 +25,7 @@ def build_from(path: str | os.PathLike, num_classes: int, *, dropout: float = 0.
         path: a `.keras` file of a network of `build_alexnet`.
         num_classes: units of fc8. Where the file has as many, fc8 is the file's; else it is new.
         dropout: rate after fc6 and fc7, in place of the file's.
+        seed: of a new fc8 and of dropout, as for `build_alexnet`.
 
     Raises:
         UserError: the file cannot be loaded, or `build_alexnet` cannot build its network.
@@ -38,7 +41,7 @@ def build_from(path: str | os.PathLike, num_classes: int, *, dropout: float = 0.
         )
     try:
         classes = layers["fc8"].units
-        model = build_alexnet(num_classes, preset=_preset_of(saved, layers), dropout=dropout)
+        model = build_alexnet(num_classes, preset=_preset_of(saved, layers), dropout=dropout, seed=seed)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"cannot start from {path}: a layer of its model is not what its name says ({error}). Give a model of "

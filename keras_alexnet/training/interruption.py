@@ -1,14 +1,17 @@
-"""Ctrl-C and SIGTERM as a request to stop at the next step, when all can be saved."""
+"""Ctrl-C, SIGTERM and SIGHUP as a request to stop at the next step, when all can be saved."""
 
 import signal
 import sys
 import threading
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Windows has no SIGHUP, which ends what belongs to a terminal that was closed or a connection that was lost.
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 class StopRequest:
-    """A context manager within which the first Ctrl-C or SIGTERM is noted only, and a second one ends the work at once.
+    """A context manager within which the first of these signals is noted only, and a second one ends the work at once.
+
+    A SIGHUP that is ignored, as nohup has it, stays so.
 
     In other threads than the main one, where Python lets nobody handle signals, it notes nothing.
 
@@ -22,7 +25,9 @@ class StopRequest:
     def __enter__(self) -> "StopRequest":
         self._before = {}
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+            for number in _SIGNALS:
+                if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *exception) -> None:
@@ -31,9 +36,11 @@ class StopRequest:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _note(self, number: int, frame) -> None:
-        if self.signal:
+        if not self.signal:
+            self.signal = number
+        elif number != getattr(signal, "SIGHUP", None):
+            # SIGHUP may come twice by itself: from the terminal and from its shell.
             stop(number)
-        self.signal = number
 
 
 def stop(number: int) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from keras_alexnet.errors import UserError
+from keras_alexnet.progress import say
 from keras_alexnet.quiet import silenced
 from keras_alexnet.training.cluster import (
     ADDRESSES,
@@ -28,7 +29,7 @@ from keras_alexnet.training.cluster import (
     check_port_is_free,
     jax_cluster,
 )
-from keras_alexnet.training.distribution import Devices, leave_gpus_to_the_backend
+from keras_alexnet.training.distribution import Devices, current_platform, leave_gpus_to_the_backend
 from keras_alexnet.training.feed import DataWait, Put, device_feed
 
 _START_SECONDS = 300  # in which all processes have to appear
@@ -47,7 +48,7 @@ _TERMINATING = "Terminating process because the JAX distributed service detected
 # they are followed by an abort.
 _FILTER = """
 import json, re, signal, sys
-for number in (signal.SIGINT, signal.SIGTERM):  # They may go to all processes of a group.
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # They may go to all processes of a group.
     signal.signal(number, signal.SIG_IGN)
 said = False
 for line in sys.stdin.buffer:
@@ -73,15 +74,16 @@ def jax_devices(strategy: str) -> Iterator[Devices]:
     leave_gpus_to_the_backend()
     if cluster is None or cluster.num_workers == 1:
         # All but GPUs are one device, unless asked for: JAX makes several of a CPU for tests only.
-        several = strategy == "mirrored" or (strategy == "auto" and jax.default_backend() != "cpu")
+        platform = current_platform()
+        several = strategy == "mirrored" or (strategy == "auto" and platform != "cpu")
         with _data_parallel() if several and jax.device_count() > 1 else contextlib.nullcontext():
             count = jax.device_count() if several else 1
             copies = f"{count} × " if count > 1 else ""
             wait = DataWait()
-            put = None if jax.default_backend() == "cpu" else _jax_put()
+            put = None if platform == "cpu" else _jax_put()
             yield Devices(
-                f"{copies}{jax.default_backend().upper()}, JAX",
-                platform=jax.default_backend(),
+                f"{copies}{platform.upper()}, JAX",
+                platform=platform,
                 num_replicas=count,
                 xla=True,
                 wait=wait,
@@ -90,7 +92,7 @@ def jax_devices(strategy: str) -> Iterator[Devices]:
             )
         return
     if cluster.worker == 0:
-        print(f"Waiting for all {cluster.num_workers} workers", flush=True)
+        say(f"Waiting for all {cluster.num_workers} workers")
     with _processes(cluster), _data_parallel():
         wait = DataWait()
         yield Devices(

@@ -1,6 +1,7 @@
 """A training run from map files to `model.keras`."""
 
 import contextlib
+import gc
 import math
 import time
 from pathlib import Path
@@ -11,8 +12,9 @@ from keras_alexnet import compilation_cache
 from keras_alexnet.atomic import write_text
 from keras_alexnet.data.class_file import read_classes, write_classes
 from keras_alexnet.data.order import steps_per_pass
+from keras_alexnet.keras_settings import keras_defaults
 from keras_alexnet.lock import exclusive
-from keras_alexnet.progress import duration
+from keras_alexnet.progress import duration, say
 from keras_alexnet.reporting.check import check_run_report
 from keras_alexnet.reporting.files import REPORT_FILE
 from keras_alexnet.training.build import build_model, build_network
@@ -46,13 +48,14 @@ from keras_alexnet.training.schedule import rate_in_epoch
 from keras_alexnet.workers import cpu_count
 
 
+@keras_defaults()
 def train(config: TrainConfig, *, restart: bool = False) -> list[dict]:
     """Trains, validating after each epoch; goes on at the step where a run in the same folder stopped.
 
     Writes to `config.output_dir`: `flags.txt` and `run.json` at the start, `checkpoint/` as often as
     `config.checkpoint_minutes` says, `history.csv`, `best.keras` and the points for TensorBoard after each epoch, and
-    `model.keras` at the end; with each model its class file. Ctrl-C and SIGTERM save a checkpoint after the step at
-    hand, and end then.
+    `model.keras` at the end; with each model its class file. Ctrl-C, SIGTERM and SIGHUP save a checkpoint after the
+    step at hand, and end then.
 
     Args:
         config: the settings.
@@ -64,7 +67,7 @@ def train(config: TrainConfig, *, restart: bool = False) -> list[dict]:
     Raises:
         UserError: anything in the data, the settings or the folder that the user can mend, or a loss not finite.
         KeyboardInterrupt: Ctrl-C, when all is saved.
-        SystemExit: SIGTERM, when all is saved; with status 143.
+        SystemExit: SIGTERM or SIGHUP, when all is saved; with status 143 or 129.
     """
     check_run_report(config)
     data = open_data(config)
@@ -74,7 +77,10 @@ def train(config: TrainConfig, *, restart: bool = False) -> list[dict]:
         check_batch_size(config.batch_size, devices.num_replicas)
         check_same_settings(devices, run_identity(config, data), config.epochs, config.log_every, restart)
         with exclusive(config.output_dir) if devices.is_chief else contextlib.nullcontext():
-            return _Run(config, data, steps_per_epoch, devices).train(restart)
+            try:
+                return _Run(config, data, steps_per_epoch, devices).train(restart)
+            finally:
+                gc.collect()  # Keras's models are cycles of references.
 
 
 def open_data(config: TrainConfig):
@@ -339,6 +345,8 @@ class _Run:
             f"{self.devices.description}\n"
             f"{config.epochs} epochs of {self.steps_per_epoch:,} steps of {config.batch_size} images{going_on}"
         )
+        if data.num_classes == 1:
+            self._say("Note: there is only one class, so there is nothing to learn")
         if config.initial_model and self.keeps_weights and not progress.steps:
             classes = read_classes(config.initial_model)
             if classes and len(classes) == data.num_classes and classes != data.classes:
@@ -357,7 +365,7 @@ class _Run:
 
     def _say(self, text: str) -> None:
         if self.devices.is_chief:
-            print(text, flush=True)
+            say(text)
 
 
 def _rates_text(rates: dict[str, float]) -> str:

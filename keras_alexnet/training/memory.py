@@ -2,7 +2,9 @@
 
 import contextlib
 import math
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import keras
 
@@ -13,6 +15,8 @@ from keras_alexnet.training.distribution import current_platform
 # In training: weights, momentum buffers and gradients in float32, and as much again while they are updated and
 # converted; for each layer's output, the values and their gradient.
 _COPIES_OF_WEIGHTS, _COPIES_OF_OUTPUTS = 4, 2
+# The estimate may be that many times too high.
+_FAR_TOO_MUCH = 2
 _BYTES = {"float32": 4, "bfloat16": 2}
 # Phrases in the out-of-memory errors of the backends.
 _SIGNS = ("RESOURCE_EXHAUSTED", "Resource exhausted", "out of memory", "Out of memory", "OOM when allocating")
@@ -36,6 +40,8 @@ def explained_memory(
 ) -> Iterator[None]:
     """Turns the out-of-memory errors of all backends into a `UserError` that estimates the batch size that fits.
 
+    On a CPU it raises that error at once if the memory is far too little, since TensorFlow would crash.
+
     Args:
         model: in the portable form, in the precision of the run.
         batch_size: the global batch.
@@ -43,6 +49,13 @@ def explained_memory(
         platform: "cpu" or "gpu".
         training: whether it is trained.
     """
+    fixed, per_image = bytes_needed(model, training=training)
+    if platform == "cpu":  # Whose logical devices share the memory.
+        fixed, num_replicas = fixed * num_replicas, 1
+    needed = fixed + batch_size // num_replicas * per_image
+    total = machine_bytes()
+    if platform == "cpu" and total and needed > _FAR_TOO_MUCH * total:
+        raise _too_little(batch_size, num_replicas, platform, fixed, per_image, reason="")
     try:
         yield
     except UserError:
@@ -51,25 +64,37 @@ def explained_memory(
         text = str(error).strip()
         if not (isinstance(error, MemoryError) or any(sign in text for sign in _SIGNS)):
             raise
-        share = batch_size // num_replicas
-        fixed, per_image = bytes_needed(model, training=training)
-        message = (
-            f"out of memory on the {platform.upper()}: {batch_size} images at a time need very roughly "
-            f"{(fixed + share * per_image) / 1e9:.1f} GB"
-        )
-        if num_replicas > 1:
-            message += f" on each of the {num_replicas} devices"
-        total = gpu_bytes() if platform == "gpu" else None
-        if total:
-            fits = max(int((0.9 * total - fixed) / per_image), 0) * num_replicas
-            message += f", and {total / 1e9:.1f} GB are available"
-            message += (
-                f", enough for about {fits:,} images"
-                if 0 < fits < batch_size
-                else "; other processes may be using them"
-            )
         first_line = text.splitlines()[0][:200] if text else type(error).__name__
-        raise UserError(f"{message}. Use a lower --batch_size. ({first_line})") from None
+        raise _too_little(batch_size, num_replicas, platform, fixed, per_image, reason=f" ({first_line})") from None
+
+
+def _too_little(
+    batch_size: int, num_replicas: int, platform: str, fixed: int, per_image: int, reason: str
+) -> UserError:
+    needed = fixed + batch_size // num_replicas * per_image
+    message = f"out of memory on the {platform.upper()}: {batch_size:,} images at a time need very roughly "
+    message += f"{needed / 1e9:.1f} GB"
+    if num_replicas > 1:
+        message += f" on each of the {num_replicas} devices"
+    total = gpu_bytes() if platform == "gpu" else machine_bytes()
+    if total:
+        fits = max(int((0.9 * total - fixed) / per_image), 0) * num_replicas
+        message += f", and {total / 1e9:.1f} GB are available"
+        message += (
+            f", enough for about {fits:,} images" if 0 < fits < batch_size else "; other processes may be using them"
+        )
+    return UserError(f"{message}. Use a lower --batch_size.{reason}")
+
+
+def machine_bytes() -> int | None:
+    """The memory that this process may have: the machine's, or that of its container; None if unknown."""
+    limits = []
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # Windows has no sysconf.
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # "max" is no limit.
+            limits.append(int(Path(path).read_text()))
+    return min(limits, default=None)
 
 
 def gpu_bytes() -> int | None:

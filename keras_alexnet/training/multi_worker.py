@@ -160,12 +160,17 @@ def explain_lost_worker(error: Exception) -> UserError | None:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Ctrl-C ends the process at once: Python would hear of it only when TensorFlow's wait is over."""
+    """Ctrl-C ends the process at once: Python would hear of it only when TensorFlow's wait is over.
+
+    TensorFlow installs a handler of SIGTERM of its own, which would stay and swallow it.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    on_terminate = signal.getsignal(signal.SIGTERM)
+    on_interrupt = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
+        signal.signal(signal.SIGINT, on_interrupt)
+        signal.signal(signal.SIGTERM, on_terminate)

@@ -25,6 +25,14 @@ class SGDWithL2(keras.optimizers.SGD):
         else:
             super().update_step(gradient, variable, learning_rate)
 
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        """Called under TensorFlow only."""
+        # On one replica Keras's version adds an identity with a custom gradient. TensorFlow registers these until the
+        # process ends, and with each the network and all its variables.
+        if self._distribution_strategy.num_replicas_in_sync == 1:
+            return grads_and_vars
+        return super()._all_reduce_sum_gradients(grads_and_vars)
+
     def _fused_update(self, gradient, variable, learning_rate) -> None:
         """What Keras does, in TensorFlow's one kernel instead of several passes over the weights."""
         import tensorflow as tf

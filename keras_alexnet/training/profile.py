@@ -104,7 +104,12 @@ class _XSpaceTracer:
     for_tensorboard = True
 
     def __init__(self) -> None:
-        self._temporary = tempfile.TemporaryDirectory(prefix="keras_alexnet-")
+        try:
+            self._temporary = tempfile.TemporaryDirectory(prefix="keras_alexnet-")
+        except OSError as error:
+            raise UserError(
+                f"--profile_steps needs a writable temporary folder ({error.strerror}). Set TMPDIR to one."
+            ) from None
 
     def end(self, folder: Path, name: str | None) -> list[str]:
         """Writes the trace for TensorBoard and for Perfetto, or none without a name; returns what went wrong in it."""

@@ -11,8 +11,9 @@ from pathlib import Path
 import keras
 
 from keras_alexnet import machine
-from keras_alexnet.atomic import write_text
+from keras_alexnet.atomic import make_folder, write_text
 from keras_alexnet.errors import UserError
+from keras_alexnet.file_names import to_utf8
 from keras_alexnet.training.config import TrainConfig
 from keras_alexnet.training.distribution import leave_gpus_to_the_backend
 from keras_alexnet.training.run_files import RUN_FILE, TENSORBOARD_FOLDER
@@ -106,7 +107,9 @@ class TensorBoard:
         self._tf = tf
         self._folder = folder / TENSORBOARD_FOLDER
         with self._explained():
-            self._writer = tf.summary.create_file_writer(str(self._folder))
+            make_folder(self._folder)  # TensorFlow would make it without regard to the umask.
+            # TensorFlow encodes names of files as UTF-8 under every locale.
+            self._writer = tf.summary.create_file_writer(to_utf8(str(self._folder)))
 
     def write(self, steps: int, values: dict[str, float], group: str) -> None:
         """Adds a point to the curve `group`/name of each value."""

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from keras_alexnet.data.class_file import class_file, names_file
 from keras_alexnet.errors import UserError
+from keras_alexnet.progress import say
 from keras_alexnet.reporting.files import REPORT_FILE, TABLES
 from keras_alexnet.training.checkpoint import Checkpoint, Progress, check_identity, load_newest_checkpoint
 from keras_alexnet.training.distribution import Devices
@@ -22,7 +23,7 @@ from keras_alexnet.training.run_files import (
 from keras_alexnet.workers import cpu_count
 
 
-def find_checkpoint(folder: Path, identity: dict, devices: Devices, warn=print) -> Checkpoint | None:
+def find_checkpoint(folder: Path, identity: dict, devices: Devices, warn=say) -> Checkpoint | None:
     """Returns the checkpoint to go on from, None for a new run.
 
     Args:

@@ -12,7 +12,8 @@ def step_schedule(
     if not drop_epochs:
         return learning_rate
     # PiecewiseConstantDecay still gives the old rate at the boundary itself: the last step of an epoch.
-    boundaries = [epoch * steps_per_epoch - 1 for epoch in drop_epochs]
+    # No run gets beyond the largest int32, which is all that JAX counts to.
+    boundaries = [min(epoch * steps_per_epoch - 1, 2**31 - 1) for epoch in drop_epochs]
     return keras.optimizers.schedules.PiecewiseConstantDecay(
         boundaries, [rate_in_epoch(epoch, learning_rate, drop_epochs, drop_factor) for epoch in (0, *drop_epochs)]
     )

@@ -66,6 +66,8 @@ function setUpTable() {
   const body = table.tBodies[0];
   const headers = [...table.tHead.rows[0].cells];
   let rows = [...body.rows];
+  // The HTML hides the rows beyond this number.
+  const mostShown = rows.filter((row) => !row.hidden).length;
   const collator = new Intl.Collator('en', { numeric: true, sensitivity: 'base' });
 
   function sort(column) {
@@ -78,6 +80,7 @@ function setUpTable() {
     const empty = keyed.filter(([key]) => key === '');
     rows = [...full, ...empty].map(([, row]) => row);
     body.append(...rows);
+    search();
     for (const other of headers) other.removeAttribute('aria-sort');
     header.setAttribute('aria-sort', direction === 1 ? 'ascending' : 'descending');
   }
@@ -94,12 +97,14 @@ function setUpTable() {
   const texts = new Map(rows.map((row) => [row, textOf(row)]));
   function search() {
     const wanted = find('search').value.trim().toLowerCase();
-    let shown = 0;
+    let found = 0;
     for (const row of rows) {
-      row.hidden = !texts.get(row).includes(wanted);
-      if (!row.hidden) shown += 1;
+      const matches = texts.get(row).includes(wanted);
+      row.hidden = !matches || found >= mostShown;
+      if (matches) found += 1;
     }
-    find('found').textContent = `${whole.format(shown)} of ${whole.format(rows.length)} classes`;
+    const rest = found > mostShown ? `; the first ${whole.format(mostShown)} are shown` : '';
+    find('found').textContent = `${whole.format(found)} of ${whole.format(rows.length)} classes${rest}`;
   }
   find('search').addEventListener('input', search);
   search();

@@ -1,0 +1,60 @@
+import pytest
+
+from keras_alexnet.errors import UserError
+from keras_alexnet.flagfile import expand_flagfiles, flag_line
+
+
+def expand(path, text: bytes) -> list[str]:
+    path.write_bytes(text)
+    return expand_flagfiles(["first", f"--flagfile={path}", "last"])[1:-1]
+
+
+@pytest.mark.parametrize(
+    ("line", "flag"),
+    [
+        ("--data_dir=/a b/c", "--data_dir=/a b/c"),
+        ('--data_dir="/a b/c"', "--data_dir=/a b/c"),
+        ("--data_dir='/a #1/c'   # where the maps are", "--data_dir=/a #1/c"),
+        ("--data_dir=/a#1/c # note", "--data_dir=/a#1/c"),
+        ("--data_dir=/a/c\t# note", "--data_dir=/a/c"),
+        ("--data_dir=# note", "--data_dir=# note"),
+        ("--data_dir= # note", "--data_dir="),
+        ("  --noreport  # note", "--noreport"),
+        ("-epochs=3", "-epochs=3"),
+    ],
+)
+def test_lines_of_flagfiles(tmp_path, line, flag):
+    text = f"# A recipe\n\n// and more\n{line}\n".encode()
+    assert expand(tmp_path / "a.flags", text) == [flag]
+    assert expand(tmp_path / "a.flags", b"\xef\xbb\xbf" + text.replace(b"\n", b"\r\n")) == [flag]
+
+
+@pytest.mark.parametrize("line", ['--data_dir="/a', '--data_dir="/a" b', "data_dir=/a", '"--data_dir=/a"'])
+def test_lines_of_another_form_are_errors(tmp_path, line):
+    with pytest.raises(UserError, match=r"a\.flags has .* in line 2; expected --name=value"):
+        expand(tmp_path / "a.flags", f"--epochs=3\n{line}\n".encode())
+
+
+def test_utf16_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"a\.flags is not UTF-8 text\. Save it as UTF-8"):
+        expand(tmp_path / "a.flags", "--epochs=3\n".encode("utf-16"))
+
+
+def test_flagfiles_in_flagfiles(tmp_path, monkeypatch):
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes/base.flags").write_text("--epochs=1\n--seed=2\n")
+    assert expand(tmp_path / "recipes/own.flags", b"--flagfile=base.flags\n--epochs=5\n") == [
+        *("--epochs=1", "--seed=2", "--epochs=5"),
+    ]
+    with pytest.raises(UserError, match="includes itself"):
+        expand(tmp_path / "a.flags", b"--flagfile=a.flags\n")
+    monkeypatch.setenv("HOME", str(tmp_path / "recipes"))
+    assert expand_flagfiles(["--flagfile", "~/base.flags"]) == ["--epochs=1", "--seed=2"]
+    assert expand_flagfiles(["--", "--flagfile=x"]) == ["--", "--flagfile=x"]
+    with pytest.raises(UserError, match="names no file"):
+        expand_flagfiles(["--flagfile="])
+
+
+@pytest.mark.parametrize("value", ["plain", "/a b", "/a #1", '"quoted"', "it's #1", 'say "a" #1', " edge ", "", 3])
+def test_flag_lines_are_read_as_they_were_written(tmp_path, value):
+    assert expand(tmp_path / "a.flags", flag_line("x", value).encode()) == [f"--x={value}"]

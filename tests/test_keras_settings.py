@@ -1,0 +1,107 @@
+import json
+import os
+import random
+import subprocess
+import sys
+
+import keras
+import pytest
+from training_process import arrays_of, history_of, installed
+
+from keras_alexnet.errors import UserError
+from keras_alexnet.keras_settings import keras_defaults, select_backend
+from keras_alexnet.model import build_alexnet
+
+
+@pytest.fixture
+def keras_json(tmp_path, monkeypatch):
+    """Writes keras.json, in a folder that Keras would look into."""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    return lambda settings: (tmp_path / "keras.json").write_text(json.dumps(settings))
+
+
+def test_the_backend_is_that_of_the_environment_or_of_keras_json(keras_json, monkeypatch):
+    assert select_backend() == "tensorflow"
+    keras_json({"backend": "torch"})
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    assert select_backend() == "torch"
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    assert select_backend() == "jax"
+    monkeypatch.setenv("KERAS_BACKEND", "")
+    assert select_backend() == "torch"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"backend": "theano"}, "the backend in .*keras.json is 'theano'; expected one of .* Or set KERAS_BACKEND"),
+        ({"floatx": "float8"}, "floatx is 'float8' in .*keras.json, which Keras rejects"),
+        ({"epsilon": 1}, "epsilon is 1 in .*keras.json"),
+        ([], "keras.json does not contain a JSON object"),
+    ],
+)
+def test_what_keras_would_reject_in_keras_json_is_named(keras_json, settings, message):
+    keras_json(settings)
+    with pytest.raises(UserError, match=message):
+        select_backend()
+
+
+def test_a_backend_of_keras_json_that_is_not_installed_is_named(keras_json, monkeypatch):
+    keras_json({"backend": "jax"})
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"the backend in .*keras\.json is jax, which is not installed"):
+        select_backend()
+
+
+def test_networks_are_float32_whatever_the_defaults_are():
+    with keras_defaults():
+        keras.config.set_floatx("float16")
+        keras.config.set_dtype_policy("mixed_bfloat16")
+        model = build_alexnet(3, preset="tiny")
+        assert (keras.config.floatx(), keras.config.dtype_policy().name) == ("float16", "mixed_bfloat16")
+    assert keras.config.floatx() == "float32"
+    assert {layer.compute_dtype for layer in model.layers} == {"float32"}
+    assert {weight.dtype for weight in model.weights} == {"float32"}
+
+
+def test_a_seed_leaves_the_random_numbers_of_others_alone():
+    random.seed(5)
+    expected = random.random()
+    random.seed(5)
+    one, other = (build_alexnet(3, preset="tiny", seed=7).get_weights() for _ in range(2))
+    assert random.random() == expected
+    assert all((a == b).all() for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", installed("tensorflow", "jax", "torch"))
+def test_leftover_settings_change_no_number_of_a_run(backend, data_dir, tmp_path):
+    folders = []
+    for floatx in ("float32", "float16", "float64"):
+        home = tmp_path / f"home-{floatx}"
+        home.mkdir()
+        settings = {"floatx": floatx, "image_data_format": "channels_first", "backend": "theano"}
+        (home / "keras.json").write_text(json.dumps(settings))
+        folders.append(tmp_path / floatx)
+        environment = {"KERAS_BACKEND": backend, "KERAS_HOME": str(home)}
+        if floatx != "float32":
+            environment |= {"MPLBACKEND": "module://no_such.backend", "KERAS_MAX_STEPS_PER_EPOCH": "1"}
+        result = subprocess.run(
+            [
+                *(sys.executable, "-m", "keras_alexnet.fit", f"--data_dir={data_dir}", f"--output_dir={folders[-1]}"),
+                *("--preset=tiny", "--epochs=2", "--batch_size=8", "--learning_rate=0.001", "--lr_drop_epochs="),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | environment,
+        )
+        assert (result.returncode, result.stderr) == (0, "")
+    expected = arrays_of(folders[0])
+    for folder in folders[1:]:
+        arrays = arrays_of(folder)
+        assert arrays.keys() == expected.keys()
+        for name, array in expected.items():
+            assert (arrays[name].dtype, arrays[name].tobytes()) == (array.dtype, array.tobytes()), name
+        assert history_of(folder) == history_of(folders[0])

@@ -1,0 +1,116 @@
+"""Commands whose terminal, pipe or disk goes away while they run."""
+
+import fcntl
+import os
+import pty
+import signal
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+FIT = (
+    *(sys.executable, "-m", "keras_alexnet.fit", "--preset=tiny", "--batch_size=8", "--learning_rate=0.001"),
+    *("--lr_drop_epochs=1", "--log_every=1"),
+)
+
+
+def start_in_terminal(command: list[str], *, ignores_hangup: bool) -> tuple[subprocess.Popen, int]:
+    """Starts a command on a terminal of its own; returns it, and the other end of the terminal."""
+    ours, theirs = pty.openpty()
+
+    def take_terminal():
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if ignores_hangup else signal.SIG_DFL)
+
+    process = subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, preexec_fn=take_terminal
+    )
+    os.close(theirs)
+    return process, ours
+
+
+def read_until(descriptor: int, text: bytes) -> bytes:
+    found = b""
+    while text not in found:
+        found += os.read(descriptor, 65536)
+    return found
+
+
+def steps(folder: Path) -> int:
+    """Of the newest checkpoint."""
+    names = [path.stem for path in folder.glob("checkpoint/step-*.npz")]
+    return max((int(name.removeprefix("step-")) for name in names), default=0)
+
+
+def test_a_closed_terminal_saves_and_stops(data_dir, tmp_path):
+    command = [*FIT, f"--data_dir={data_dir}", f"--output_dir={tmp_path}", "--epochs=1000", "--steps_per_epoch=1000"]
+    process, terminal = start_in_terminal(command, ignores_hangup=False)
+    read_until(terminal, b"3/1,000")
+    os.close(terminal)
+    assert process.wait(timeout=60) == 129
+    assert steps(tmp_path) >= 3
+
+
+def test_a_training_that_ignores_the_end_of_its_terminal_goes_on(data_dir, tmp_path):
+    command = [*FIT, f"--data_dir={data_dir}", f"--output_dir={tmp_path}", "--epochs=2", "--steps_per_epoch=20"]
+    process, terminal = start_in_terminal(command, ignores_hangup=True)
+    read_until(terminal, b"3/20")
+    os.close(terminal)
+    assert process.wait(timeout=120) == 0
+    assert (tmp_path / "model.keras").exists()
+
+
+@pytest.mark.parametrize(("number", "status"), [(None, 0), (signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_pipe_without_a_reader_changes_no_exit_status(data_dir, tmp_path, number, status):
+    epochs = 1 if number is None else 1000
+    command = [*FIT, f"--data_dir={data_dir}", f"--output_dir={tmp_path}", f"--epochs={epochs}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.readline()
+    process.stdout.close()
+    if number is not None:
+        while not steps(tmp_path):
+            time.sleep(0.1)
+        process.send_signal(number)
+    error = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == status
+    assert "Traceback" not in error
+    assert "Exception ignored" not in error
+
+
+def test_a_full_disk_behind_stdout(data_dir, tmp_path):
+    with open("/dev/full", "wb") as full:
+
+        def run(*command: str) -> subprocess.CompletedProcess:
+            return subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=120)
+
+        told = "stdout cannot be written (No space left on device): the work continues without it"
+        fit = run(*FIT, f"--data_dir={data_dir}", f"--output_dir={tmp_path}", "--epochs=1")
+        assert (fit.returncode, fit.stderr.count(told)) == (0, 1)
+        evaluate = (sys.executable, "-m", "keras_alexnet.evaluate", f"--model={tmp_path}/model.keras")
+        result = run(*evaluate, f"--data_dir={data_dir}")
+        assert result.returncode == 1
+        assert told in result.stderr
+        assert "the results could not be printed. Give --metrics_file" in result.stderr
+        result = run(*evaluate, f"--data_dir={data_dir}", f"--metrics_file={tmp_path}/metrics.json")
+        assert result.returncode == 0
+        assert (tmp_path / "metrics.json").exists()
+        predict = (sys.executable, "-m", "keras_alexnet.predict", f"--model={tmp_path}/model.keras")
+        result = run(*predict, str(next(Path(data_dir, "val").iterdir())))
+        assert result.returncode == 1
+        assert "cannot write the output: No space left on device" in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+def test_a_size_limit_behind_the_output_of_predict_is_one_message(data_dir, tmp_path):
+    # SIGXFSZ is ignored by Python, so the limit shows as an error.
+    predict = f"{sys.executable} -m keras_alexnet.predict --model={tmp_path}/none.keras"
+    command = f"ulimit -f 1; {predict} --help > {tmp_path}/out"
+    result = subprocess.run(command, shell=True, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    assert result.returncode == 1
+    assert result.stderr.endswith("cannot write the output: File too large. Make room where it goes to.\n")
