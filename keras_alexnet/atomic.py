@@ -72,7 +72,7 @@ def make_folder(folder: str | os.PathLike) -> None:
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write to {folder}: {_reason(error)}. Choose another folder.") from None
+        raise UserError(f"cannot write to {folder}: {_reason(error, folder)}. Choose another folder.") from None
 
 
 def check_folder(folder: str | os.PathLike) -> Path:
@@ -110,13 +110,14 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _reason(error: OSError, folder: str | os.PathLike | None = None) -> str:
+def _reason(error: OSError, folder: str | os.PathLike) -> str:
     """Why a folder cannot be made or written to."""
-    path = folder or error.filename
-    if os.path.islink(path) and not os.path.exists(path):
-        return f"{path} is a link to {os.readlink(path)}, which does not exist"
+    folder = Path(folder).absolute()
+    for path in (folder, *folder.parents):
+        if path.is_symlink() and not path.exists():
+            return f"{path} is a link to {os.readlink(path)}, which does not exist"
     if isinstance(error, FileExistsError):
-        return f"{path} is not a folder"
+        return f"{folder} is not a folder"
     return error.strerror
 
 

@@ -6,17 +6,25 @@ goes on at any step at no cost, any number of workers sees the same global batch
 """
 
 import functools
+import threading
 
 import numpy as np
 
 from keras_alexnet.errors import UserError
 
+_lock = threading.Lock()
+
+
+def permutation(num_images: int, seed: int, pass_index: int) -> np.ndarray:
+    """The order of a pass: integers (num_images,), read-only. It is the same under every version of NumPy."""
+    with _lock:  # All threads of a dataset ask for it at once.
+        return _permutation(num_images, seed, pass_index)
+
 
 # One cache for all datasets, since TensorFlow keeps whatever a dataset's Python functions refer to until the process
 # ends. Two entries, since batches that are read ahead may belong to the next pass.
 @functools.lru_cache(maxsize=2)
-def permutation(num_images: int, seed: int, pass_index: int) -> np.ndarray:
-    """The order of a pass: integers (num_images,), read-only. It is the same under every version of NumPy."""
+def _permutation(num_images: int, seed: int, pass_index: int) -> np.ndarray:
     order = np.argsort(np.random.Philox(key=[seed, pass_index]).random_raw(num_images), kind="stable")
     if num_images < 2**31:
         order = order.astype(np.int32)  # Half the memory.
