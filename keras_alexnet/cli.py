@@ -1,6 +1,7 @@
 """What the commands share: parsing flags, help, telling mistakes, and a quiet start of the frameworks."""
 
 import contextlib
+import errno
 import gc
 import logging
 import os
@@ -15,6 +16,9 @@ from keras_alexnet.flagfile import expand_flagfiles
 from keras_alexnet.keras_settings import select_backend
 from keras_alexnet.progress import clear_status_line, flush_or_drop, tell
 from keras_alexnet.quiet import stderr_held_back
+
+# What writing to stdout may fail with: no room, quota, size limit, closed terminal.
+_FULL = [getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO")]
 
 
 def run(
@@ -68,7 +72,7 @@ def run(
     except BrokenPipeError:
         sys.exit(1)  # The reader of the output has gone, such as `head`.
     except OSError as error:
-        if error.filename is not None:
+        if error.filename is not None or error.errno not in _FULL:
             raise
         clear_status_line()
         tell(f"{command}: cannot write the output: {error.strerror}. Make room where it goes to.\n")
@@ -157,6 +161,8 @@ def quiet_framework_start(
     backend = select_backend()
     # Notebooks set it for every process, and Keras imports Matplotlib, which stops at a backend that is not installed.
     os.environ.pop("MPLBACKEND", None)
+    for name in ("KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH"):  # They would cut `fit` and `evaluate` short.
+        os.environ.pop(name, None)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)

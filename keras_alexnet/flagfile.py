@@ -14,7 +14,7 @@ from keras_alexnet.file_names import from_utf8
 _FLAG = re.compile(r"--?flagfile(?:=(.*))?", re.DOTALL)
 _LINE = re.compile(
     r"""(?P<name>--?\w+)
-    (?:=(?: "(?P<double>[^"]*)" | '(?P<single>[^']*)' | (?P<plain>(?!["']).*?) ))?
+    (?:=(?: "(?P<double>[^"]*)" | '(?P<single>[^']*)' | (?P<plain>(?!\s*["']).*?) ))?
     (?:\s+\#.*)?""",
     re.VERBOSE,
 )
@@ -31,8 +31,10 @@ def expand_flagfiles(arguments: Sequence[str]) -> list[str]:
 
 
 def flag_line(name: str, value: object) -> str:
-    """The line of a flagfile that sets a flag."""
+    """The line of a flagfile that sets a flag; raises `UserError` for a value that no line can have."""
     text = str(value)
+    if "\n" in text or "\r" in text or ("'" in text and '"' in text and re.search(r"\s#|^[\"']|^\s|\s$", text)):
+        raise UserError(f"{name} is {text!r}, which cannot be written to a flagfile. Choose a simpler name.")
     if re.search(r"\s#|^[\"']|^\s|\s$", text):
         quote = "'" if '"' in text else '"'
         text = f"{quote}{text}{quote}"
@@ -50,19 +52,21 @@ def _expanded(arguments: Sequence[str], folder: str, including: tuple[str, ...])
         if not match:
             expanded.append(argument)
             continue
-        path = match[1] if match[1] is not None else (waiting.pop() if waiting else "")
+        path = match[1]
+        if path is None and not including:  # On the command line, the file may be the next argument.
+            path = waiting.pop() if waiting else None
         if not path:
             raise UserError("--flagfile names no file. Give it the path of a file of --name=value lines.")
         path = os.path.join(folder, os.path.expanduser(path))
         if os.path.realpath(path) in including:
             raise UserError(f"the flagfile {path} includes itself. Remove one of the --flagfile lines.")
         inner = (*including, os.path.realpath(path))
-        expanded += _expanded(_read(path), os.path.dirname(path), inner)
+        expanded += _expanded(read_flagfile(path), os.path.dirname(path), inner)
     return expanded
 
 
-def _read(path: str) -> list[str]:
-    """The flags of a file, without comments and quotes."""
+def read_flagfile(path: str | os.PathLike) -> list[str]:
+    """The flags of a file, without comments and quotes; raises `UserError` where it cannot be read."""
     try:
         with open(path, "rb") as file:
             data = file.read()
@@ -82,7 +86,7 @@ def _read(path: str) -> list[str]:
                 f"the flagfile {path} has {line[:60]!r} in line {number}; expected --name=value, with quotation marks "
                 "around all of the value or nowhere."
             )
-        name, *values = match.groups()
-        value = next((value for value in values if value is not None), None)
+        name, double, single, plain = match.groups()
+        value = plain.strip() if plain is not None else double if double is not None else single
         found.append(name if value is None else f"{name}={value}")
     return found

@@ -31,8 +31,10 @@ def select_backend() -> str:
     path = _config_path()
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         config = {}  # As Keras does.
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}. Correct or remove it.") from None
     if not isinstance(config, dict):
         raise UserError(f"{path} does not contain a JSON object. Correct the file or remove it.")
     for name, is_valid in _VALID.items():
@@ -56,7 +58,8 @@ def select_backend() -> str:
 def keras_defaults() -> Iterator[None]:
     """Sets what Keras's global settings may change in a network and its training to Keras's own defaults meanwhile.
 
-    These are the default dtype and dtype policy (float32), and limits to the epochs and steps of `fit`.
+    These are the default dtype and dtype policy (float32), and limits to the epochs and steps of `fit`. All but the
+    policy are those of the process, so other threads see them too.
     """
     import keras
 
@@ -81,4 +84,4 @@ def _config_path() -> Path:
     if folder is None:
         home = os.path.expanduser("~")
         folder = os.path.join(home if os.access(home, os.W_OK) else "/tmp", ".keras")
-    return Path(folder, "keras.json").expanduser()
+    return Path(os.path.expanduser(os.path.join(folder, "keras.json")))

@@ -8,18 +8,23 @@ from keras_alexnet.atomic import make_folder
 from keras_alexnet.errors import UserError
 from keras_alexnet.progress import tell
 
-# It stays: between its removal and a new one, two processes could hold one each.
-_LOCK = ".lock"
+# The file stays: between its removal and a new one, two processes could hold one each.
+LOCK_FILE = ".lock"
 
 
 @contextlib.contextmanager
-def exclusive(folder: str | os.PathLike) -> Iterator[None]:
+def exclusive(folder: str | os.PathLike, name: str = LOCK_FILE, *, wait: bool = False) -> Iterator[None]:
     """Makes `folder` if need be and holds it; the lock goes with the process, however it ends.
 
     On a file system without locks it holds nothing, and says so on stderr.
 
+    Args:
+        folder: the folder.
+        name: of the lock file in it.
+        wait: for another process that holds it.
+
     Raises:
-        UserError: another process holds it, or it cannot be made or written to.
+        UserError: another process holds it and `wait` is False, or it cannot be made or written to.
     """
     make_folder(folder)
     try:
@@ -27,10 +32,10 @@ def exclusive(folder: str | os.PathLike) -> Iterator[None]:
     except ImportError:  # Windows has no such locks.
         yield
         return
-    descriptor = _open(folder)
+    descriptor = _open(folder, name)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except (BlockingIOError, PermissionError):  # NFS may answer with either.
             raise UserError(
                 f"another process is writing to {folder}. Wait for it to end, or choose another folder."
@@ -45,9 +50,9 @@ def exclusive(folder: str | os.PathLike) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _open(folder: str | os.PathLike) -> int:
+def _open(folder: str | os.PathLike, name: str) -> int:
     """Opens the lock file, for writing, since NFS locks no other across hosts."""
-    path = os.path.join(folder, _LOCK)
+    path = os.path.join(folder, name)
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:

@@ -43,6 +43,7 @@ from dataclasses import replace
 from absl import flags
 
 from keras_alexnet import cli, workers
+from keras_alexnet.atomic import make_folder
 from keras_alexnet.data import ilsvrc, maps
 from keras_alexnet.errors import UserError
 from keras_alexnet.lock import exclusive
@@ -153,8 +154,11 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
             pass_links=reads_images,
         )
     with contextlib.ExitStack() as held:
+        folders = [folder for folder in (values.output_dir, resized_dir) if folder]
+        for folder in folders:
+            make_folder(folder)
         # Both may be the same folder, and one that is held cannot be held once more.
-        for folder in sorted({os.path.realpath(folder) for folder in (values.output_dir, resized_dir) if folder}):
+        for folder in sorted(set(map(os.path.realpath, folders))):
             held.enter_context(exclusive(folder))
         if reads_images:
             found = _read_images(values, found, resized_dir)

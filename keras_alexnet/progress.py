@@ -15,6 +15,7 @@ from typing import NamedTuple, TextIO
 _LIVE_AFTER, _LIVE_INTERVAL, _PLAIN_INTERVAL = 1.0, 0.2, 10.0
 _ESTIMATE_FROM = 60.0
 _BOLD, _RESET = "\x1b[1m", "\x1b[0m"
+_dropped: list[TextIO] = []  # streams that cannot be written any more
 _COLOR = r"\x1b\[[0-9;]*m"
 
 
@@ -136,7 +137,7 @@ def clear_status_line() -> None:
 def tell(text: str) -> None:
     """Writes to stderr, if there is one: nothing else depends on whether somebody reads it."""
     # Given no file, print would write to stdout.
-    if sys.stderr is not None and not sys.stderr.closed:
+    if _is_open(sys.stderr):
         with contextlib.suppress(OSError):
             print(text, end="", file=sys.stderr, flush=True)
 
@@ -145,9 +146,9 @@ def say(text: str) -> bool:
     """Prints a line to stdout at once, and returns whether it could.
 
     Where stdout is a closed terminal, a full disk or a pipe without a reader, work goes on; stderr says so of the first
-    two.
+    two, once.
     """
-    if sys.stdout is None or sys.stdout.closed:
+    if not _is_open(sys.stdout) or any(sys.stdout is stream for stream in _dropped):
         return False
     try:
         print(text, flush=True)
@@ -162,7 +163,7 @@ def say(text: str) -> bool:
 
 def flush_or_drop(stream: TextIO | None) -> None:
     """Flushes a standard stream, so that Python does not at its end, where a failure would replace the exit status."""
-    if stream is None or stream.closed:
+    if not _is_open(stream):
         return
     try:
         stream.flush()
@@ -170,13 +171,18 @@ def flush_or_drop(stream: TextIO | None) -> None:
         _drop(stream)
 
 
+def _is_open(stream: TextIO | None) -> bool:
+    """Whether a stream is there and open; those that notebooks and scripts put in place may lack attributes."""
+    return stream is not None and not getattr(stream, "closed", False)
+
+
 def _drop(stream: TextIO) -> None:
-    """Sends what is left of a standard stream's output, and all that follows, nowhere."""
-    with contextlib.suppress(OSError, ValueError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
-        stream.flush()
+    """Gives a stream up; of the process's own, what is left of its output, and all that follows, goes nowhere."""
+    _dropped.append(stream)
+    if stream in (sys.__stdout__, sys.__stderr__):
+        with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())
+            stream.flush()
 
 
 def printable(text: str) -> str:
@@ -186,7 +192,7 @@ def printable(text: str) -> str:
 
 def _is_terminal(stream: TextIO | None) -> bool:
     """Whether a stream, which may be closed, goes to a terminal that does what escapes say."""
-    return stream is not None and not stream.closed and stream.isatty() and os.environ.get("TERM") != "dumb"
+    return _is_open(stream) and hasattr(stream, "isatty") and stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def columns(stream: TextIO) -> int:

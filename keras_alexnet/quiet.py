@@ -27,26 +27,19 @@ def stderr_held_back() -> Iterator[None]:
     """Drops what is written to file descriptor 2 meanwhile, or shows it if an exception or the process ends it.
 
     Another process holds the text, as nothing else survives the abort of a library that finds no AVX, and no writable
-    temporary folder is needed. Where none can be started, nothing is held back.
+    temporary folder is needed. Where none can be started, nothing is held back. Processes that are started meanwhile
+    and live on have a stderr that nobody reads.
     """
     if sys.stderr is None:  # Nobody would see it.
         yield
         return
     sys.stderr.flush()
     drop, show = secrets.token_hex(), secrets.token_hex()
-    try:
-        saved = os.dup(2)
-        # In a session of its own, so that Ctrl-C does not end it.
-        holder = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _HOLDER, drop, show],
-            stdin=subprocess.PIPE,
-            stdout=saved,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-    except OSError:
+    holder = _start_holder(drop, show)
+    if holder is None:
         yield
         return
+    saved = os.dup(2)
     os.dup2(holder.stdin.fileno(), 2)
     holder.stdin.close()
     word = show
@@ -55,10 +48,27 @@ def stderr_held_back() -> Iterator[None]:
         word = drop
     finally:
         with contextlib.suppress(OSError):
+            sys.stderr.flush()
             os.write(2, word.encode())
         os.dup2(saved, 2)
         os.close(saved)
         holder.wait()
+
+
+def _start_holder(drop: str, show: str) -> subprocess.Popen | None:
+    if not sys.executable:  # Python within another program.
+        return None
+    try:
+        # In a session of its own, so that Ctrl-C does not end it. Its output is our stderr.
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _HOLDER, drop, show],
+            stdin=subprocess.PIPE,
+            stdout=2,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except OSError:
+        return None
 
 
 @contextlib.contextmanager

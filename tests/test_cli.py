@@ -1,3 +1,4 @@
+import errno
 import gc
 import importlib
 import os
@@ -174,6 +175,21 @@ def test_run_does_not_hide_a_fault_of_the_program(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["command"])
     with pytest.raises(ZeroDivisionError):
         cli.run(main, define_flags, "Does a thing.")
+
+
+def test_run_tells_output_that_cannot_be_written_and_no_other_fault(monkeypatch, capsys):
+    def full(values, arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    assert run(monkeypatch, full) == 1
+    assert "cannot write the output: No space left on device" in capsys.readouterr().err
+
+    def other(values, arguments):
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(sys, "argv", ["command"])
+    with pytest.raises(TimeoutError):
+        cli.run(other, define_flags, "Does a thing.")
 
 
 def test_run_passes_flags_and_arguments(monkeypatch):

@@ -19,6 +19,7 @@ def expand(path, text: bytes) -> list[str]:
         ("--data_dir=/a/c\t# note", "--data_dir=/a/c"),
         ("--data_dir=# note", "--data_dir=# note"),
         ("--data_dir= # note", "--data_dir="),
+        ("--data_dir= /a b", "--data_dir=/a b"),
         ("  --noreport  # note", "--noreport"),
         ("-epochs=3", "-epochs=3"),
     ],
@@ -29,7 +30,9 @@ def test_lines_of_flagfiles(tmp_path, line, flag):
     assert expand(tmp_path / "a.flags", b"\xef\xbb\xbf" + text.replace(b"\n", b"\r\n")) == [flag]
 
 
-@pytest.mark.parametrize("line", ['--data_dir="/a', '--data_dir="/a" b', "data_dir=/a", '"--data_dir=/a"'])
+@pytest.mark.parametrize(
+    "line", ['--data_dir="/a', '--data_dir= "/a b"', '--data_dir="/a" b', "data_dir=/a", '"--data_dir=/a"']
+)
 def test_lines_of_another_form_are_errors(tmp_path, line):
     with pytest.raises(UserError, match=r"a\.flags has .* in line 2; expected --name=value"):
         expand(tmp_path / "a.flags", f"--epochs=3\n{line}\n".encode())
@@ -53,8 +56,18 @@ def test_flagfiles_in_flagfiles(tmp_path, monkeypatch):
     assert expand_flagfiles(["--", "--flagfile=x"]) == ["--", "--flagfile=x"]
     with pytest.raises(UserError, match="names no file"):
         expand_flagfiles(["--flagfile="])
+    with pytest.raises(UserError, match="names no file"):
+        expand(tmp_path / "a.flags", b"--flagfile\n--epochs=3\n")
 
 
-@pytest.mark.parametrize("value", ["plain", "/a b", "/a #1", '"quoted"', "it's #1", 'say "a" #1', " edge ", "", 3])
+@pytest.mark.parametrize(
+    "value", ["plain", "/a b", "/a #1", '"quoted"', "it's #1", 'say "a" #1', """a'b"c""", " edge ", "", 3]
+)
 def test_flag_lines_are_read_as_they_were_written(tmp_path, value):
     assert expand(tmp_path / "a.flags", flag_line("x", value).encode()) == [f"--x={value}"]
+
+
+@pytest.mark.parametrize("value", ["""it's "a" #1""", "two\nlines"])
+def test_values_that_no_line_can_have_are_errors(value):
+    with pytest.raises(UserError, match=r"x is .* cannot be written to a flagfile"):
+        flag_line("x", value)

@@ -47,6 +47,12 @@ def test_what_keras_would_reject_in_keras_json_is_named(keras_json, settings, me
         select_backend()
 
 
+def test_a_keras_json_that_cannot_be_read_is_named(keras_json, tmp_path):
+    (tmp_path / "keras.json").mkdir()
+    with pytest.raises(UserError, match=r"cannot read .*keras\.json: Is a directory"):
+        select_backend()
+
+
 def test_a_backend_of_keras_json_that_is_not_installed_is_named(keras_json, monkeypatch):
     keras_json({"backend": "jax"})
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -86,7 +92,8 @@ def test_leftover_settings_change_no_number_of_a_run(backend, data_dir, tmp_path
         folders.append(tmp_path / floatx)
         environment = {"KERAS_BACKEND": backend, "KERAS_HOME": str(home)}
         if floatx != "float32":
-            environment |= {"MPLBACKEND": "module://no_such.backend", "KERAS_MAX_STEPS_PER_EPOCH": "1"}
+            environment |= {"KERAS_MAX_STEPS_PER_EPOCH": "1", "KERAS_MAX_EPOCHS": ""}
+            environment["MPLBACKEND"] = "module://no_such.backend"
         result = subprocess.run(
             [
                 *(sys.executable, "-m", "keras_alexnet.fit", f"--data_dir={data_dir}", f"--output_dir={folders[-1]}"),

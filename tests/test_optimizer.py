@@ -1,4 +1,6 @@
 import gc
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -68,6 +70,30 @@ def test_momentum_and_decay_may_be_nothing():
 
 def test_config_round_trip():
     assert SGDWithL2.from_config(SGDWithL2(0.1, l2=0.25).get_config()).l2 == 0.25
+
+
+OUTSIDE = """
+from keras_alexnet import cli
+with cli.quiet_framework_start():
+    import keras, numpy as np, tensorflow as tf
+    from keras_alexnet.training.optimizer import SGDWithL2
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+optimizer = SGDWithL2(0.1, momentum=0.0)
+with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, keras.layers.Dense(1)(inputs))
+    model.compile(optimizer, loss="mse")
+model.fit(np.eye(2, dtype="float32"), np.array([[1.0], [-2.0]]), batch_size=2, verbose=0)
+kernels = [replica.numpy() for replica in model.layers[1].kernel.value.values]
+assert np.array_equal(*kernels), kernels
+"""
+
+
+@pytest.mark.slow
+def test_replicas_stay_the_same_where_the_optimizer_is_made_outside_their_scope():
+    result = subprocess.run([sys.executable, "-c", OUTSIDE], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
 
 
 def test_a_trained_network_is_freed(tmp_path):

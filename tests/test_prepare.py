@@ -226,6 +226,13 @@ def test_classes_without_validation_images_are_noted(tree, tmp_path, capsys):
     assert f"Note: no validation images for 1 of the 3 classes: {SHARK}\n" in capsys.readouterr().out
 
 
+def test_output_dir_that_is_a_broken_link_is_told(tree, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    with pytest.raises(UserError, match=f"link is a link to {tmp_path}/gone, which does not exist"):
+        call(f"--imagenet_dir={tree.root}", f"--output_dir={tmp_path}/link")
+    assert not (tmp_path / "gone").exists()
+
+
 def test_output_dir_that_cannot_be_made_is_told(tree, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=rf"cannot write to {tmp_path}/file/data: .*another folder"):

@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import io
 import os
 import pty
@@ -464,3 +465,26 @@ def test_a_run_on_a_terminal(open_terminal, data_dir, tmp_path, monkeypatch):
     assert all(len(text) < 40 for text in shown)
     assert re.fullmatch(r"epoch 1/2  1/3  loss 1\.\d{3}  \d:\d\d left", shown[0])
     assert re.findall(r" validating (\S+) ", " ".join(shown)) == ["1/3", "2/3"] * 2
+
+
+def test_say_takes_any_stdout_and_gives_up_once(monkeypatch, capsys):
+    class Tee:
+        def __init__(self):
+            self.written = ""
+
+        def write(self, text):
+            if "full" in text:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            self.written += text
+
+        def flush(self):
+            pass
+
+    tee = Tee()
+    monkeypatch.setattr(sys, "stdout", tee)
+    assert progress.say("a line")
+    assert tee.written == "a line\n"
+    assert [progress.say(text) for text in ("full", "full", "more")] == [False, False, False]
+    assert capsys.readouterr().err.count("stdout cannot be written (No space left on device)") == 1
+    monkeypatch.setattr(sys, "stdout", None)
+    assert not progress.say("a line")

@@ -84,7 +84,7 @@ def rows_of(path: Path) -> list[dict]:
 def test_fit_ends_with_a_report_and_prints_its_path(trained):
     folder, result = trained
     assert result.stdout.splitlines()[-1] == f"The report is {folder}/report/report.html"
-    assert sorted(os.listdir(folder / "report")) == [".lock", *FILES]
+    assert sorted(os.listdir(folder / "report")) == [".report.lock", *FILES]
     assert sorted(path.name for path in folder.glob("*.txt")) == [
         "best.classes.txt",
         "best.classnames.txt",
@@ -115,7 +115,7 @@ def test_a_finished_run_gets_its_report_once(trained, data_dir, tmp_path, capsys
     # It is of the run, and goes with it.
     (tmp_path / "run/report/mine.txt").touch()
     train(dataclasses.replace(config, epochs=1, report=False), restart=True)
-    assert sorted(os.listdir(tmp_path / "run/report")) == [".lock", "mine.txt"]
+    assert sorted(os.listdir(tmp_path / "run/report")) == [".report.lock", "mine.txt"]
 
 
 def evaluate_here(*arguments) -> None:
@@ -131,7 +131,7 @@ def evaluated(trained, data_dir, tmp_path_factory) -> Path:
 
 
 def test_the_tables_are_of_the_predictions(evaluated, trained, data_dir):
-    assert sorted(os.listdir(evaluated)) == [".lock", *FILES]
+    assert sorted(os.listdir(evaluated)) == [".report.lock", *FILES]
     image_map = read_map(data_dir / VAL_MAP)
     predictions = predict_map(load_model(str(trained[0] / "best.keras")), image_map, crops=10)
     rows = rows_of(evaluated / "predictions.csv")

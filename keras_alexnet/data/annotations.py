@@ -3,6 +3,8 @@
 import os
 import xml.etree.ElementTree as ET
 
+from keras_alexnet.file_names import from_utf8
+
 # ILSVRC's annotations have at most some 10 kB; a limit keeps a wrong file from filling the memory.
 _MOST_BYTES = 1 << 20
 
@@ -37,7 +39,7 @@ def annotated_label(annotation: str, image: str, label_of: dict[str, int], probl
     except (ET.ParseError, ValueError, LookupError) as error:
         problems.append(f"{annotation} is not XML as expected: {error}; fetch it anew, or remove it and {image}")
         return None
-    named = {(element.findtext("name") or "").strip() for element in objects}
+    named = {from_utf8((element.findtext("name") or "").strip()) for element in objects}
     if len(named) == 1 and (label := label_of.get(*named)) is not None:
         return label
     if not named or "" in named:

@@ -204,7 +204,7 @@ def readable_images(
     reference = weakref.ref(image_map)  # See `_batches`.
 
     def path_at(position: np.int64) -> bytes:
-        return reference().encoded_paths([position])[0]
+        return _alive(reference).encoded_paths([position])[0]
 
     def load(position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         path = tf.ensure_shape(tf.numpy_function(path_at, [position], tf.string, stateful=False), ())
@@ -285,7 +285,7 @@ def _batches(
     def read_rows(index: np.int64) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         step, chunk = divmod(int(index), chunks)
         rows, numbers = rows_at(step, slice(chunk * chunk_size, (chunk + 1) * chunk_size))
-        images = reference()
+        images = _alive(reference)
         return np.array(images.encoded_paths(rows), object), images.labels[rows], numbers
 
     def load(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -322,6 +322,13 @@ def _batches(
     if chunks > 1:
         loaded = loaded.batch(chunks, drop_remainder=True).map(join)
     return loaded.with_options(options)
+
+
+def _alive(reference: weakref.ref[ImageMap]) -> ImageMap:
+    image_map = reference()
+    if image_map is None:
+        raise RuntimeError("the dataset was deleted while it was read")
+    return image_map
 
 
 def _share(batch_size: int, num_workers: int) -> int:

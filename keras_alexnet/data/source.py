@@ -164,6 +164,6 @@ def _identity(image_map: ImageMap) -> str:
     digest = hashlib.sha256(image_map.fingerprint.encode())
     for path in image_map.encoded_paths(sample_rows(len(image_map), _SIZES)):
         # Copies of another size have the same names.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             digest.update(b" %d" % os.stat(path).st_size)
     return f"{len(image_map):,} (SHA-256 of names, labels and some sizes {digest.hexdigest()[:16]}…)"

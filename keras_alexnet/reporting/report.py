@@ -73,7 +73,7 @@ def write_report(
         settings=settings or {},
     )
     with contextlib.ExitStack() as stack:
-        stack.enter_context(exclusive(folder))
+        stack.enter_context(exclusive(folder, ".report.lock", wait=True))
         # All are on the disk, under partial names, before the first one takes its final name; the page does so last.
         html, per_class, npz, each = (
             stack.enter_context(atomic_path(folder / name))

@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from keras_alexnet.errors import UserError
+from keras_alexnet.file_names import to_utf8
+from keras_alexnet.flagfile import read_flagfile
 from keras_alexnet.progress import duration
 from keras_alexnet.training.run_files import BEST_MODEL_FILE, FLAGS_FILE, HISTORY_FILE, MODEL_FILE, RUN_FILE
 
@@ -61,11 +64,11 @@ def _number(text: str | None) -> float:
 
 def _settings(path: Path) -> dict[str, str]:
     try:
-        lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except OSError:
+        flags = read_flagfile(path)
+    except UserError:
         return {}
-    pairs = (line.removeprefix("--").partition("=") for line in lines if line.startswith("--"))
-    return {name: value for name, _, value in pairs}
+    pairs = (flag.removeprefix("--").partition("=") for flag in flags)
+    return {name: to_utf8(value) for name, _, value in pairs}
 
 
 def _facts(path: Path, model_name: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if
 class StopRequest:
     """A context manager within which the first of these signals is noted only, and a second one ends the work at once.
 
-    A SIGHUP that is ignored, as nohup has it, stays so.
+    Those but Ctrl-C stay ignored where they are, as nohup ignores SIGHUP.
 
     In other threads than the main one, where Python lets nobody handle signals, it notes nothing.
 

@@ -48,7 +48,8 @@ _TERMINATING = "Terminating process because the JAX distributed service detected
 # they are followed by an abort.
 _FILTER = """
 import json, re, signal, sys
-for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # They may go to all processes of a group.
+# They may go to all processes of a group.
+for number in {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:
     signal.signal(number, signal.SIG_IGN)
 said = False
 for line in sys.stdin.buffer:

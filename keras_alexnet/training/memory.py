@@ -32,7 +32,7 @@ _SIGNS = (
 def bytes_needed(model: keras.Model, *, training: bool = True) -> tuple[int, int]:
     """Rough estimate of the bytes that a network needs on a device: for any batch, and per image."""
     outputs = sum(
-        _BYTES.get(layer.compute_dtype, 4) * math.prod(output.shape[1:])
+        _BYTES.get(layer.compute_dtype, 4) * math.prod(size or 1 for size in output.shape[1:])
         for layer in model.layers
         if not isinstance(layer, keras.layers.InputLayer)
         for output in keras.tree.flatten(layer.output)
@@ -47,7 +47,7 @@ def explained_memory(
 ) -> Iterator[None]:
     """Turns the out-of-memory errors of all backends into a `UserError` that estimates the batch size that fits.
 
-    On a CPU it raises that error at once if the memory is far too little, since TensorFlow would crash.
+    In training on a CPU it raises that error at once if the memory is far too little, since TensorFlow would crash.
 
     Args:
         model: in the portable form, in the precision of the run.
@@ -61,7 +61,7 @@ def explained_memory(
         fixed, num_replicas = fixed * num_replicas, 1
     needed = fixed + batch_size // num_replicas * per_image
     total = machine_bytes()
-    if platform == "cpu" and total and needed > _FAR_TOO_MUCH * total:
+    if training and platform == "cpu" and total and needed > _FAR_TOO_MUCH * total:
         raise _too_little(batch_size, num_replicas, platform, fixed, per_image, reason="")
     try:
         yield
@@ -106,7 +106,7 @@ def machine_bytes() -> int | None:
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         with contextlib.suppress(OSError, ValueError):  # "max" is no limit.
             limits.append(int(Path(path).read_text()))
-    return min(limits, default=None)
+    return min((limit for limit in limits if limit > 0), default=None)
 
 
 def gpu_bytes() -> int | None:

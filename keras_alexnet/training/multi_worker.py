@@ -173,4 +173,5 @@ def _interruptible() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, on_interrupt)
-        signal.signal(signal.SIGTERM, on_terminate)
+        if on_terminate is not None:  # It was not set by Python.
+            signal.signal(signal.SIGTERM, on_terminate)

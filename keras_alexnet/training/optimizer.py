@@ -27,9 +27,11 @@ class SGDWithL2(keras.optimizers.SGD):
 
     def _all_reduce_sum_gradients(self, grads_and_vars):
         """Called under TensorFlow only."""
+        import tensorflow as tf
+
         # On one replica Keras's version adds an identity with a custom gradient. TensorFlow registers these until the
         # process ends, and with each the network and all its variables.
-        if self._distribution_strategy.num_replicas_in_sync == 1:
+        if tf.distribute.get_strategy().num_replicas_in_sync == 1:
             return grads_and_vars
         return super()._all_reduce_sum_gradients(grads_and_vars)
 
