@@ -82,8 +82,8 @@ def test_names_that_python_cannot_encode_again_are_one_message(environments, tre
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("encoding", ENCODINGS)
-def test_a_training_and_its_model(environments, tree, tmp_path, encoding):
+def test_a_training_and_its_model(environments, tree, tmp_path):
+    encoding = "GBK"
     environment = environments[encoding]
     data, model = tmp_path / "données", tmp_path / "modèle 猫"
     folders = (f"--train_dir={tree}/train", f"--val_dir={tree}/val", "--val_annotations_dir=")
