@@ -104,7 +104,7 @@ def test_leftover_settings_change_no_number_of_a_run(backend, data_dir, tmp_path
             check=False,
             env=os.environ | environment,
         )
-        assert (result.returncode, result.stderr) == (0, "")
+        assert result.returncode == 0, result.stderr
     expected, arrays = map(arrays_of, folders)
     assert arrays.keys() == expected.keys()
     for name, array in expected.items():
