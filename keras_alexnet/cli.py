@@ -35,7 +35,7 @@ def run(
         description: what `--help` prints above the flags.
         arguments: what it calls the positional arguments.
 
-    Exit status: 0 success; 1 a mistake of the user's, told on stderr in one message, or output that cannot be written;
+    Exit status: 0 success; 1 a user error, explained on stderr in one message, or output that cannot be written;
     130 Ctrl-C. The command may exit with others itself.
     """
     for stream in filter(None, (sys.stdout, sys.stderr)):

@@ -9,11 +9,11 @@ from keras_alexnet.errors import UserError
 from keras_alexnet.progress import tell
 
 # The file stays: between its removal and a new one, two processes could hold one each.
-LOCK_FILE = ".lock"
+_LOCK_FILE = ".lock"
 
 
 @contextlib.contextmanager
-def exclusive(folder: str | os.PathLike, name: str = LOCK_FILE, *, wait: bool = False) -> Iterator[None]:
+def exclusive(folder: str | os.PathLike, name: str = _LOCK_FILE, *, wait: bool = False) -> Iterator[None]:
     """Makes `folder` if need be and holds it; the lock goes with the process, however it ends.
 
     On a file system without locks it holds nothing, and says so on stderr.

@@ -81,30 +81,30 @@ def build_alexnet(
     if spatial_sizes(preset)[-1] < 1:
         raise ValueError(f"image_size is {preset.image_size}, too small: nothing would be left for fc6.")
 
-    generator = random if seed is None else random.Random(seed)
+    rng = random if seed is None else random.Random(seed)
     inputs = keras.Input((preset.image_size, preset.image_size, 3), name="image")
     x = layers.Rescaling(preset.input_scale, offset=preset.input_offset, dtype="float32", name="input_mean")(inputs)
     if preset.conv1_padding:
         x = layers.ZeroPadding2D(preset.conv1_padding, data_format=DATA_FORMAT, name="conv1_pad")(x)
 
-    x = _conv(x, "1", filters[0], weights, generator, kernel_size=11, strides=4, padding="valid", bias=0.0)
+    x = _conv(x, "1", filters[0], weights, rng, kernel_size=11, strides=4, padding="valid", bias=0.0)
     x = _norm_and_pool(x, "1", preset)
 
-    x = _conv(x, "2", filters[1], weights, generator, kernel_size=5, bias=0.1)
+    x = _conv(x, "2", filters[1], weights, rng, kernel_size=5, bias=0.1)
     x = _norm_and_pool(x, "2", preset)
 
-    x = _conv(x, "3", filters[2], weights, generator, kernel_size=3, bias=0.0)
-    x = _conv(x, "4", filters[3], weights, generator, kernel_size=3, bias=0.1)
-    x = _conv(x, "5", filters[4], weights, generator, kernel_size=3, bias=0.1)
+    x = _conv(x, "3", filters[2], weights, rng, kernel_size=3, bias=0.0)
+    x = _conv(x, "4", filters[3], weights, rng, kernel_size=3, bias=0.1)
+    x = _conv(x, "5", filters[4], weights, rng, kernel_size=3, bias=0.1)
     x = _max_pool(x, "pool5", preset.pool_padding)
     x = layers.Flatten(data_format=DATA_FORMAT, name="flatten")(x)
 
     for n in "67":
-        x = _dense(x, f"fc{n}", preset.dense_units, weights, generator, stddev=0.005, bias=0.1)
+        x = _dense(x, f"fc{n}", preset.dense_units, weights, rng, stddev=0.005, bias=0.1)
         x = layers.ReLU(name=f"relu{n}")(x)
         # Without a seed, PyTorch's dropout has its state in no variable.
-        x = layers.Dropout(dropout, seed=_layer_seed(generator), name=f"drop{n}")(x)
-    logits = _dense(x, "fc8", num_classes, weights, generator, stddev=0.01, bias=0.0, dtype="float32")
+        x = layers.Dropout(dropout, seed=_layer_seed(rng), name=f"drop{n}")(x)
+    logits = _dense(x, "fc8", num_classes, weights, rng, stddev=0.01, bias=0.0, dtype="float32")
     return keras.Model(inputs, logits, name="alexnet")
 
 
@@ -119,22 +119,13 @@ def set_precision(model: keras.Model, precision: str) -> None:
             layer.dtype_policy = keras.DTypePolicy(precision)
 
 
-def _layer_seed(generator) -> int:
+def _layer_seed(rng) -> int:
     """As Keras draws it, which keeps the weights of a seed those of earlier versions."""
-    return generator.randint(1, 10**9)
+    return rng.randint(1, 10**9)
 
 
 def _conv(
-    x,
-    n: str,
-    filters: int,
-    weights,
-    generator,
-    *,
-    kernel_size: int,
-    bias: float,
-    strides: int = 1,
-    padding: str = "same",
+    x, n: str, filters: int, weights, rng, *, kernel_size: int, bias: float, strides: int = 1, padding: str = "same"
 ):
     layer = layers.Conv2D(
         filters,
@@ -142,17 +133,17 @@ def _conv(
         strides=strides,
         padding=padding,
         data_format=DATA_FORMAT,
-        kernel_initializer=keras.initializers.RandomNormal(stddev=0.01, seed=_layer_seed(generator)),
+        kernel_initializer=keras.initializers.RandomNormal(stddev=0.01, seed=_layer_seed(rng)),
         bias_initializer=keras.initializers.Constant(bias),
         name=f"conv{n}",
     )
     return layers.ReLU(name=f"relu{n}")(_with_weights(layer, x, weights))
 
 
-def _dense(x, name: str, units: int, weights, generator, *, stddev: float, bias: float, dtype: str | None = None):
+def _dense(x, name: str, units: int, weights, rng, *, stddev: float, bias: float, dtype: str | None = None):
     layer = layers.Dense(
         units,
-        kernel_initializer=keras.initializers.RandomNormal(stddev=stddev, seed=_layer_seed(generator)),
+        kernel_initializer=keras.initializers.RandomNormal(stddev=stddev, seed=_layer_seed(rng)),
         bias_initializer=keras.initializers.Constant(bias),
         dtype=dtype,
         name=name,

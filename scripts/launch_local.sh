@@ -41,7 +41,7 @@ work() { # worker, arguments
     export TF_CONFIG="{\"cluster\": {\"worker\": [\"${addresses//,/\", \"}\"]},
       \"task\": {\"type\": \"worker\", \"index\": $worker}}"
   fi
-  # Registers with stop_orphans first. Bash 3.2 cannot tell a subshell its process id; sh -c can, and exec keeps it.
+  # Registers with stop_orphans first. In Bash 3.2 a subshell cannot find its process id; sh -c can, and exec keeps it.
   exec sh -c 'echo $$ >&3; exec "$@" 3>&-' sh "$python" -m keras_alexnet.fit "$@"
 }
 

@@ -1,4 +1,4 @@
-"""Kill-and-resume test: interrupts trainings at random moments, resumes them, and compares the results bit for bit.
+"""Kill-and-resume test: interrupts trainings at random moments, resumes them, and compares the results.
 
     python scripts/stress_resume.py --data_dir=data --kills=50
 

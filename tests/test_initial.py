@@ -116,10 +116,10 @@ def test_a_normalisation_of_other_operations_is_accepted(tmp_path, monkeypatch):
     np.testing.assert_allclose(built.predict_on_batch(IMAGES), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
-def other_conv2(x, n, filters, weights, generator, **settings):
+def other_conv2(x, n, filters, weights, rng, **settings):
     if n == "2":
         return layers.ReLU(name="relu2")(layers.Conv2D(6, 5, padding="same", groups=2, name="conv2")(x))
-    return CONV(x, n, filters, weights, generator, **settings)
+    return CONV(x, n, filters, weights, rng, **settings)
 
 
 CONV, NORM = model_module._conv, model_module._local_response_norm

@@ -5,10 +5,13 @@ import subprocess
 import sys
 
 import keras
+import numpy as np
 import pytest
 from training_process import arrays_of, history_of, installed
 
+from keras_alexnet.data.maps import VAL_MAP, read_map
 from keras_alexnet.errors import UserError
+from keras_alexnet.inference.files import predict_images
 from keras_alexnet.keras_settings import keras_defaults, select_backend
 from keras_alexnet.model import build_alexnet
 
@@ -69,6 +72,16 @@ def test_networks_are_float32_whatever_the_defaults_are():
     assert keras.config.floatx() == "float32"
     assert {layer.compute_dtype for layer in model.layers} == {"float32"}
     assert {weight.dtype for weight in model.weights} == {"float32"}
+
+
+def test_predictions_and_features_are_the_same_whatever_the_defaults_are(data_dir):
+    model, images = build_alexnet(3, preset="tiny"), read_map(data_dir / VAL_MAP)
+    expected = [predict_images(model, images, crops=crops) for crops in (1, 10)]
+    with keras_defaults():
+        keras.config.set_floatx("float16")
+        keras.config.set_dtype_policy("mixed_float16")
+        found = [predict_images(model, images, crops=crops) for crops in (1, 10)]
+    assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_a_seed_leaves_the_random_numbers_of_others_alone():

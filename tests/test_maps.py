@@ -58,6 +58,20 @@ def test_the_fingerprint_of_a_large_map_has_all_its_lines(tmp_path):
         assert fingerprint(tmp_path, b"".join(other)) != original
 
 
+@pytest.mark.parametrize("piece", [1, 7, 30, 64])
+def test_maps_are_read_in_pieces(tmp_path, monkeypatch, piece):
+    """The folder that all paths share is known at the end only: those of the first pieces may share a deeper one."""
+    names = [f"/data/train/{folder}/{n}.png" for folder in ("a/deep", "a/deeper", "b") for n in range(4)]
+    for paths in (names, [*names, "/else/x.png"], [*names, "relative.png"]):
+        maps.write_map(tmp_path / "map.txt", [(path, 1) for path in paths])
+        whole = maps.read_map(tmp_path / "map.txt")
+        with monkeypatch.context() as patch:
+            patch.setattr(maps, "_PIECE", piece)
+            images = maps.read_map(tmp_path / "map.txt")
+        assert list(images.paths) == [os.path.join(tmp_path, path) for path in paths]
+        assert images.fingerprint == whole.fingerprint
+
+
 def test_names_that_are_not_utf8_survive(tmp_path):
     name = b"/data/caf\xe9.JPEG"
     maps.write_map(tmp_path / "map.txt", [(os.fsdecode(name), 1)])

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import gc
 import re
 from pathlib import Path
 
@@ -334,6 +335,16 @@ def test_a_run_goes_on_with_its_data_in_another_place(base, own_data_dir, tmp_pa
             image.resize((30, 30)).save(path)
     with pytest.raises(UserError, match=r"training images: 24 .* then, 24 .* now"):
         loop.train(dataclasses.replace(run, epochs=3))
+
+
+def test_a_run_leaves_no_network_in_memory(base, tmp_path):
+    def networks() -> set[int]:
+        return {id(item) for item in gc.get_objects() if isinstance(item, keras.Model)}
+
+    gc.collect()
+    before = networks()
+    loop.train(dataclasses.replace(base, output_dir=str(tmp_path), epochs=1))
+    assert not networks() - before
 
 
 def test_a_model_without_its_checkpoint_is_not_overwritten(base, tmp_path):

@@ -160,7 +160,7 @@ def explained_errors(find: Callable[[], UserError | None]) -> Iterator[None]:
 
 
 def _identity(image_map: ImageMap) -> str:
-    """What tells images from others, wherever they are: their names, their labels, and the sizes of some of them."""
+    """Identifies images wherever they are stored: by their names, their labels, and the sizes of some of them."""
     digest = hashlib.sha256(image_map.fingerprint.encode())
     for path in image_map.encoded_paths(sample_rows(len(image_map), _SIZES)):
         # Copies of another size have the same names.

@@ -55,7 +55,6 @@ class Outputs:
         self.network = network
         self.shape = tuple(output.shape[1:])
 
-    @keras_defaults()
     def __call__(self, images: np.ndarray, count: int) -> np.ndarray:
         """Computes a batch.
 

@@ -46,12 +46,12 @@ def dry_run(config: TrainConfig, *, restart: bool = False) -> None:
         check_same_settings(devices, run_identity(config, data), config.epochs, restart)
         # TensorFlow reads them, and workers and hidden GPUs have to be set up before it computes anything.
         data.check_first_and_last()
-        write = say if devices.is_chief else lambda *_: None
-        checkpoint = None if restart else find_checkpoint(folder, run_identity(config, data), devices, write)
+        report = say if devices.is_chief else lambda *_: None
+        checkpoint = None if restart else find_checkpoint(folder, run_identity(config, data), devices, report)
         steps_done = epochs_done = 0
         if checkpoint:
             if is_finished(folder, checkpoint.progress, config.epochs, steps_per_epoch):
-                write(f"This run is finished: {checkpoint.progress.epochs} epochs. There is nothing left to do.")
+                report(f"This run is finished: {checkpoint.progress.epochs} epochs. There is nothing left to do.")
                 return
             steps_done, epochs_done = checkpoint.progress.steps, checkpoint.progress.epochs
         writable = check_folder(folder)
@@ -68,7 +68,7 @@ def dry_run(config: TrainConfig, *, restart: bool = False) -> None:
         seconds = steps * step_seconds + num_validations * batches * validation_seconds
         disk = _WEIGHTS_ON_DISK * 4 * model.count_params()
         free = shutil.disk_usage(writable).free
-        write(
+        report(
             f"Images      {data.num_training:,} to train on, {data.num_validation:,} to validate on, "
             f"{data.num_classes:,} classes\n"
             f"Network     {model.count_params():,} parameters, {config.precision}\n"
@@ -86,7 +86,7 @@ def dry_run(config: TrainConfig, *, restart: bool = False) -> None:
                 f"{folder} needs {disk / 1e9:.1f} GB, and only {free / 1e9:.1f} GB are free. Make room there, or "
                 "choose another --output_dir."
             )
-        write("Nothing was written. The run can start.")
+        report("Nothing was written. The run can start.")
 
 
 def _try_steps(network: keras.Model, config: TrainConfig, data, devices: Devices) -> tuple[float, float]:

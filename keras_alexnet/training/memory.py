@@ -104,7 +104,7 @@ def machine_bytes() -> int | None:
         if address_space != resource.RLIM_INFINITY:
             limits.append(address_space)
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):  # "max" is no limit.
+        with contextlib.suppress(OSError, ValueError):  # "max" means unlimited.
             limits.append(int(Path(path).read_text()))
     return min((limit for limit in limits if limit > 0), default=None)
 
