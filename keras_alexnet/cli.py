@@ -14,7 +14,7 @@ from keras_alexnet import compilation_cache
 from keras_alexnet.errors import UserError
 from keras_alexnet.flagfile import expand_flagfiles
 from keras_alexnet.keras_settings import select_backend
-from keras_alexnet.progress import clear_status_line, flush_or_drop, tell
+from keras_alexnet.progress import clear_status_line, tell
 from keras_alexnet.quiet import stderr_held_back
 
 # What writing to stdout may fail with: no room, quota, size limit, closed terminal.
@@ -45,7 +45,8 @@ def run(
     command = f"python -m {spec.name}" if spec else sys.argv[0]
     try:
         if any(argument in ("--help", "-help", "-h") for argument in sys.argv[1:]):
-            print(_help(f"{command} [--name=value …] {arguments}".rstrip(), define_flags, description or ""))
+            usage = f"{command} [--name=value …] {arguments}".rstrip()
+            print(_help(usage, define_flags, description or ""), flush=True)
             sys.exit(0)
         _check_working_directory()
         main(*parse(define_flags, sys.argv[1:]))
@@ -77,9 +78,6 @@ def run(
         clear_status_line()
         tell(f"{command}: cannot write the output: {error.strerror}. Make room where it goes to.\n")
         sys.exit(1)
-    finally:
-        flush_or_drop(sys.stdout)
-        flush_or_drop(sys.stderr)
 
 
 def _check_working_directory() -> None:

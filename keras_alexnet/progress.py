@@ -161,16 +161,6 @@ def say(text: str) -> bool:
     return True
 
 
-def flush_or_drop(stream: TextIO | None) -> None:
-    """Flushes a standard stream, so that Python does not at its end, where a failure would replace the exit status."""
-    if not _is_open(stream):
-        return
-    try:
-        stream.flush()
-    except OSError:
-        _drop(stream)
-
-
 def _is_open(stream: TextIO | None) -> bool:
     """Whether a stream is there and open; those that notebooks and scripts put in place may lack attributes."""
     return stream is not None and not getattr(stream, "closed", False)

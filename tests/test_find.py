@@ -94,3 +94,9 @@ def test_what_stands_for_no_image_is_told(tree):
         ("gone.jpg", "there is no such file or folder"),
         ("*.gif", "no image has a name like that"),
     ]
+
+
+def test_the_home_folder_in_patterns(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.jpg").touch()
+    assert find_images(["~/*.jpg"]) == ([str(tmp_path / "a.jpg")], [])

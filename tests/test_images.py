@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import os
 import signal
 import struct
@@ -371,3 +372,14 @@ def test_pillow_keeps_its_warnings_to_itself():
     data = with_exif(JPEG, BROKEN_EXIF["cut"], keep_jfif=True)
     done = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True, cwd=ROOT, timeout=30)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_no_semaphores_are_told(tree, monkeypatch):
+    """As where /dev/shm is read-only."""
+
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", refuse)
+    with pytest.raises(UserError, match=r"cannot start worker processes: Read-only file system.*/dev/shm"):
+        call(tree, "--check_images")

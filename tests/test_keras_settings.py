@@ -70,6 +70,7 @@ def test_networks_are_float32_whatever_the_defaults_are():
         model = build_alexnet(3, preset="tiny")
         assert (keras.config.floatx(), keras.config.dtype_policy().name) == ("float16", "mixed_bfloat16")
     assert keras.config.floatx() == "float32"
+    assert model.input.dtype == "float32"
     assert {layer.compute_dtype for layer in model.layers} == {"float32"}
     assert {weight.dtype for weight in model.weights} == {"float32"}
 

@@ -70,6 +70,17 @@ def test_maps_have_the_bytes_of_the_file_system(environments, tree, tmp_path, en
     assert len(read_map(output / "train_map.txt")) == 9
 
 
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_annotations_name_classes(environments, tree, tmp_path, encoding):
+    for folder in ("val", "xml"):
+        (tmp_path / folder).mkdir()
+    Image.new("RGB", (60, 50)).save(tmp_path / "val/1.png")
+    (tmp_path / "xml/1.xml").write_text(f"<a><object><name>{NAMES[0]}</name></object></a>", encoding="utf-8")
+    folders = (f"--train_dir={tree}/train", f"--val_dir={tmp_path}/val", f"--val_annotations_dir={tmp_path}/xml")
+    run(environments[encoding], "prepare", *folders, f"--output_dir={tmp_path}/data")
+    assert read_map(tmp_path / "data/val_map.txt").labels[0] == sorted(NAMES).index(NAMES[0])
+
+
 def test_names_that_python_cannot_encode_again_are_one_message(environments, tree, tmp_path):
     arguments = (f"--train_dir={tree}/train", f"--val_dir={tree}/val", "--val_annotations_dir=")
     command = [sys.executable, "-m", "keras_alexnet.prepare", *arguments, f"--output_dir={tmp_path}/data"]

@@ -32,6 +32,15 @@ def test_a_folder_is_held_as_long_as_the_process_lives(tmp_path):
         pass
 
 
+def test_waiting_for_another_process(tmp_path):
+    program = HOLDER.replace("sys.stdin.read()", "import time; time.sleep(1)")
+    holder = subprocess.Popen([sys.executable, "-c", program, tmp_path], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    with exclusive(tmp_path, wait=True):
+        assert holder.wait(timeout=10) == 0
+    holder.stdout.close()
+
+
 def test_a_regular_file_that_is_open_for_writing_is_locked(tmp_path, monkeypatch):
     # NFS locks nothing else across hosts.
     locked = []

@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from keras_alexnet.model import build_alexnet
+from keras_alexnet.training.model_file import save_model
+
 pytestmark = pytest.mark.slow
 
 FIT = (
@@ -33,6 +36,12 @@ def start_in_terminal(command: list[str], *, ignores_hangup: bool) -> tuple[subp
     )
     os.close(theirs)
     return process, ours
+
+
+@pytest.fixture
+def trained_model(tmp_path) -> Path:
+    save_model(build_alexnet(3, preset="tiny"), tmp_path / "model.keras")
+    return tmp_path / "model.keras"
 
 
 def read_until(descriptor: int, text: bytes) -> bytes:
@@ -100,10 +109,19 @@ def test_a_full_disk_behind_stdout(data_dir, tmp_path):
         assert "Traceback" not in result.stderr
 
 
-def test_a_size_limit_behind_the_output_of_predict_is_one_message(data_dir, tmp_path):
+@pytest.mark.parametrize(("redirection", "reason"), [(">> {}", "File too large"), ("> /dev/full", "No space left")])
+def test_help_that_cannot_be_written_is_one_message(tmp_path, redirection, reason):
     # SIGXFSZ is ignored by Python, so the limit shows as an error.
-    predict = f"{sys.executable} -m keras_alexnet.predict --model={tmp_path}/none.keras"
-    command = f"ulimit -f 1; {predict} --help > {tmp_path}/out"
-    result = subprocess.run(command, shell=True, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    help_ = f"{sys.executable} -m keras_alexnet.prepare --help {redirection.format(tmp_path / 'out')}"
+    result = subprocess.run(f"ulimit -f 1; {help_}", shell=True, stderr=subprocess.PIPE, text=True, check=False)
     assert result.returncode == 1
-    assert result.stderr.endswith("cannot write the output: File too large. Make room where it goes to.\n")
+    assert result.stderr.startswith(f"python -m keras_alexnet.prepare: cannot write the output: {reason}")
+    assert result.stderr.count("\n") == 1
+
+
+def test_results_into_a_pipe_without_a_reader_end_quietly(trained_model, data_dir):
+    command = [sys.executable, "-m", "keras_alexnet.predict", f"--model={trained_model}", f"{data_dir}/val"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.communicate(timeout=120)[1] == b""
+    assert process.returncode == 1

@@ -130,6 +130,31 @@ def test_a_signal_to_the_launcher_has_all_workers_save_and_exit(workers, tmp_pat
     assert process.returncode == status
 
 
+JOIN = """
+import signal
+from keras_alexnet import cli
+with cli.quiet_framework_start():
+    from keras_alexnet.training.cluster import tensorflow_cluster
+    from keras_alexnet.training.multi_worker import make_strategy
+strategy = make_strategy(tensorflow_cluster())
+signal.raise_signal(signal.SIGTERM)
+"""
+
+
+def test_tensorflow_does_not_swallow_sigterm_after_the_workers_have_met():
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        addresses = [f"127.0.0.1:{server.getsockname()[1]}" for server in (one, other)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", JOIN],
+            env=os.environ
+            | {"TF_CONFIG": json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}})},
+        )
+        for index in range(2)
+    ]
+    assert [process.wait(timeout=60) for process in processes] == [-signal.SIGTERM] * 2
+
+
 @pytest.mark.parametrize("workers", ["tensorflow"], indirect=True)
 def test_a_worker_that_dies_at_the_start_ends_the_other(workers, tmp_path):
     """Worker 0 would wait 300 seconds for it. JAX notices by itself."""
