@@ -14,7 +14,7 @@ from keras_alexnet import compilation_cache
 from keras_alexnet.errors import UserError
 from keras_alexnet.flagfile import expand_flagfiles
 from keras_alexnet.keras_settings import select_backend
-from keras_alexnet.progress import clear_status_line, tell
+from keras_alexnet.progress import clear_status_line, flush_or_drop, tell
 from keras_alexnet.quiet import stderr_held_back
 
 # What writing to stdout may fail with: no room, quota, size limit, closed terminal.
@@ -78,6 +78,10 @@ def run(
         clear_status_line()
         tell(f"{command}: cannot write the output: {error.strerror}. Make room where it goes to.\n")
         sys.exit(1)
+    finally:
+        # Python flushes both at its end, where a failure would replace the exit status.
+        flush_or_drop(sys.stdout)
+        flush_or_drop(sys.stderr)
 
 
 def _check_working_directory() -> None:

@@ -138,8 +138,10 @@ def tell(text: str) -> None:
     """Writes to stderr, if there is one: nothing else depends on whether somebody reads it."""
     # Given no file, print would write to stdout.
     if _is_open(sys.stderr):
-        with contextlib.suppress(OSError):
+        try:
             print(text, end="", file=sys.stderr, flush=True)
+        except OSError:
+            _drop(sys.stderr)  # Else every later flush would fail for the same text.
 
 
 def say(text: str) -> bool:
@@ -159,6 +161,15 @@ def say(text: str) -> bool:
         _drop(sys.stdout)
         return False
     return True
+
+
+def flush_or_drop(stream: TextIO | None) -> None:
+    """Flushes a stream, and gives it up if that fails."""
+    if _is_open(stream):
+        try:
+            stream.flush()
+        except OSError:
+            _drop(stream)
 
 
 def _is_open(stream: TextIO | None) -> bool:

@@ -97,11 +97,16 @@ def silenced_but_python() -> Iterator[None]:
         # Where a notebook or a test has put its own in place, that stays.
         if _goes_to(stderr, 2):
             kept = open(os.dup(2), "w", buffering=1, encoding=stderr.encoding, errors=stderr.errors)  # noqa: SIM115
-            restored.enter_context(kept)
+            restored.callback(_close, kept)
             restored.callback(setattr, sys, "stderr", stderr)
             sys.stderr = kept
         restored.enter_context(silenced(2))
         yield
+
+
+def _close(stream: TextIO) -> None:
+    with contextlib.suppress(OSError):  # What it could not write is lost already.
+        stream.close()
 
 
 def _goes_to(stream: TextIO, descriptor: int) -> bool:

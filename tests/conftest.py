@@ -18,6 +18,8 @@ CLASSES = ("n01", "n02", "n03")
 def pytest_configure(config):
     # Two workers of tests on two cores are enough for small networks, and Keras's choice must not leak in from outside.
     os.environ.pop("KERAS_BACKEND", None)
+    # Without buffers nothing is left to be written when a command ends, as it is for users.
+    os.environ.pop("PYTHONUNBUFFERED", None)
     # A shell has what it starts in the background ignore Ctrl-C, which the commands under test would inherit.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -119,6 +119,29 @@ def test_help_that_cannot_be_written_is_one_message(tmp_path, redirection, reaso
     assert result.stderr.count("\n") == 1
 
 
+UNFLUSHED = """
+import sys
+from keras_alexnet import cli
+from keras_alexnet.errors import UserError
+def main(values, arguments):
+    print("some output")
+    print("and more", end="", file=sys.stderr)
+    raise UserError("a mistake")
+cli.run(main, lambda flag_values: None, "Makes a mistake.")
+"""
+
+
+@pytest.mark.parametrize("stderr", [subprocess.PIPE, "/dev/full"])
+def test_what_is_left_to_write_changes_no_exit_status(stderr):
+    with open("/dev/full", "wb") as full:
+        errors = full if stderr == "/dev/full" else stderr
+        result = subprocess.run(
+            [sys.executable, "-c", UNFLUSHED], stdout=full, stderr=errors, text=True, check=False, timeout=60
+        )
+    assert result.returncode == 1
+    assert "Exception ignored" not in (result.stderr or "")
+
+
 def test_results_into_a_pipe_without_a_reader_end_quietly(trained_model, data_dir):
     command = [sys.executable, "-m", "keras_alexnet.predict", f"--model={trained_model}", f"{data_dir}/val"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
