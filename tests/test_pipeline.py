@@ -554,7 +554,7 @@ class _Paths(list):
     [
         lambda images: training_dataset(images, 4, seed=0, image_size=SIZE),
         lambda images: evaluation_dataset(images, 4, image_size=SIZE),
-        lambda images: readable_images(images.paths, 4, image_size=SIZE),
+        lambda images: readable_images(images, 4, image_size=SIZE),
     ],
     ids=["training", "evaluation", "readable"],
 )

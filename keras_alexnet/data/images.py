@@ -7,16 +7,17 @@ import io
 import os
 import stat
 import warnings
-from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from keras_alexnet import atomic
 from keras_alexnet.data import maps
+from keras_alexnet.data.archives.locations import ArchivedImage
 from keras_alexnet.data.ilsvrc import ImageFolders
 from keras_alexnet.errors import UserError, raise_if_any
 from keras_alexnet.file_names import to_utf8
@@ -28,6 +29,8 @@ KIND_OF_SUFFIX = {".jpeg": "JPEG", ".jpg": "JPEG", ".png": "PNG", ".gif": "GIF",
 
 # Called with (images done, images in all).
 Progress = Callable[[int, int], None]
+# The path of an image file, or an image inside an archive.
+Source = str | ArchivedImage
 
 # What Pillow reads without starting another program, as it does for PostScript.
 _KINDS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "JPEG2000", "AVIF", "PPM")
@@ -96,13 +99,13 @@ def orientation(data: bytes) -> int:
         return 1
 
 
-def check(paths: Sequence[str], num_workers: int, progress: Progress | None = None) -> list[Finding]:
-    """Decodes image files, in parallel; returns what is the matter with some, in the order of `paths`.
+def check(sources: Sequence[Source], num_workers: int, progress: Progress | None = None) -> list[Finding]:
+    """Decodes images, in parallel; returns what is the matter with some, in the order of `sources`.
 
     Raises:
         UserError: a worker process ended by itself.
     """
-    found = map_in_processes(check_one, paths, num_workers, progress)
+    found = map_in_processes(check_one, sources, num_workers, progress)
     return [finding for finding in found if finding]
 
 
@@ -157,13 +160,12 @@ def without_unusable(found: ImageFolders, findings: Iterable[Finding]) -> ImageF
 
 
 def _without(images: maps.ImageMap, unusable: set[str]) -> maps.ImageMap:
-    rows = [(path, label) for path, label in zip(images.paths, images.labels, strict=True) if path not in unusable]
-    return replace(images, paths=[path for path, _ in rows], labels=array("i", (label for _, label in rows)))
+    return images.take([row for row, path in enumerate(images.paths) if path not in unusable])
 
 
-def check_one(path: str) -> Finding | None:
-    """What is the matter with an image file, if anything."""
-    with problems_told(path) as problems, open_image(path, problems) as image:
+def check_one(source: Source) -> Finding | None:
+    """What is the matter with an image, if anything."""
+    with problems_told(source) as problems, open_image(source, problems) as image:
         # At an eighth of the size a JPEG is read to its end just as well, in half the time.
         if image.format == "JPEG":
             image.draft(image.mode, (1, 1))
@@ -192,8 +194,9 @@ class Problems:
 
 
 @contextlib.contextmanager
-def problems_told(path: str) -> Iterator[Problems]:
-    """Turns whatever is raised because of the file at `path` into a problem."""
+def problems_told(source: Source) -> Iterator[Problems]:
+    """Turns whatever is raised because of an image into a problem."""
+    path = source if isinstance(source, str) else source.path
     problems = Problems(path)
     try:
         with warnings.catch_warnings(record=True) as problems.warnings:
@@ -206,7 +209,7 @@ def problems_told(path: str) -> Iterator[Problems]:
     except Image.DecompressionBombError:
         problems.unusable = f"too many pixels: more than {2 * Image.MAX_IMAGE_PIXELS:,}"
     except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None:
+        if isinstance(error, OSError) and error.strerror is not None:
             problems.unusable = _unreadable(path, error)
         else:
             # Pillow raises a dozen kinds of exceptions for broken files.
@@ -214,33 +217,40 @@ def problems_told(path: str) -> Iterator[Problems]:
 
 
 @contextlib.contextmanager
-def open_image(path: str, problems: Problems) -> Iterator[Image.Image]:
+def open_image(source: Source, problems: Problems) -> Iterator[Image.Image]:
     """Opens an image and notes what its header tells."""
-    status = os.stat(path)
-    # Opening a pipe would wait for its writer.
-    if not stat.S_ISREG(status.st_mode):
-        raise UnusableError(f"not a file: {'a folder' if stat.S_ISDIR(status.st_mode) else 'a device or the like'}")
-    if not status.st_size:
-        raise UnusableError("empty file")
-    with open(path, "rb") as file:
+    with _opened(source) as file:
         try:
             image = Image.open(file, formats=_kinds())
         except UnidentifiedImageError:
             file.seek(0)
             start = file.read(16)
+            if not start:
+                raise UnusableError("empty file") from None
             if start.startswith(_FIRST_BYTES):
                 raise UnusableError("truncated or corrupt: its header cannot be read") from None
             raise UnusableError(f"not an image: begins with {start!r}") from None
         with image:
-            problems.odd += _header_problems(image, path)
+            problems.odd += _header_problems(image, source)
             yield image
 
 
-def _header_problems(image: Image.Image, path: str) -> Iterator[str]:
-    suffix = os.path.splitext(path)[1].lower()
+def _opened(source: Source) -> BinaryIO:
+    if not isinstance(source, str):
+        return io.BytesIO(source.read())
+    mode = os.stat(source).st_mode
+    # Opening a pipe would wait for its writer.
+    if not stat.S_ISREG(mode):
+        raise UnusableError(f"not a file: {'a folder' if stat.S_ISDIR(mode) else 'a device or the like'}")
+    return open(source, "rb")
+
+
+def _header_problems(image: Image.Image, source: Source) -> Iterator[str]:
+    suffix = os.path.splitext(source if isinstance(source, str) else source.path)[1].lower()
     # Cameras put a second, larger picture behind some JPEGs.
     kind = "JPEG" if image.format == "MPO" else image.format
-    if kind != KIND_OF_SUFFIX.get(suffix):
+    # Records of a TFRecord file have numbers and no suffixes.
+    if (suffix or isinstance(source, str)) and kind != KIND_OF_SUFFIX.get(suffix):
         yield f"{kind} named {suffix}"
     if image.mode == "CMYK":
         yield "CMYK"
@@ -254,13 +264,13 @@ def _header_problems(image: Image.Image, path: str) -> Iterator[str]:
         yield "transparency, which is dropped"
     if min(image.size) < SMALL:
         yield f"shorter side below {SMALL} pixels: {image.width} x {image.height}"
-    if image.format in ("GIF", "PNG", "WEBP") and _is_animated(path):
+    if image.format in ("GIF", "PNG", "WEBP") and _is_animated(source):
         yield "several frames, of which the first counts"
 
 
-def _is_animated(path: str) -> bool:
+def _is_animated(source: Source) -> bool:
     # In an image of its own: looking for a second frame moves on to it, and may fail where the first is well.
-    with contextlib.suppress(Exception), Image.open(path, formats=_kinds()) as image:
+    with contextlib.suppress(Exception), _opened(source) as file, Image.open(file, formats=_kinds()) as image:
         return image.is_animated
     return False
 

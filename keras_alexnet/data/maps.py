@@ -11,12 +11,15 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import BinaryIO
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, BinaryIO
 
 from keras_alexnet.atomic import atomic_path
 from keras_alexnet.errors import UserError, raise_if_any
 from keras_alexnet.file_names import from_utf8, to_utf8
+
+if TYPE_CHECKING:
+    from keras_alexnet.data.archives.locations import ArchivedImage, Locations
 
 TRAIN_MAP = "train_map.txt"
 VAL_MAP = "val_map.txt"
@@ -28,10 +31,10 @@ _TEXT = {"encoding": "utf-8", "errors": "surrogateescape"}
 
 _ANEW = "write it anew with python -m keras_alexnet.prepare"
 
-_PIECE = 2**22  # bytes of a map that are read at a time
+# A path that may be that of an image inside an archive, and where its archive would end.
+_ARCHIVED = re.compile(rb"(.*?[^/])(@[/\\].*)", re.DOTALL)
 
-# CNTK's way to name an image inside an archive: train.zip@/n01440764/n01440764_10026.JPEG
-_IN_ZIP = re.compile(rb"\.zip@[/\\]", re.IGNORECASE)
+_PIECE = 2**22  # bytes of a map that are read at a time
 
 
 class PathList(Sequence[str]):
@@ -64,18 +67,37 @@ class PathList(Sequence[str]):
     def __eq__(self, other) -> bool:
         return isinstance(other, Sequence) and len(self) == len(other) and all(map(str.__eq__, self, other))
 
+    def inside(self, archive: bytes) -> "PathList":
+        """The same paths as those of images inside `archive`."""
+        return PathList(self._text, self._starts, os.fsdecode(self._folder), archive + b"@/" + self._common)
+
+    def is_relative(self, row: int) -> bool:
+        """Whether the path of a row is relative to the map's folder."""
+        return not os.path.isabs(self._written(row))
+
+    @property
+    def may_be_archived(self) -> bool:
+        """Whether any path looks like `<archive>@/<entry>`."""
+        return any(mark in text for text in (self._common, self._text) for mark in (b"@/", b"@\\"))
+
     def encoded(self, rows: Iterable[int]) -> list[bytes]:
         """The paths of `rows`, counted from 0, as the file system's bytes."""
         return [self._encoded(row) for row in rows]
 
-    def _encoded(self, row: int) -> bytes:
+    def _written(self, row: int) -> bytes:
         start = self._starts[row]
-        path = self._common + self._text[start : self._text.index(b"\t", start)]
+        return self._common + self._text[start : self._text.index(b"\t", start)]
+
+    def _encoded(self, row: int) -> bytes:
+        path = self._written(row)
         if os.path.isabs(path):
             return path
-        # CNTK writes '...' for the map's folder. '..' is taken off as text, as relpath() put it there.
+        # CNTK writes '...' for the map's folder. '..' is taken off as text, as relpath() put it there; but not from the
+        # name of an entry in an archive.
         path = path[4:] if path.startswith(b".../") else path
-        return os.path.normpath(os.path.join(self._folder, path))
+        archived = _ARCHIVED.match(path)
+        file, rest = archived.groups() if archived else (path, b"")
+        return os.path.normpath(os.path.join(self._folder, file)) + rest
 
 
 @dataclass(frozen=True)
@@ -88,15 +110,57 @@ class ImageMap:
         fingerprint: SHA-256, in hex, of the labels and of the paths below the folder that all images share: that of
             the same images in another place is the same.
         source: the file that was read, for messages.
+        locations: where the images are that are inside archives; None if none is.
     """
 
     paths: Sequence[str]
     labels: Sequence[int]
     fingerprint: str = ""
     source: str = "the map"
+    locations: "Locations | None" = field(default=None, compare=False)
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def is_archived(self, row: int) -> bool:
+        """Whether the image of a row is inside an archive, rather than a file of its own."""
+        return self.locations is not None and bool(self.locations.archive[row] >= 0)
+
+    def read(self, row: int) -> bytes:
+        """The bytes of the image file of a row; raises `OSError` if it cannot be read."""
+        if self.is_archived(row):
+            return self.locations.read(row)
+        with open(self.encoded_paths([row])[0], "rb") as file:
+            return file.read()
+
+    def read_many(self, rows: Sequence[int]) -> list[bytes]:
+        """As `read`, for several rows: at the same time where reading takes long."""
+        return self.locations.reader(self.read, rows) if self.locations else [self.read(row) for row in rows]
+
+    def size(self, row: int) -> int:
+        """The bytes that the image of a row takes; raises `OSError` if it is missing."""
+        if self.is_archived(row):
+            return int(self.locations.size[row])
+        return os.stat(self.encoded_paths([row])[0]).st_size
+
+    def image(self, row: int) -> "str | ArchivedImage":
+        """The image of a row, as another process can be given it: its path, or where it is in an archive."""
+        path = self.paths[row]
+        return self.locations.image(row, path) if self.is_archived(row) else path
+
+    def images(self) -> "list[str | ArchivedImage]":
+        """All images, as `image` gives them."""
+        return list(self.paths) if self.locations is None else [self.image(row) for row in range(len(self))]
+
+    def take(self, rows: Sequence[int]) -> "ImageMap":
+        """A map of some rows."""
+        return replace(
+            self,
+            paths=[self.paths[row] for row in rows],
+            labels=array("i", (self.labels[row] for row in rows)),
+            fingerprint="",
+            locations=self.locations and self.locations.take(rows),
+        )
 
     def encoded_paths(self, rows: Iterable[int]) -> list[bytes]:
         """The paths of `rows`, counted from 0, as the file system's bytes."""
@@ -109,20 +173,23 @@ def read_map(path: str | os.PathLike, num_classes: int | None = None) -> ImageMa
     """Reads a map file of `<path>\\t<integer label>` lines, UTF-8, with LF or CRLF; blank lines are passed over.
 
     A relative path is relative to the map's folder. CNTK's maps are read as they are: `.../` at the start of a path is
-    the map's folder, and a column in front of the path (a sequence id) is passed over.
+    the map's folder, and a column in front of the path (a sequence id) is passed over. `<archive>@/<entry>` is an image
+    inside a zip or a tar, if there is such a file. Relative paths of a `train_map.txt` that do not exist are those of
+    images inside the `train.zip` next to it, if there is one: so Swin Transformer has them.
 
     Args:
         path: the file.
         num_classes: if given, labels have to be below it.
 
     Raises:
-        UserError: the file is missing or empty, or has lines of another form; the first ten are shown.
+        UserError: the file is missing or empty, or has lines of another form, or images that are not in their archives;
+            the first ten are shown.
     """
     with _open_for_reading(path, "a map file, as written by python -m keras_alexnet.prepare") as file:
         common, text = _read_lines(file)
     limit = num_classes if num_classes is not None else 2**31
     folder = os.path.dirname(os.path.abspath(path))
-    if rows := _plain_rows(common, text, limit):
+    if rows := _plain_rows(text, limit):
         starts, labels = rows
         paths = PathList(text, starts, folder, common)
     else:
@@ -134,7 +201,42 @@ def read_map(path: str | os.PathLike, num_classes: int | None = None) -> ImageMa
         # As prepare writes them.
         plain = (b"%s\t%d\n" % row for row in zip(paths.encoded(range(len(paths))), labels, strict=True))
         _, text = _read_lines(io.BytesIO(b"".join(plain)))
-    return ImageMap(paths, labels, hashlib.sha256(text).hexdigest(), str(path))
+    if archive := _zip_next_to(path, paths):
+        paths = paths.inside(archive)
+    fingerprint = hashlib.sha256(text).hexdigest()
+    return ImageMap(paths, labels, fingerprint, str(path), _locations(paths, fingerprint, path))
+
+
+def _locations(paths: PathList, fingerprint: str, path: str | os.PathLike) -> "Locations | None":
+    """Where the images are that are inside archives."""
+    if not paths.may_be_archived:
+        return None
+    from keras_alexnet.data.archives import index
+
+    encoded = _Encoded(paths)
+    found = index.read_index(index.index_file(path), fingerprint, encoded)
+    return found or index.find_images(encoded, str(path))
+
+
+def _zip_next_to(path: str | os.PathLike, paths: PathList) -> bytes | None:
+    """The name of the archive that has the images of a map of Swin Transformer; None for any other map."""
+    stem, is_map, _ = os.fspath(path).rpartition("_map.txt")
+    if is_map and os.path.isfile(f"{stem}.zip") and paths.is_relative(0) and _is_missing(paths.encoded([0])[0]):
+        return os.fsencode(f"{os.path.basename(stem)}.zip")
+    return None
+
+
+class _Encoded(Sequence[bytes]):
+    """The paths of a map as the file system's bytes, made when they are asked for."""
+
+    def __init__(self, paths: PathList) -> None:
+        self._paths = paths
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, row: int) -> bytes:
+        return self._paths.encoded([row])[0]
 
 
 def raise_if_missing(image_map: ImageMap) -> None:
@@ -145,16 +247,21 @@ def raise_if_missing(image_map: ImageMap) -> None:
     Raises:
         UserError: none of these images exists.
     """
-    sampled = image_map.encoded_paths(sample_rows(len(image_map), 100))
+    rows = sample_rows(len(image_map), 100)
+    if any(map(image_map.is_archived, rows)):
+        return  # Their archives have been looked into.
+    sampled = image_map.encoded_paths(rows)
     if not all(map(_is_missing, sampled)):
         return
     shown = [f"  {os.fsdecode(path)}" for path in sampled[:3]]
     if len(sampled) > len(shown):
         shown.append("  …")
+    archived = _ARCHIVED.match(sampled[0])
     raise UserError(
         f"the images of {image_map.source} are missing: none of {len(sampled):,} that were looked for, evenly spread, "
         "exists:\n"
         + "\n".join(shown)
+        + (f"\nThere is no archive {os.fsdecode(archived[1])}." if archived else "")
         + "\nIs their disk mounted? If they have been moved, run python -m keras_alexnet.prepare again; with "
         "--relative_paths it writes maps that can be moved together with their images."
     )
@@ -296,11 +403,11 @@ def _read_lines(file: BinaryIO) -> tuple[bytes, bytes]:
     return folder, b"".join(pieces)
 
 
-def _plain_rows(common: bytes, text: bytes, limit: int) -> tuple[Sequence[int], Sequence[int]] | None:
+def _plain_rows(text: bytes, limit: int) -> tuple[Sequence[int], Sequence[int]] | None:
     """Where the paths begin and the labels, or None if any line is other than `prepare` writes it."""
     import numpy as np
 
-    if not text or _IN_ZIP.search(common) or (b"@" in text and _IN_ZIP.search(text)):
+    if not text:
         return None
     codes = np.frombuffer(text, np.uint8)
     position = np.uint32 if len(text) < 2**32 else np.int64
@@ -349,10 +456,6 @@ def _checked_rows(text: bytes, limit: int, path: str | os.PathLike) -> tuple[Seq
         elif len(label) > 18 or int(label) >= limit:
             problems.append(
                 f"line {number}: label {_clip(label)} is outside the {limit:,} classes (0 to {limit - 1:,})"
-            )
-        elif _IN_ZIP.search(line):
-            problems.append(
-                f"line {number}: {_clip(name)!r} is in a zip archive, which is not read: unzip it and correct the path"
             )
         else:
             before_label = line.rpartition(b"\t")[0]

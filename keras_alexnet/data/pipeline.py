@@ -109,21 +109,19 @@ def image_dataset(
     cut = {"image_size": image_size, "resize": resize, "crops": crops}
     if isinstance(images, ImageMap):
         return evaluation_dataset(images, batch_size, **cut)
-    paths = path_list(images)
-    unlabelled = ImageMap(paths, np.zeros(len(paths), np.int32), source="the list of paths")
-    return evaluation_dataset(unlabelled, batch_size, **cut).map(lambda pixels, _: pixels)
+    return evaluation_dataset(unlabelled_map(images), batch_size, **cut).map(lambda pixels, _: pixels)
 
 
-def path_list(paths: ImageMap | Iterable[str | os.PathLike]) -> list[str]:
-    """The paths of images as strings; raises `UserError` where there are none, or a single path is no list."""
-    if isinstance(paths, ImageMap):
-        paths = paths.paths
+def unlabelled_map(paths: ImageMap | Iterable[str | os.PathLike]) -> ImageMap:
+    """A map of the images at `paths`; raises `UserError` where there are none, or a single path is no list."""
+    if isinstance(paths, ImageMap) and len(paths):
+        return paths
     found = [] if isinstance(paths, str | os.PathLike) else [os.fspath(path) for path in paths]
     if not found:
         raise UserError(
             f"the images are {paths!r}; expected a list of paths, as find_images gives it, or a map, as read_map does."
         )
-    return found
+    return ImageMap(found, np.zeros(len(found), np.int32), source="the list of paths")
 
 
 def padded_evaluation_dataset(
@@ -180,7 +178,7 @@ def padded_evaluation_dataset(
 
 
 def readable_images(
-    paths: Sequence[str | os.PathLike],
+    image_map: ImageMap,
     batch_size: int,
     *,
     image_size: int = IMAGE_SIZE,
@@ -190,27 +188,26 @@ def readable_images(
     """Every image that can be read, in order: files of which some may be no images.
 
     Args:
-        paths: the files.
+        image_map: the files; its labels do not matter.
         batch_size, image_size, resize, crops: as for `padded_evaluation_dataset`.
 
     Returns:
-        A dataset of (positions in `paths`, images): int64 (batch,), and uint8 (batch, image_size, image_size, 3) or
+        A dataset of (rows of the map, images): int64 (batch,), and uint8 (batch, image_size, image_size, 3) or
         (batch, 10, image_size, image_size, 3). The last batch may be smaller. What is missing could not be read:
         `why_unreadable` tells why.
     """
     check_crops(resize, crops, image_size)
     crop = ten_crops if crops > 1 else evaluation_image
-    image_map = ImageMap(paths, (), source="the list of paths")
     reference = weakref.ref(image_map)  # See `_batches`.
 
-    def path_at(position: np.int64) -> bytes:
-        return _alive(reference).encoded_paths([position])[0]
+    def read(position: np.int64) -> bytes:
+        return _alive(reference).read(int(position))
 
     def load(position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        path = tf.ensure_shape(tf.numpy_function(path_at, [position], tf.string, stateful=False), ())
-        return position, crop(tf.io.read_file(path), image_size, resize)
+        data = tf.ensure_shape(tf.numpy_function(read, [position], tf.string, stateful=False), ())
+        return position, crop(data, image_size, resize)
 
-    images = tf.data.Dataset.range(len(paths)).map(load, num_parallel_calls=_NUM_THREADS, deterministic=True)
+    images = tf.data.Dataset.range(len(image_map)).map(load, num_parallel_calls=_NUM_THREADS, deterministic=True)
     images._image_map = image_map
     return images.ignore_errors().batch(batch_size).prefetch(_PREFETCH)
 
@@ -219,7 +216,7 @@ def find_unreadable(image_map: ImageMap, rows: Iterable[int]) -> UserError | Non
     """Reads the images of `rows` and describes the first that cannot be read: TensorFlow names no file."""
     rows = list(rows)
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        reasons = pool.map(why_unreadable, image_map.encoded_paths(rows))
+        reasons = pool.map(lambda row: why_unreadable(image_map, row), rows)
         row, reason = next(((row, reason) for row, reason in zip(rows, reasons, strict=True) if reason), (None, None))
         pool.shutdown(cancel_futures=True)
     if reason is None:
@@ -231,11 +228,10 @@ def find_unreadable(image_map: ImageMap, rows: Iterable[int]) -> UserError | Non
     )
 
 
-def why_unreadable(path: bytes) -> str | None:
-    """Why an image cannot be read; None if it can."""
+def why_unreadable(image_map: ImageMap, row: int) -> str | None:
+    """Why the image of a row cannot be read; None if it can."""
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        data = image_map.read(row)
         # The whole image: the damage may lie outside the square in the middle.
         images.decode(data)
         evaluation_image(tf.constant(data), IMAGE_SIZE)
@@ -281,20 +277,22 @@ def _batches(
     # script_ops.py). The dataset keeps the map alive instead, as every dataset and iterator keeps what it is made from.
     image_map = dataclasses.replace(image_map, labels=np.asarray(image_map.labels, np.int32))
     reference = weakref.ref(image_map)
+    in_archives = image_map.locations is not None
 
     def read_rows(index: np.int64) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         step, chunk = divmod(int(index), chunks)
         rows, numbers = rows_at(step, slice(chunk * chunk_size, (chunk + 1) * chunk_size))
         images = _alive(reference)
-        return np.array(images.encoded_paths(rows), object), images.labels[rows], numbers
+        data = images.read_many(rows.tolist()) if in_archives else images.encoded_paths(rows)
+        return np.array(data, object), images.labels[rows], numbers
 
     def load(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         columns = tf.numpy_function(read_rows, [index], (tf.string, tf.int32, tf.float32), stateful=False)
         shapes = ((None,), (None,), (None, 3))
-        paths, labels, numbers = (tf.ensure_shape(*both) for both in zip(columns, shapes, strict=True))
+        data, labels, numbers = (tf.ensure_shape(*both) for both in zip(columns, shapes, strict=True))
         pixels = tf.map_fn(
-            lambda row: transform(tf.io.read_file(row[0]), row[1]),
-            (paths, numbers),
+            lambda row: transform(row[0] if in_archives else tf.io.read_file(row[0]), row[1]),
+            (data, numbers),
             fn_output_signature=tf.TensorSpec(shape, tf.uint8),
             parallel_iterations=1,
         )

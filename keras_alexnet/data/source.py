@@ -162,8 +162,8 @@ def explained_errors(find: Callable[[], UserError | None]) -> Iterator[None]:
 def _identity(image_map: ImageMap) -> str:
     """Identifies images wherever they are stored: by their names, their labels, and the sizes of some of them."""
     digest = hashlib.sha256(image_map.fingerprint.encode())
-    for path in image_map.encoded_paths(sample_rows(len(image_map), _SIZES)):
+    for row in sample_rows(len(image_map), _SIZES):
         # Copies of another size have the same names.
         with contextlib.suppress(OSError, ValueError):
-            digest.update(b" %d" % os.stat(path).st_size)
+            digest.update(b" %d" % image_map.size(row))
     return f"{len(image_map):,} (SHA-256 of names, labels and some sizes {digest.hexdigest()[:16]}…)"

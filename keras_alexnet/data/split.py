@@ -3,7 +3,6 @@
 import hashlib
 import math
 import os
-from array import array
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import groupby
@@ -44,14 +43,7 @@ def split(
             f"no class of {images.source} has more than one image, so that none can be taken for validation: expected "
             "two or more; add images, or give validation images with --val_dir"
         )
-    train, val = (
-        maps.ImageMap(
-            [images.paths[row] for row in rows],
-            array("i", (images.labels[row] for row in rows)),
-            source=images.source,
-        )
-        for rows in sides
-    )
+    train, val = map(images.take, sides)
     return train, val
 
 

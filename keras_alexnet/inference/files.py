@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_alexnet.data.crops import check_batch_size, check_crops
 from keras_alexnet.data.maps import ImageMap
-from keras_alexnet.data.pipeline import path_list, readable_images, why_unreadable
+from keras_alexnet.data.pipeline import readable_images, unlabelled_map, why_unreadable
 from keras_alexnet.errors import UserError
 from keras_alexnet.inference.outputs import Outputs
 from keras_alexnet.inference.predictions import log_softmax
@@ -92,11 +92,11 @@ class FileOutputs:
         self._cut = {"resize": resize, "crops": crops}
         self.shape = self._outputs.shape
 
-    def __call__(self, paths: Sequence[str], skip: Skip) -> Iterator[tuple[list[int], np.ndarray]]:
+    def __call__(self, paths: ImageMap | Sequence[str], skip: Skip) -> Iterator[tuple[list[int], np.ndarray]]:
         """Gives the outputs of the files that can be read, in order.
 
         Args:
-            paths: the files.
+            paths: the files, or a map of them.
             skip: told of each file that cannot be read, in its turn.
 
         Yields:
@@ -105,36 +105,37 @@ class FileOutputs:
         Raises:
             UserError: the model gives logits that are not finite.
         """
-        batch_size = min(self._batch_size, max(len(paths), 1))
+        image_map = unlabelled_map(paths)
+        batch_size = min(self._batch_size, len(image_map))
         position = 0
-        images_of = readable_images(paths, batch_size, image_size=self._image_size, **self._cut)
+        images_of = readable_images(image_map, batch_size, image_size=self._image_size, **self._cut)
         with self._outputs.explained_memory(batch_size):
             for positions, images in images_of.as_numpy_iterator():
                 count = len(images)
                 # A smaller batch would be compiled once more.
                 padding = np.zeros((batch_size - count, *images.shape[1:]), np.uint8)
                 outputs = self._outputs(np.concatenate([images, padding]) if len(padding) else images, count)
-                position = _tell_missing(paths, position, positions, skip)
+                position = _tell_missing(image_map, position, positions, skip)
                 yield positions.tolist(), log_softmax(outputs) if self._is_logits else outputs
-        _tell_missing(paths, position, [len(paths)], skip)
+        _tell_missing(image_map, position, [len(image_map)], skip)
 
 
-def _tell_missing(paths: Sequence[str], position: int, positions: Sequence[int], skip: Skip) -> int:
+def _tell_missing(image_map: ImageMap, position: int, positions: Sequence[int], skip: Skip) -> int:
     """Tells of the files from `position` on that are not among `positions`; returns the position after these."""
     for found in positions:
         for missing in range(position, found):
-            skip(paths[missing], why_unreadable(os.fsencode(paths[missing])) or "TensorFlow cannot read it")
+            skip(image_map.paths[missing], why_unreadable(image_map, missing) or "TensorFlow cannot read it")
         position = found + 1
     return position
 
 
 def _collected(outputs: FileOutputs, paths: ImageMap | Iterable[str | os.PathLike]) -> np.ndarray:
-    paths = path_list(paths)
+    image_map = unlabelled_map(paths)
     values = None
     with silenced_but_python():
-        for positions, batch in outputs(paths, _refuse):
+        for positions, batch in outputs(image_map, _refuse):
             if values is None:
-                values = np.empty((len(paths), *outputs.shape), batch.dtype)
+                values = np.empty((len(image_map), *outputs.shape), batch.dtype)
             values[positions] = batch
     return values
 

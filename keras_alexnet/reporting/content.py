@@ -118,7 +118,7 @@ def _class_rows(results: statistics.ClassResults, classes: Classes) -> list[Clas
 def _examples(predictions: Predictions, image_map: ImageMap, rows: np.ndarray) -> list[Example]:
     return [
         Example(
-            picture=thumbnail(image_map.paths[row]),
+            picture=thumbnail(image_map.image(row)),
             path=shown(to_utf8(image_map.paths[row])),
             truth=int(predictions.labels[row]),
             best=tuple(

@@ -6,26 +6,27 @@ import io
 from PIL import Image
 
 from keras_alexnet.data import images
+from keras_alexnet.data.archives.locations import ArchivedImage
 
 _QUALITY = 80
 # Before it is resized well, a picture may be reduced roughly to this many times its size.
 _REDUCED_TO = 2
 
 
-def thumbnail(path: str, side: int = 320) -> str | None:
+def thumbnail(source: str | ArchivedImage, side: int = 320) -> str | None:
     """The whole of an image, upright and small, as a data URI of a JPEG without metadata.
 
     It is seen as `keras_alexnet.data.images.decode` gives it, which the network sees.
 
     Args:
-        path: an image file of any kind that images are read from.
+        source: an image of any kind that is read: the path of a file, or where it is in an archive.
         side: the longer side is at most this many pixels; smaller images keep their size.
 
     Returns:
         the URI; None if the file cannot be read or decoded.
     """
     picture = None
-    with images.problems_told(path) as problems, images.open_image(path, problems) as image:
+    with images.problems_told(source) as problems, images.open_image(source, problems) as image:
         longest = max(image.size)
         if image.format in ("JPEG", "MPO"):
             # A reader of JPEGs can reduce them as it decodes; it keeps to sizes that are no smaller than this.

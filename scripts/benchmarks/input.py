@@ -14,6 +14,7 @@ and rests. Its wall time is taken in between, over batches that come as they are
 import argparse
 import functools
 import importlib.util
+import io
 import itertools
 import multiprocessing
 import os
@@ -22,7 +23,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ from keras_alexnet.presets import IMAGE_SIZE
 from keras_alexnet.workers import cpu_count
 
 LIBJPEG_TURBO = "libjpeg-turbo, full decode"
-READ = "tf.io.read_file"
+READ = "read"
 DECODE = "+ decode and crop"
 TRAINING = "+ resize, round, mirror: training_dataset"
 EVALUATION = "evaluation_dataset"
@@ -146,7 +147,7 @@ def measure(image_map: ImageMap, batch_size: int, images: int, repeats: int) -> 
     if images < batch_size:
         raise UserError(f"--images is {images}, expected at least the {batch_size} of a batch: see --batch_size.")
     rows = choose_rows(len(image_map), images)
-    chosen = ImageMap([image_map.paths[row] for row in rows], [image_map.labels[row] for row in rows])
+    chosen = image_map.take(rows)
     with cli.quiet_framework_start():
         import tensorflow as tf
 
@@ -173,13 +174,14 @@ def _sides(image_map: ImageMap, batch_size: int) -> dict[str, tuple[int, Callabl
     from keras_alexnet.data.pipeline import evaluation_dataset, training_dataset
 
     encoded, jpegs = _jpegs(image_map)
+    read = _reader(image_map)
     count = -(-len(image_map) // batch_size)
     # Besides those prefetched, each thread may hold a whole batch, and one or two are being put together.
     read_ahead = _PREFETCHED + cpu_count() + 2
     sides = {LIBJPEG_TURBO: (len(encoded), lambda: _measure_whole(functools.partial(_decode_all, encoded)))}
     datasets = {
-        READ: _read_dataset(image_map.paths, batch_size),
-        DECODE: _decode_dataset(jpegs, batch_size),
+        READ: _read_dataset(range(len(image_map)), read, batch_size),
+        DECODE: _decode_dataset(jpegs, read, batch_size),
         TRAINING: training_dataset(image_map, batch_size, seed=0),
     }
     for name, dataset in datasets.items():
@@ -243,26 +245,25 @@ def _cpu_seconds() -> float:
     return seconds
 
 
-def _jpegs(image_map: ImageMap) -> tuple[list[tuple[bytes, str]], list[str]]:
-    """Of the images that libjpeg-turbo decodes: (bytes, colour space to decode to) pairs, and the paths."""
+def _jpegs(image_map: ImageMap) -> tuple[list[tuple[bytes, str]], list[int]]:
+    """Of the images that libjpeg-turbo decodes: (bytes, colour space to decode to) pairs, and the rows."""
     import simplejpeg
 
     encoded: dict[str, tuple[bytes, str] | None] = {}
-    for path in image_map.paths:
+    for row, path in enumerate(image_map.paths):
         if path in encoded:
             continue
-        with open(path, "rb") as file:
-            data = file.read()
+        data = image_map.read(row)
         try:
             space = "CMYK" if simplejpeg.decode_jpeg_header(data)[2] in ("CMYK", "YCCK") else "RGB"
             simplejpeg.decode_jpeg(data, space, strict=False)
             encoded[path] = data, space
         except ValueError:
             encoded[path] = None
-    paths = [path for path in image_map.paths if encoded[path]]
-    if not paths:
+    rows = [row for row, path in enumerate(image_map.paths) if encoded[path]]
+    if not rows:
         raise UserError(f"none of the images is a JPEG, {image_map.paths[0]} for one: give a map with JPEGs in it.")
-    return [encoded[path] for path in paths], paths
+    return [encoded[image_map.paths[row]] for row in rows], rows
 
 
 def _decode_all(encoded: list[tuple[bytes, str]]) -> int:
@@ -285,32 +286,43 @@ def _decode_all(encoded: list[tuple[bytes, str]]) -> int:
     return len(encoded)
 
 
-def _read_dataset(paths: list[str], batch_size: int):
+def _reader(image_map: ImageMap) -> Callable:
+    """Gives the bytes of the image of a row, inside a tf.data map."""
+    import tensorflow as tf
+
+    if image_map.locations is None:
+        paths = tf.constant(image_map.encoded_paths(range(len(image_map))))
+        return lambda row: tf.io.read_file(paths[row])
+    read = lambda row: image_map.read(int(row))  # noqa: E731
+    return lambda row: tf.ensure_shape(tf.numpy_function(read, [row], tf.string, stateful=False), ())
+
+
+def _read_dataset(rows: Sequence[int], read: Callable, batch_size: int):
     """Reads files; the batches hold a number per file, so that collecting them costs nothing."""
     import tensorflow as tf
 
-    return _endless(paths, lambda path: tf.strings.length(tf.io.read_file(path)), batch_size)
+    return _endless(rows, lambda row: tf.strings.length(read(row)), batch_size)
 
 
-def _decode_dataset(paths: list[str], batch_size: int):
+def _decode_dataset(rows: Sequence[int], read: Callable, batch_size: int):
     """Reads JPEGs and decodes training squares of them, all with the operation that decodes a plain JPEG."""
     import tensorflow as tf
 
-    def load(path: tf.Tensor) -> tf.Tensor:
-        data = tf.io.read_file(path)
+    def load(row: tf.Tensor) -> tf.Tensor:
+        data = read(row)
         size = tf.io.extract_jpeg_shape(data)[:2]
         side = _crop_side(tf.reduce_min(size))
         corner = tf.cast(tf.random.uniform((2,)) * tf.cast(size - side + 1, tf.float32), tf.int32)
         part = tf.concat([tf.minimum(corner, size - side), [side, side]], axis=0)
         return tf.io.decode_and_crop_jpeg(data, part, channels=3, dct_method="INTEGER_ACCURATE")[0, 0, 0]
 
-    return _endless(paths, load, batch_size)
+    return _endless(rows, load, batch_size)
 
 
-def _endless(paths: list[str], load: Callable, batch_size: int):
+def _endless(rows: Sequence[int], load: Callable, batch_size: int):
     import tensorflow as tf
 
-    dataset = tf.data.Dataset.from_tensor_slices([os.fsencode(path) for path in paths]).repeat()
+    dataset = tf.data.Dataset.from_tensor_slices(list(rows)).repeat()
     return dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size).prefetch(_PREFETCHED)
 
 
@@ -325,7 +337,7 @@ def _torch_batches(image_map: ImageMap, batch_size: int) -> Iterator:
 
     return iter(
         torch.utils.data.DataLoader(
-            TorchImages(image_map.paths, list(image_map.labels)),
+            TorchImages(image_map.images(), list(image_map.labels)),
             batch_sampler=_EndlessBatches(len(image_map), batch_size),
             num_workers=cpu_count(),
             prefetch_factor=_PREFETCHED,
@@ -338,16 +350,17 @@ def _torch_batches(image_map: ImageMap, batch_size: int) -> Iterator:
 class TorchImages:
     """A map-style dataset of (uint8 (227, 227, 3) tensor, label). The workers import this module anew."""
 
-    def __init__(self, paths: list[str], labels: list[int]):
-        self.paths, self.labels = paths, labels
+    def __init__(self, images: list, labels: list[int]):
+        self.images, self.labels = images, labels
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.images)
 
     def __getitem__(self, row: int):
         import torch
 
-        with Image.open(self.paths[row]) as file:
+        source = self.images[row]
+        with Image.open(source if isinstance(source, str) else io.BytesIO(source.read())) as file:
             image = file.convert("RGB")
         side = _crop_side(min(image.size))
         left, top = random.randint(0, image.width - side), random.randint(0, image.height - side)

@@ -1,0 +1,1 @@
+"""Images inside archives: where their bytes are, and reading them in place."""

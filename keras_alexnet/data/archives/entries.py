@@ -1,0 +1,76 @@
+"""The files inside an archive, as byte ranges. Standard library only."""
+
+import contextlib
+import os
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from keras_alexnet.errors import UserError
+
+# How the bytes of an entry are stored. A zip entry has a local header in front, of a length that only it tells.
+PLAIN, ZIP_STORED, ZIP_DEFLATED = range(3)
+
+
+@dataclass
+class Entries:
+    """The files inside an archive, in its order; all sequences have one item per file.
+
+    Attributes:
+        names: paths inside the archive, with `/`, as bytes. A file of a tar inside the tar is `inner.tar/name`.
+        offset: where an entry begins in the archive file; of a zip entry, its local header.
+        size: bytes that it takes there, without a zip entry's header.
+        method: one of `PLAIN`, `ZIP_STORED` and `ZIP_DEFLATED`.
+        unusable: why some entries cannot be read, by name.
+    """
+
+    names: list[bytes] = field(default_factory=list)
+    offset: array = field(default_factory=lambda: array("q"))
+    size: array = field(default_factory=lambda: array("q"))
+    method: array = field(default_factory=lambda: array("B"))
+    unusable: dict[bytes, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def append(self, name: bytes, offset: int, size: int, method: int = PLAIN) -> None:
+        """Adds an entry."""
+        self.names.append(name)
+        self.offset.append(offset)
+        self.size.append(size)
+        self.method.append(method)
+
+    def extend(self, other: "Entries") -> None:
+        """Adds the entries of another."""
+        self.names += other.names
+        self.offset += other.offset
+        self.size += other.size
+        self.method += other.method
+        self.unusable |= other.unusable
+
+
+@contextlib.contextmanager
+def opened(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """Opens an archive, without a buffer; raises `UserError` where it cannot be read."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            yield file
+    except OSError as error:
+        raise UserError(f"cannot read the archive {os.fspath(path)}: {error.strerror}.") from None
+
+
+def read_exactly(file: BinaryIO, offset: int, size: int) -> bytes:
+    """The bytes from `offset` on: `size` of them, or fewer where the file ends."""
+    data = os.pread(file.fileno(), size, offset)
+    while len(data) < size and (more := os.pread(file.fileno(), size - len(data), offset + len(data))):
+        data += more  # A read gives at most 2 GiB, and less on some file systems.
+    return data
+
+
+def truncated(path: str | os.PathLike, what: str, expected: int, size: int) -> UserError:
+    """The error of an archive that ends too early."""
+    return UserError(
+        f"the archive {os.fspath(path)} is truncated: {what} ends at byte {expected:,}, but the file has {size:,} "
+        "bytes. Copy or download it again."
+    )

@@ -1,0 +1,76 @@
+"""Finds the files inside an archive of any kind that is read. Standard library only."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+
+from keras_alexnet.data.archives.entries import Entries, opened, read_exactly
+from keras_alexnet.data.archives.tar import TarPart, is_tar, read_tar
+from keras_alexnet.data.archives.zip import read_zip
+from keras_alexnet.errors import UserError
+
+# Computes a function of each item, in order: `map`, or something parallel that reports its progress.
+Mapper = Callable[[Callable[[TarPart], Entries], Sequence[TarPart]], Iterable[Entries]]
+
+_HEAD = 2048
+_COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"7z\xbc\xaf": "7-Zip",
+}
+
+
+def read_archive(path: str, mapper: Mapper = map) -> Entries:
+    """Reads what files an archive has; tars inside a tar are read like folders.
+
+    Args:
+        path: a zip or a tar, whatever its suffix.
+        mapper: computes the parts of a tar of tars.
+
+    Raises:
+        UserError: it is no such archive, is compressed as a whole, or damaged.
+    """
+    with opened(path) as file:
+        head = read_exactly(file, 0, _HEAD)
+    if head.startswith(b"PK"):
+        return read_zip(path)
+    if is_tar(head):
+        entries, inner = read_tar(TarPart(path))
+        for part in mapper(_read_inner, inner):
+            entries.extend(part)
+        return entries
+    for start, kind in _COMPRESSED.items():
+        if head.startswith(start):
+            raise UserError(
+                f"the archive {path} is compressed ({kind}), so that an image in it can only be read by decompressing "
+                f"all before it. Decompress it once, such as with gzip -d for .tar.gz, and give the .tar."
+            )
+    if not head:
+        raise UserError(f"the archive {path} is empty.")
+    return read_zip(path)  # A zip may have other bytes in front. Else it raises an error.
+
+
+def is_archive(path: str | os.PathLike) -> bool:
+    """Whether a file is an archive by its content: a zip or a tar."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            head = file.read(_HEAD)
+    except OSError:
+        return False
+    return head.startswith((b"PK\x03\x04", b"PK\x05\x06")) or is_tar(head)
+
+
+def duplicates(names: Iterable[bytes]) -> set[bytes]:
+    """The names that stand for several entries."""
+    seen: set[bytes] = set()
+    return {name for name in names if name in seen or seen.add(name)}
+
+
+def _read_inner(part: TarPart) -> Entries:
+    entries, inner = read_tar(part)
+    for deeper in inner:
+        name = deeper.prefix.removesuffix(b"/")
+        entries.append(name, 0, 0)
+        entries.unusable[name] = "it is a tar inside a tar inside a tar"
+    return entries

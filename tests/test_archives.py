@@ -1,0 +1,288 @@
+import os
+import tarfile
+import threading
+import time
+import zipfile
+
+import archives
+import numpy as np
+import pytest
+from conftest import CLASSES, write_images
+
+from keras_alexnet.data import maps
+from keras_alexnet.data.archives import index
+from keras_alexnet.data.archives.locations import Reader
+from keras_alexnet.data.archives.scan import read_archive
+from keras_alexnet.data.images import check
+from keras_alexnet.data.pipeline import evaluation_dataset, find_unreadable, readable_images, training_dataset
+from keras_alexnet.errors import UserError
+from keras_alexnet.reporting.thumbnails import thumbnail
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """A map of files, in folders by class."""
+    folder = tmp_path_factory.mktemp("tree")
+    rows = []
+    for path, label in write_images(folder / "all", 24, seed=3):
+        moved = folder / CLASSES[label] / os.path.basename(path)
+        moved.parent.mkdir(exist_ok=True)
+        os.rename(path, moved)
+        rows.append((str(moved), label))
+    maps.write_map(folder / "map.txt", rows)
+    return maps.read_map(folder / "map.txt")
+
+
+@pytest.fixture(params=archives.LAYOUTS)
+def packed(request, tree, tmp_path):
+    """The same images in an archive, of each layout in turn."""
+    return pack(tree, tmp_path, archives.LAYOUTS[request.param])
+
+
+def files_of(tree):
+    return {"/".join(path.split("/")[-2:]): tree.read(row) for row, path in enumerate(tree.paths)}
+
+
+def pack(tree, folder, write):
+    files = files_of(tree)
+    names = write(folder / "images.bin", files)
+    rows = [(f"images.bin@/{names[name]}", label) for name, label in zip(files, tree.labels, strict=True)]
+    maps.write_map(folder / "map.txt", rows)
+    return maps.read_map(folder / "map.txt")
+
+
+def a_map(folder, *lines):
+    (folder / "map.txt").write_text("".join(f"{line}\t0\n" for line in lines))
+    return maps.read_map(folder / "map.txt")
+
+
+def assert_same(found, expected):
+    for values, others in zip(found, expected, strict=True):
+        for value, other in zip(values, others, strict=True):
+            np.testing.assert_array_equal(value, other)
+
+
+def test_images_and_batches_are_those_of_files(tree, packed):
+    rows = range(len(tree))
+    assert [packed.read(row) for row in rows] == [tree.read(row) for row in rows]
+    assert packed.read_many(rows) == [tree.read(row) for row in rows]
+    assert list(packed.labels) == list(tree.labels)
+    # In the middle of the second pass, for the second of two workers.
+    place = {"seed": 3, "first_step": 4, "worker": 1, "num_workers": 2, "image_size": SIZE}
+    assert_same(training_dataset(packed, 8, **place).take(4), training_dataset(tree, 8, **place).take(4))
+    assert_same(evaluation_dataset(packed, 7, image_size=SIZE), evaluation_dataset(tree, 7, image_size=SIZE))
+    found, expected = (readable_images(images, 5, image_size=SIZE) for images in (packed, tree))
+    assert_same(found, expected)
+
+
+def test_an_index_stands_for_the_archives(packed, tmp_path):
+    file = index.index_file(tmp_path / "map.txt")
+    index.write_index(file, packed.fingerprint, packed.locations)
+    again = maps.read_map(tmp_path / "map.txt")
+    assert [again.read(row) for row in range(len(again))] == [packed.read(row) for row in range(len(packed))]
+
+
+def test_nothing_is_looked_for_where_there_is_an_index(tree, tmp_path, monkeypatch):
+    packed = pack(tree, tmp_path, archives.write_tar)
+    index.write_index(index.index_file(tmp_path / "map.txt"), packed.fingerprint, packed.locations)
+    monkeypatch.setattr(index, "read_archive", None)
+    assert maps.read_map(tmp_path / "map.txt").read(0) == tree.read(0)
+    # Moved together; the time of a copy is another one.
+    (tmp_path / "moved").mkdir()
+    for name in ("map.txt", "map.index.npz", "images.bin"):
+        os.rename(tmp_path / name, tmp_path / "moved" / name)
+    os.utime(tmp_path / "moved/images.bin", (1, 1))
+    assert maps.read_map(tmp_path / "moved/map.txt").read(0) == tree.read(0)
+
+
+@pytest.mark.parametrize("damage", ["of another map", "no index", "cut off"])
+def test_an_index_that_cannot_be_used_is_passed_over(tree, tmp_path, damage):
+    packed = pack(tree, tmp_path, archives.write_tar)
+    file = index.index_file(tmp_path / "map.txt")
+    index.write_index(file, "0" * 64 if damage == "of another map" else packed.fingerprint, packed.locations)
+    if damage == "no index":
+        np.savez(file, a=np.zeros(3))
+    elif damage == "cut off":
+        os.truncate(file, 500)
+    assert maps.read_map(tmp_path / "map.txt").read(0) == tree.read(0)
+
+
+@pytest.mark.parametrize("longer", [0, 512])
+def test_an_archive_that_is_not_the_indexed_one_is_found_out(tree, tmp_path, longer):
+    packed = pack(tree, tmp_path, archives.write_tar)
+    index.write_index(index.index_file(tmp_path / "map.txt"), packed.fingerprint, packed.locations)
+    data = (tmp_path / "images.bin").read_bytes()
+    (tmp_path / "images.bin").write_bytes(b"other" + data[5:] + bytes(longer))
+    os.utime(tmp_path / "images.bin", (1, 1))
+    with pytest.raises(UserError, match=r"images.bin is not the one that .*map.index.npz was written for: .* again"):
+        maps.read_map(tmp_path / "map.txt")
+    (tmp_path / "images.bin").unlink()
+    with pytest.raises(UserError, match=r"cannot read the archive .*images.bin: No such file"):
+        maps.read_map(tmp_path / "map.txt")
+
+
+def test_an_archive_that_changes_while_it_is_read_is_found_out(packed, tmp_path):
+    packed.read(0)
+    with open(tmp_path / "images.bin", "ab") as file:
+        file.write(b"more")
+    error = find_unreadable(packed, [3])
+    assert f"images.bin@/{packed.paths[3].rpartition('@/')[2]} (line 4 of " in str(error)
+    assert "images.bin has changed since its entries were found" in str(error)
+
+
+def test_damaged_images_are_named(tree, tmp_path):
+    files = files_of(tree)
+    damaged = list(files)[5]
+    files[damaged] = files[damaged][:200]
+    for layout, write in archives.LAYOUTS.items():
+        (tmp_path / layout).mkdir()
+        names = write(tmp_path / layout / "a", files)
+        image_map = a_map(tmp_path / layout, *(f"a@/{names[name]}" for name in files))
+        assert f"a@/{names[damaged]} (line 6 of " in str(find_unreadable(image_map, range(len(files))))
+        (finding,) = (finding for finding in check(image_map.images(), 1) if not finding.usable)
+        assert finding.path == image_map.paths[5]
+        assert thumbnail(image_map.image(5)) is None
+        assert thumbnail(image_map.image(4)) == thumbnail(tree.image(4))
+
+
+# CNTK: Source/Readers/ImageReader/ImageDataDeserializer.cpp.
+def test_paths_are_read_as_cntk_reads_them(tree, tmp_path):
+    archives.write_zip(tmp_path / "images.bin", {"n01/a.jpg": b"1", "n01/b@/c.jpg": b"2"})
+    (tmp_path / "file.jpg").write_bytes(b"3")
+    (tmp_path / "b@").mkdir()
+    (tmp_path / "b@" / "file.jpg").write_bytes(b"4")
+    lines = {
+        ".../images.bin@/n01/a.jpg": b"1",
+        "images.bin@\\n01\\a.jpg": b"1",
+        f"{tmp_path}/images.bin@/n01/b@/c.jpg": b"2",
+        "./images.bin@/n01/a.jpg": b"1",
+        "file.jpg": b"3",
+        "b@/file.jpg": b"4",
+    }
+    image_map = a_map(tmp_path, *lines)
+    assert [image_map.read(row) for row in range(len(lines))] == list(lines.values())
+    (tmp_path / "map.txt").write_text("7\timages.bin@/n01/a.jpg\t3\n8\timages.bin@/n01/a.jpg\t4\n")
+    image_map = maps.read_map(tmp_path / "map.txt")
+    assert list(image_map.labels) == [3, 4]
+    assert image_map.read_many([0, 1]) == [b"1", b"1"]
+
+
+def test_maps_of_swin_transformer(tmp_path):
+    archives.write_zip(tmp_path / "val.zip", {"ILSVRC2012_val_00000001.JPEG": b"1", "n02/a.JPEG": b"2"})
+    (tmp_path / "val_map.txt").write_text("n02/a.JPEG\t1\nILSVRC2012_val_00000001.JPEG\t65\n")
+    image_map = maps.read_map(tmp_path / "val_map.txt")
+    assert image_map.read_many([0, 1]) == [b"2", b"1"]
+    assert image_map.paths[1] == f"{tmp_path}/val.zip@/ILSVRC2012_val_00000001.JPEG"
+
+
+@pytest.mark.parametrize("tar_format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT])
+def test_long_and_foreign_names_in_tars(tmp_path, tar_format):
+    # ustar divides a name at a slash, and has room for no more than 255 bytes.
+    long = "/".join(["x" * 90] * 2) if tar_format == tarfile.USTAR_FORMAT else "x" * 300
+    files = {f"{long}/a.jpg": b"1", "é/b.jpg": b"22", "../../c.jpg": b"333", "./d.jpg": b"4444", "e.jpg": b"5" * 5000}
+    archives.write_tar(tmp_path / "a.tar", files, tar_format)
+    image_map = a_map(tmp_path, *(f"a.tar@/{name.removeprefix('./')}" for name in files))
+    assert image_map.read_many(range(5)) == list(files.values())
+
+
+def test_tars_with_links_sparse_files_folders_and_devices(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archives.add(archive, "folder", type=tarfile.DIRTYPE)
+        archives.add(archive, "device", type=tarfile.CHRTYPE)
+        archives.add(archive, "a.jpg", b"1")
+        archives.add(archive, "hard.jpg", type=tarfile.LNKTYPE, linkname="a.jpg")
+        archives.add(archive, "soft.jpg", type=tarfile.SYMTYPE, linkname="a.jpg")
+        archives.add(archive, "sparse.jpg", pax_headers={"GNU.sparse.major": "1"})
+    entries = read_archive(str(tmp_path / "a.tar"))
+    assert entries.names == [b"a.jpg", b"hard.jpg", b"soft.jpg", b"sparse.jpg"]
+    assert a_map(tmp_path, "a.tar@/hard.jpg").read(0) == b"1"
+    for name, reason in (("soft", "is a link to a.jpg; .* --dereference"), ("sparse", "is a sparse file")):
+        with pytest.raises(UserError, match=rf"line 2: '{name}.jpg' in .*a.tar: it {reason}"):
+            a_map(tmp_path, "a.tar@/a.jpg", f"a.tar@/{name}.jpg")
+
+
+def test_zips_with_encrypted_and_oddly_compressed_entries(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.mkdir("folder")
+        archive.writestr("a.jpg", b"1")
+        archive.writestr("folder\\b.jpg", b"2")
+        archive.writestr("locked.jpg", b"3")
+        archive.writestr("packed.jpg", b"4", zipfile.ZIP_BZIP2)
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    data[data.rindex(b"PK\1\2", 0, data.rindex(b"locked.jpg")) + 8] |= 1
+    (tmp_path / "a.zip").write_bytes(data)
+    assert a_map(tmp_path, "a.zip@/a.jpg", "a.zip@/folder/b.jpg").read_many([0, 1]) == [b"1", b"2"]
+    for name, reason in {
+        "locked.jpg": "it is encrypted; write the archive without a password",
+        "packed.jpg": "it is compressed by method 12, and only deflate is read",
+        "folder": "it has no such entry",
+        "../a.jpg": "it has no such entry",
+    }.items():
+        with pytest.raises(UserError, match=rf"\(1 problem\):\n  line 1: '{name}' in .*a.zip: {reason}"):
+            a_map(tmp_path, f"a.zip@/{name}")
+
+
+def test_two_entries_of_one_name_are_refused_where_they_are_wanted(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in ("a.jpg", "b.jpg"):
+            archive.writestr(name, name.encode())
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("a.jpg", b"other")
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name in ("a.jpg", "b.jpg", "a.jpg"):
+            archives.add(archive, name, name.encode())
+    for suffix in ("zip", "tar"):
+        assert a_map(tmp_path, f"a.{suffix}@/b.jpg").read(0) == b"b.jpg"
+        with pytest.raises(UserError, match=r"'a.jpg' in .*: it has several entries of this name"):
+            a_map(tmp_path, f"a.{suffix}@/a.jpg")
+
+
+@pytest.mark.parametrize("layout", archives.LAYOUTS)
+def test_truncated_archives_are_named(tree, tmp_path, layout):
+    names = archives.LAYOUTS[layout](tmp_path / "a", files_of(tree))
+    size = os.path.getsize(tmp_path / "a")
+    for length in (size * 3 // 4, size // 2, 1024, 700, 1):
+        os.truncate(tmp_path / "a", length)
+        with pytest.raises(UserError, match=r"the archive .*/a is (truncated|damaged)"):
+            a_map(tmp_path, f"a@/{next(iter(names.values()))}")
+
+
+def test_other_files_are_no_archives(tmp_path):
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
+        archives.add(archive, "a.jpg", b"1")
+    with pytest.raises(UserError, match=r"a.tar.gz is compressed \(gzip\), .* gzip -d"):
+        a_map(tmp_path, "a.tar.gz@/a.jpg")
+    (tmp_path / "empty").touch()
+    with pytest.raises(UserError, match=r"the archive .*/empty is empty"):
+        a_map(tmp_path, "empty@/a.jpg")
+    (tmp_path / "text").write_text("text" * 1000)
+    with pytest.raises(UserError, match=r"the archive .*/text is truncated or damaged: it has no directory"):
+        a_map(tmp_path, "text@/a.jpg")
+
+
+def test_slow_reads_go_out_together_and_fast_ones_in_turn():
+    reader = Reader()
+    lock, reading, most = threading.Lock(), 0, 0
+
+    def read(row, seconds):
+        nonlocal reading, most
+        with lock:
+            reading += 1
+            most = max(most, reading)
+        time.sleep(seconds)
+        with lock:
+            reading -= 1
+        return b"%d" % row
+
+    expected = [b"%d" % row for row in range(64)]
+    for delay, fewest in ((0, 1), (0.005, 8), (0.005, 8)):
+        most = 0
+        assert reader(lambda row, delay=delay: read(row, delay), range(64)) == expected
+        assert most >= fewest
+    # From the page cache again: at once after the next chunk.
+    reader(lambda row: b"", range(64))
+    most = 0
+    reader(lambda row: read(row, 0), range(64))
+    assert most == 1
