@@ -2,11 +2,16 @@
 
   python -m keras_alexnet.prepare --imagenet_dir=/data/ILSVRC --output_dir=data
 
+This folder holds ILSVRC2012 as Kaggle's tree or zip, or as the official archives: ILSVRC2012_img_train.tar,
+ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz. Archives need not be unpacked: the maps name images inside them
+as <archive>@/<entry>, and training reads them in place. Or each part by itself, a folder or an archive:
+
   python -m keras_alexnet.prepare --train_dir=/data/train --val_dir=/data/val \\
       --val_annotations_dir=/data/val_annotations --output_dir=data
 
 The training folder holds one folder of images per class; a label is the position of a class in the sorted names of
-these folders. The validation folder holds images; the class of each stands in an XML annotation, as in ILSVRC2012.
+these folders. The validation folder holds images; --val_labels has the class of each: LOC_val_solution.csv, the devkit
+or a folder of XML annotations, as in ILSVRC2012.
 
 Images of your own need no annotations. If the validation folder holds a folder per class as well:
 
@@ -28,6 +33,7 @@ Writes to --output_dir, once everything has been found in order:
 
   train_map.txt      <absolute path> TAB <label>, an image a line, by class
   val_map.txt        the same for the validation images
+  *_map.index.npz    where the images are in their archives, if they are in archives
   classmappings.txt  <class id> TAB <label>, in label order
   classnames.txt     <class id> TAB <label> TAB <names>, if LOC_synset_mapping.txt lies in --imagenet_dir or in one of
                      the three folders above the training folder; else an older one is removed
@@ -35,9 +41,11 @@ Writes to --output_dir, once everything has been found in order:
 """
 
 import contextlib
+import functools
 import os
 import shlex
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from absl import flags
@@ -45,9 +53,13 @@ from absl import flags
 from keras_alexnet import cli, workers
 from keras_alexnet.atomic import make_folder
 from keras_alexnet.data import ilsvrc, maps
+from keras_alexnet.data.layout import find_layout
 from keras_alexnet.errors import UserError
 from keras_alexnet.lock import exclusive
 from keras_alexnet.progress import ScanProgress, WorkProgress, say
+
+# Fewer are read faster than processes start.
+_FEW_ARCHIVES = 16
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -55,25 +67,34 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     cli.define_path(
         "imagenet_dir",
         None,
-        "ILSVRC2012 as unpacked: the folder that has Data/CLS-LOC/train, Data/CLS-LOC/val and Annotations/CLS-LOC/val.",
+        "ILSVRC2012: the folder that has Data/CLS-LOC/train, Data/CLS-LOC/val and Annotations/CLS-LOC/val, or the one "
+        "above it, or one with the archives of Kaggle or image-net.org.",
         flag_values=flag_values,
     )
     cli.define_path(
         "train_dir",
         None,
-        "The training images, a folder per class. Without it: Data/CLS-LOC/train of --imagenet_dir.",
+        "The training images, a folder per class; may be an archive. Without it: those of --imagenet_dir.",
         flag_values=flag_values,
     )
     cli.define_path(
         "val_dir",
         None,
-        "The validation images. Without it: Data/CLS-LOC/val of --imagenet_dir.",
+        "The validation images; may be an archive. Without it: those of --imagenet_dir.",
+        flag_values=flag_values,
+    )
+    cli.define_path(
+        "val_labels",
+        None,
+        "What has the classes of the validation images: LOC_val_solution.csv, the devkit (.tar.gz or unpacked) or its "
+        "ILSVRC2012_validation_ground_truth.txt, or a folder of XML annotations. Without it: the first of these that "
+        "is in --imagenet_dir.",
         flag_values=flag_values,
     )
     cli.define_path(
         "val_annotations_dir",
         None,
-        "An XML file per validation image. Without it: Annotations/CLS-LOC/val of --imagenet_dir. Given, but empty "
+        "An XML file per validation image, as --val_labels. Given, but empty "
         '(--val_annotations_dir=""): the validation folder has a folder of images per class.',
         flag_values=flag_values,
         may_be_empty=True,
@@ -139,19 +160,20 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
     """Scans, writes, and tells what was found."""
     cli.reject_positional(arguments)
     started = time.perf_counter()
-    train_dir, val_dir, annotations_dir = _folders(values)
+    train_dir, val_dir, val_labels = _folders(values)
     resized_dir = _resized_dir(values, [train_dir, val_dir])
     reads_images = bool(values.check_images or values.skip_bad_images or resized_dir)
     with ScanProgress() as progress:
         found = ilsvrc.scan(
             train_dir,
             val_dir,
-            annotations_dir,
+            val_labels,
             _synset_mapping(values, train_dir),
             progress,
             val_fraction=values.val_fraction,
             split_seed=values.split_seed,
             pass_links=reads_images,
+            mapper=functools.partial(_in_parallel, values.num_workers or workers.cpu_count(), progress),
         )
     with contextlib.ExitStack() as held:
         folders = [folder for folder in (values.output_dir, resized_dir) if folder]
@@ -183,28 +205,39 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
 
 
 def _folders(values: flags.FlagValues) -> list[str | None]:
-    """The folders of training images, validation images (None with --val_fraction) and annotations (may be empty)."""
+    """The trees of training and validation images (None with --val_fraction) and these' labels (may be empty)."""
     if values.val_fraction is not None:
         return [_folder_to_split(values), None, None]
-    parts = {
-        "train_dir": "Data/CLS-LOC/train",
-        "val_dir": "Data/CLS-LOC/val",
-        "val_annotations_dir": "Annotations/CLS-LOC/val",
-    }
-    given = {name: values[name].value for name in parts}
-    missing = [name for name in parts if given[name] is None]
+    labels = "val_annotations_dir" if values.val_labels is None else "val_labels"
+    given = {name: values[name].value for name in ("train_dir", "val_dir", labels)}
+    missing = [name for name, value in given.items() if value is None]
     if missing and not values.imagenet_dir:
         raise UserError(
             "where are the images? Give --imagenet_dir=FOLDER (ILSVRC2012), or "
             f"{', '.join(f'--{name}' for name in missing)}. See --help for images without annotations."
         )
-    return [os.path.join(values.imagenet_dir, part) if name in missing else given[name] for name, part in parts.items()]
+    if missing:
+        layout = find_layout(values.imagenet_dir)
+        say(f"Found {layout.description}" + (f", labels in {layout.val_labels}" if layout.val_labels else ""))
+        found = {"train_dir": layout.train, "val_dir": layout.val, labels: layout.val_labels}
+        for name in missing:
+            given[name] = found[name]
+            if given[name] is None:
+                raise UserError(
+                    f"{values.imagenet_dir} has {layout.description}, but not what --{name} is "
+                    "for: put it there, or give the flag."
+                )
+    return list(given.values())
 
 
 def _folder_to_split(values: flags.FlagValues) -> str:
     if not 0 < values.val_fraction < 1:
         raise UserError(f"val_fraction is {values.val_fraction}; expected a number above 0 and below 1, such as 0.1.")
-    others = [name for name in ("imagenet_dir", "val_dir", "val_annotations_dir") if values[name].value is not None]
+    others = [
+        name
+        for name in ("imagenet_dir", "val_dir", "val_annotations_dir", "val_labels")
+        if values[name].value is not None
+    ]
     if others:
         raise UserError(
             "--val_fraction takes the validation images from those of --train_dir, so it does not go with "
@@ -235,7 +268,7 @@ def _read_images(values: flags.FlagValues, found: ilsvrc.ImageFolders, resized_d
     # Here and above, so that --help and a mere scan do without NumPy and Pillow.
     from keras_alexnet.data import images, resize
 
-    paths = [*found.train.paths, *found.val.paths]
+    sources = [*found.train.images(), *found.val.images()]
     num_workers = values.num_workers or workers.cpu_count()
     with WorkProgress() as progress:
         if resized_dir:
@@ -243,22 +276,23 @@ def _read_images(values: flags.FlagValues, found: ilsvrc.ImageFolders, resized_d
                 *_resized(found.train, resized_dir, "train").paths,
                 *_resized(found.val, resized_dir, "val").paths,
             ]
+            paths = [*found.train.paths, *found.val.paths]
             resize.reject_overlap(*({os.path.dirname(path) for path in names} for names in (paths, copies)))
             resize.claim_resized_dir(resized_dir, values.resize_shorter_side)
             findings = resize.resize(
-                paths,
+                sources,
                 copies,
                 values.resize_shorter_side,
                 num_workers,
                 lambda done, total: progress(done, total, "images resized"),
             )
         else:
-            findings = images.check(paths, num_workers, lambda done, total: progress(done, total, "images checked"))
+            findings = images.check(sources, num_workers, lambda done, total: progress(done, total, "images checked"))
     table = os.path.join(values.output_dir, images.BAD_IMAGES)
     images.write_findings(table, findings)
-    say(f"{images.summary(findings, len(paths))}\nDetails: {table}")
+    say(f"{images.summary(findings, len(sources))}\nDetails: {table}")
     if not values.skip_bad_images:
-        images.raise_if_unusable(findings, len(paths), table)
+        images.raise_if_unusable(findings, len(sources), table)
     found = images.without_unusable(found, findings)
     if resized_dir:
         say(f"Copies: {resized_dir}")
@@ -271,6 +305,15 @@ def _resized(image_map: maps.ImageMap, resized_dir: str, part: str) -> maps.Imag
     from keras_alexnet.data import resize
 
     return resize.resized_paths(image_map, os.path.join(resized_dir, part))
+
+
+def _in_parallel(num_workers: int, progress: ScanProgress, function: Callable, items: Sequence) -> list:
+    """Computes a function of each item, in several processes where there are enough of them."""
+    if len(items) < _FEW_ARCHIVES:
+        return list(map(function, items))
+    return workers.map_in_processes(
+        function, items, num_workers, lambda done, total: progress(done, total, "archives read")
+    )
 
 
 def _synset_mapping(values: flags.FlagValues, train_dir: str) -> str | None:

@@ -78,7 +78,7 @@ def test_images_and_batches_are_those_of_files(tree, packed):
 
 
 def test_an_index_stands_for_the_archives(packed, tmp_path):
-    file = index.index_file(tmp_path / "map.txt")
+    file = maps.index_file(tmp_path / "map.txt")
     index.write_index(file, packed.fingerprint, packed.locations)
     again = maps.read_map(tmp_path / "map.txt")
     assert [again.read(row) for row in range(len(again))] == [packed.read(row) for row in range(len(packed))]
@@ -86,7 +86,7 @@ def test_an_index_stands_for_the_archives(packed, tmp_path):
 
 def test_nothing_is_looked_for_where_there_is_an_index(tree, tmp_path, monkeypatch):
     packed = pack(tree, tmp_path, archives.write_tar)
-    index.write_index(index.index_file(tmp_path / "map.txt"), packed.fingerprint, packed.locations)
+    index.write_index(maps.index_file(tmp_path / "map.txt"), packed.fingerprint, packed.locations)
     monkeypatch.setattr(index, "read_archive", None)
     assert maps.read_map(tmp_path / "map.txt").read(0) == tree.read(0)
     # Moved together; the time of a copy is another one.
@@ -100,7 +100,7 @@ def test_nothing_is_looked_for_where_there_is_an_index(tree, tmp_path, monkeypat
 @pytest.mark.parametrize("damage", ["of another map", "no index", "cut off"])
 def test_an_index_that_cannot_be_used_is_passed_over(tree, tmp_path, damage):
     packed = pack(tree, tmp_path, archives.write_tar)
-    file = index.index_file(tmp_path / "map.txt")
+    file = maps.index_file(tmp_path / "map.txt")
     index.write_index(file, "0" * 64 if damage == "of another map" else packed.fingerprint, packed.locations)
     if damage == "no index":
         np.savez(file, a=np.zeros(3))
@@ -112,7 +112,7 @@ def test_an_index_that_cannot_be_used_is_passed_over(tree, tmp_path, damage):
 @pytest.mark.parametrize("longer", [0, 512])
 def test_an_archive_that_is_not_the_indexed_one_is_found_out(tree, tmp_path, longer):
     packed = pack(tree, tmp_path, archives.write_tar)
-    index.write_index(index.index_file(tmp_path / "map.txt"), packed.fingerprint, packed.locations)
+    index.write_index(maps.index_file(tmp_path / "map.txt"), packed.fingerprint, packed.locations)
     data = (tmp_path / "images.bin").read_bytes()
     (tmp_path / "images.bin").write_bytes(b"other" + data[5:] + bytes(longer))
     os.utime(tmp_path / "images.bin", (1, 1))

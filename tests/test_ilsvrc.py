@@ -16,7 +16,7 @@ def tree(tmp_path):
 
 def problems_of(tree, **changes):
     """The problems that a scan tells, a line each."""
-    folders = {"train_dir": tree.train, "val_dir": tree.val, "annotations_dir": tree.annotations} | changes
+    folders = {"train_dir": tree.train, "val_dir": tree.val, "val_labels": tree.annotations} | changes
     with pytest.raises(UserError) as raised:
         ilsvrc.scan(**folders)
     summary, *problems = str(raised.value).splitlines()
@@ -105,10 +105,10 @@ def rows_of(images):
     return list(zip(images.paths, images.labels, strict=True))
 
 
-@pytest.mark.parametrize("annotations_dir", ["", None])
-def test_validation_labels_come_from_class_folders(tree, tmp_path, annotations_dir):
+@pytest.mark.parametrize("val_labels", ["", None])
+def test_validation_labels_come_from_class_folders(tree, tmp_path, val_labels):
     make_files(tmp_path / "val", f"{SHARK}/b.JPEG", f"{SHARK}/a.png", f"{TENCH}/z.jpg", ".git/x.jpg", "loose.jpg")
-    found = ilsvrc.scan(tree.train, tmp_path / "val", annotations_dir)
+    found = ilsvrc.scan(tree.train, tmp_path / "val", val_labels)
     names = [(f"{TENCH}/z.jpg", 0), (f"{SHARK}/a.png", 2), (f"{SHARK}/b.JPEG", 2)]
     assert rows_of(found.val) == [(f"{tmp_path}/val/{name}", label) for name, label in names]
     assert found.classes == CLASSES
@@ -117,7 +117,7 @@ def test_validation_labels_come_from_class_folders(tree, tmp_path, annotations_d
 
 def test_problems_of_validation_class_folders_are_told(tree, tmp_path):
     make_files(tmp_path / "val", f"{TENCH}/{SHARK}_1.JPEG", "tench/1.jpg", "unknown/notes.txt", f"{SHARK}/notes.txt")
-    problems = problems_of(tree, val_dir=tmp_path / "val", annotations_dir="")
+    problems = problems_of(tree, val_dir=tmp_path / "val", val_labels="")
     assert [problem.partition(":")[0] for problem in problems] == [
         f"validation folder {tmp_path}/val/tench is none of the 3 training classes",
         f"validation folder {tmp_path}/val/unknown is none of the 3 training classes",
@@ -128,10 +128,10 @@ def test_problems_of_validation_class_folders_are_told(tree, tmp_path):
 
 
 def test_validation_folder_without_class_folders_is_told(tree):
-    (problem,) = problems_of(tree, annotations_dir="")
+    (problem,) = problems_of(tree, val_labels="")
     assert problem.startswith(f"validation folder {tree.val} has no class folders: expected one folder of images per")
     assert "--val_dir" in problem
-    (problem,) = problems_of(tree, val_dir=tree.root / "none", annotations_dir="")
+    (problem,) = problems_of(tree, val_dir=tree.root / "none", val_labels="")
     assert problem.startswith(f"validation folder {tree.root}/none: No such file or directory")
 
 
@@ -245,20 +245,27 @@ def test_missing_and_unreadable_class_names_are_told(tree):
     assert problem.startswith(f"cannot read {tree.root}: Is a directory; expected lines of '<class id> <names>'")
 
 
-@pytest.mark.parametrize("folder", ["train_dir", "val_dir", "annotations_dir"])
+@pytest.mark.parametrize("folder", ["train_dir", "val_dir", "val_labels"])
 def test_missing_folders_are_told(tree, folder, tmp_path):
     (problem,) = problems_of(tree, **{folder: tmp_path / "none"})
     assert f"{tmp_path}/none" in problem
     assert "No such file or directory; expected a folder" in problem or "does not exist" in problem
-    assert "correct the path" in problem or "--val_annotations_dir" in problem
+    assert "correct the path" in problem or "--val_labels" in problem
 
 
-@pytest.mark.parametrize("folder", ["train_dir", "val_dir", "annotations_dir"])
-def test_files_in_place_of_folders_are_told(tree, folder):
-    make_files(tree.root, "file")
-    (problem,) = problems_of(tree, **{folder: tree.root / "file"})
-    assert f"{tree.root}/file" in problem
-    assert "Not a directory; expected a folder" in problem or "is no folder" in problem
+@pytest.mark.parametrize(
+    ("argument", "problem"),
+    [
+        ("train_dir", "the archive {} is truncated or damaged"),
+        ("val_dir", "the archive {} is truncated or damaged"),
+        ("val_labels", "{} gives no labels: expected a folder"),
+    ],
+)
+def test_other_files_in_place_of_folders_are_told(tree, argument, problem):
+    (tree.root / "file").write_text("other")
+    folders = {"train_dir": tree.train, "val_dir": tree.val, "val_labels": tree.annotations}
+    with pytest.raises(UserError, match=problem.format(f"{tree.root}/file")):
+        ilsvrc.scan(**folders | {argument: tree.root / "file"})
 
 
 def test_training_folder_without_class_folders_is_told(tree, tmp_path):

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
-from keras_alexnet.data.ilsvrc import SUFFIXES
+from keras_alexnet.data.trees import SUFFIXES
 from keras_alexnet.errors import UserError
 
 

@@ -1,23 +1,24 @@
-"""Finds the images of ILSVRC2012, or of any class-per-folder tree, and their labels. Standard library only.
+"""Finds the images of ILSVRC2012, or of any class-per-folder tree, and their labels.
 
-The scan lists folders and opens no image: a kind of file is known by its suffix, and nothing is asked of the disk per
-file, except where it is a link. Links are followed and written as they are.
+Standard library only, as long as there are no archives.
 """
 
 import os
 import re
 from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 
 from keras_alexnet.data import maps
-from keras_alexnet.data.annotations import annotated_label
+from keras_alexnet.data.archives.rows import ImageRows
+from keras_alexnet.data.archives.scan import Mapper
 from keras_alexnet.data.split import split
+from keras_alexnet.data.trees import Tree, breaking_lines, open_tree
+from keras_alexnet.data.val_labels import validation_labels
 from keras_alexnet.errors import raise_if_any
 from keras_alexnet.file_names import from_utf8
 
-SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".gif", ".webp")
 SYNSET_MAPPING = "LOC_synset_mapping.txt"
 
 # Called with (done, total, what is counted), often.
@@ -44,45 +45,50 @@ class ImageFolders:
 def scan(
     train_dir: str,
     val_dir: str | None,
-    annotations_dir: str | None,
+    val_labels: str | None,
     synset_mapping: str | None = None,
     progress: Progress | None = None,
     *,
     val_fraction: float | None = None,
     split_seed: int = 0,
     pass_links: bool = False,
+    mapper: Mapper = map,
 ) -> ImageFolders:
     """Finds the images and labels of a training tree and a validation folder.
 
     Args:
-        train_dir: one folder of images per class, as for `scan_training`.
+        train_dir: one folder of images per class, as for `scan_training`; this and `val_dir` may be archives.
         val_dir: the validation images, as for `scan_validation`; None with `val_fraction`.
-        annotations_dir: an XML file per validation image. If it is empty or None, `val_dir` has a folder of images per
-            class, as for `scan_validation_tree`.
+        val_labels: what tells the classes of the validation images, as for `scan_validation`. If it is empty or None,
+            `val_dir` has a folder of images per class, as for `scan_validation_tree`.
         synset_mapping: ILSVRC's `LOC_synset_mapping.txt`, if there is one.
         progress: called with (done, total, what is counted).
         val_fraction: take this part of the training images as validation images instead, as `split` does.
         split_seed: another seed gives another split.
-        pass_links: take symbolic links for images without looking where they lead, since `images.check` will.
+        pass_links, mapper: as for `trees.open_tree`.
 
     Raises:
         UserError: names all that is wrong in any of them (the first ten, and how many).
     """
     problems: list[str] = []
-    classes, train = scan_training(train_dir, problems, progress, pass_links)
+    classes, train = scan_training(train_dir, problems, progress, pass_links, mapper)
     if val_fraction is not None:
         train, val = split(train, classes, val_fraction, split_seed, problems)
-    elif annotations_dir:
-        val = scan_validation(val_dir, annotations_dir, classes, problems, progress, pass_links)
+    elif val_labels:
+        val = scan_validation(val_dir, val_labels, classes, problems, progress, pass_links, mapper)
     else:
-        val = scan_validation_tree(val_dir, classes, problems, progress, pass_links)
+        val = scan_validation_tree(val_dir, classes, problems, progress, pass_links, mapper)
     class_names = read_class_names(synset_mapping, classes, problems) if synset_mapping else None
     raise_if_any(problems, "the images cannot be used as they are, nothing was written")
     return ImageFolders(classes, class_names, train, val)
 
 
 def scan_training(
-    train_dir: str, problems: list[str], progress: Progress | None = None, pass_links: bool = False
+    train_dir: str,
+    problems: list[str],
+    progress: Progress | None = None,
+    pass_links: bool = False,
+    mapper: Mapper = map,
 ) -> tuple[list[str], maps.ImageMap]:
     """Finds the images of a tree with one folder per class.
 
@@ -90,18 +96,18 @@ def scan_training(
         train_dir: holds the class folders, each of which holds its images directly.
         problems: what is wrong is appended here, for `errors.raise_if_any`.
         progress: called with (done, total, what is counted).
-        pass_links: as for `scan`.
+        pass_links, mapper: as for `trees.open_tree`.
 
     Returns:
         The class ids, which are the folder names in the order of their code points, and the images with absolute paths
         by class and then by path. A label is a position in the class ids.
     """
-    train_dir = os.path.abspath(train_dir)
-    folders = _class_folders(train_dir, "training folder", "--train_dir", problems)
+    tree = open_tree(train_dir, pass_links, mapper)
+    folders = tree.class_folders("training folder", "--train_dir", problems)
     problems.extend(_alike(folders))
     classes = list(folders)
     label_of = {class_id: label for label, class_id in enumerate(classes)}
-    return classes, _images_of_classes(train_dir, folders, label_of, problems, progress, pass_links)
+    return classes, _images_of_classes(tree, folders, label_of, problems, progress)
 
 
 def scan_validation_tree(
@@ -110,6 +116,7 @@ def scan_validation_tree(
     problems: list[str],
     progress: Progress | None = None,
     pass_links: bool = False,
+    mapper: Mapper = map,
 ) -> maps.ImageMap:
     """Finds the validation images of a tree with one folder per class, as `scan_training` does.
 
@@ -118,10 +125,10 @@ def scan_validation_tree(
         classes: the class ids, in label order.
         problems: what is wrong is appended here, for `errors.raise_if_any`.
         progress: called with (done, total, what is counted).
-        pass_links: as for `scan`.
+        pass_links, mapper: as for `trees.open_tree`.
     """
-    val_dir = os.path.abspath(val_dir)
-    folders = _class_folders(val_dir, "validation folder", "--val_dir", problems)
+    tree = open_tree(val_dir, pass_links, mapper)
+    folders = tree.class_folders("validation folder", "--val_dir", problems)
     label_of = {class_id: label for label, class_id in enumerate(classes)}
     if classes:
         problems.extend(
@@ -131,60 +138,44 @@ def scan_validation_tree(
             if class_id not in label_of
         )
     known = {class_id: folder for class_id, folder in folders.items() if class_id in label_of}
-    return _images_of_classes(val_dir, known, label_of, problems, progress, pass_links)
+    return _images_of_classes(tree, known, label_of, problems, progress)
 
 
 def scan_validation(
     val_dir: str,
-    annotations_dir: str,
+    val_labels: str,
     classes: Sequence[str],
     problems: list[str],
     progress: Progress | None = None,
     pass_links: bool = False,
+    mapper: Mapper = map,
 ) -> maps.ImageMap:
     """Finds validation images and reads their labels from the annotations.
 
     Args:
         val_dir: holds the images directly.
-        annotations_dir: holds `<image name without suffix>.xml`, whose `object/name` elements name one class.
+        val_labels: as for `val_labels.validation_labels`.
         classes: the class ids, in label order.
         problems: what is wrong is appended here, for `errors.raise_if_any`.
         progress: called with (done, total, what is counted).
-        pass_links: as for `scan`.
+        pass_links, mapper: as for `trees.open_tree`.
 
     Returns:
         The images with absolute paths, sorted by path.
     """
-    val_dir, annotations_dir = os.path.abspath(val_dir), os.path.abspath(annotations_dir)
-    problems.extend(_breaking_lines([val_dir]))
-    images = _images(val_dir, "validation folder", problems, pass_links)
-    paths: list[str] = []
-    labels = array("i")
-    if not os.path.isdir(annotations_dir):
+    tree = open_tree(val_dir, pass_links, mapper)
+    problems.extend(breaking_lines([tree.source]))
+    rows = ImageRows()
+    images = tree.add_images(tree.root, "validation folder", rows, problems)
+    if not os.path.exists(val_labels):
         problems.append(
-            f"annotations folder {annotations_dir} does not exist or is no folder: give the one that holds "
-            "an XML file per validation image, with --val_annotations_dir"
+            f"{val_labels} does not exist: give what tells the classes of the validation images, such as a folder of "
+            "XML annotations, with --val_labels"
         )
-    elif classes:
-        label_of = {class_id: label for label, class_id in enumerate(classes)}
-        image_of: dict[str, str] = {}
-        start = len(os.path.join(val_dir, ""))
-        for number, path in enumerate(images, 1):
-            stem = path[start:].rpartition(".")[0]
-            first = image_of.setdefault(stem, path)
-            if first is not path:
-                problems.append(
-                    f"{path} and {first} share one annotation, {stem}.xml: expected one image of that "
-                    "name; remove or rename the other"
-                )
-            else:
-                label = annotated_label(f"{annotations_dir}/{stem}.xml", path, label_of, problems)
-                if label is not None:
-                    paths.append(path)
-                    labels.append(label)
-            if progress:
-                progress(number, len(images), "annotations")
-    return maps.ImageMap(paths, labels, source=val_dir)
+    if not classes or not os.path.exists(val_labels):
+        return rows.image_map(array("i", [0] * len(rows)), tree.source)
+    chosen, labels = validation_labels(os.path.abspath(val_labels), images, classes, problems, progress)
+    return replace(rows.image_map(array("i", [0] * len(rows)), tree.source).take(chosen), labels=labels)
 
 
 def read_class_names(path: str, classes: Sequence[str], problems: list[str]) -> list[str]:
@@ -219,47 +210,24 @@ def read_class_names(path: str, classes: Sequence[str], problems: list[str]) -> 
     return [names.get(class_id, "") for class_id in classes]
 
 
-def _class_folders(tree_dir: str, what: str, flag: str, problems: list[str]) -> dict[str, str]:
-    """The path of each folder in `tree_dir` by its name, in the order of the names' bytes."""
-    problems.extend(_breaking_lines([tree_dir]))
-    folders: dict[str, str] = {}
-    try:
-        with os.scandir(tree_dir) as entries:
-            names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
-            names.sort(key=os.fsencode)  # The same order under every locale.
-            folders = {name: os.path.join(tree_dir, name) for name in names}
-    except OSError as error:
-        problems.append(_unreadable(what, tree_dir, error))
-    else:
-        if not folders:
-            problems.append(
-                f"{what} {tree_dir} has no class folders: expected one folder of images per "
-                f"class in it; unpack the images so, or give another {flag}"
-            )
-    problems.extend(_breaking_lines(list(folders.values()), len(os.path.join(tree_dir, ""))))
-    return folders
-
-
 def _images_of_classes(
-    tree_dir: str,
+    tree: Tree,
     folders: Mapping[str, str],
     label_of: Mapping[str, int],
     problems: list[str],
     progress: Progress | None,
-    pass_links: bool,
 ) -> maps.ImageMap:
     # Of ILSVRC's files alone the name tells the class: 3_12.png may well be a 7, and cat_and_dog.jpg a dog.
     telling = {class_id for class_id in label_of if re.fullmatch(r"n\d{8}", class_id)}
-    paths: list[str] = []
+    rows = ImageRows()
     labels = array("i")
     for done, (class_id, folder) in enumerate(folders.items(), 1):
-        found = _images(folder, "class folder", problems, pass_links)
+        found = tree.add_images(folder, "class folder", rows, problems)
         problems.extend(_wrong_folder(found, class_id, telling))
-        paths += found
         labels.extend([label_of[class_id]] * len(found))
         if progress:
             progress(done, len(folders), "class folders")
-    return maps.ImageMap(paths, labels, source=tree_dir)
+    return rows.image_map(labels, tree.source)
 
 
 def _alike(folders: Mapping[str, str]) -> Iterator[str]:
@@ -270,48 +238,6 @@ def _alike(folders: Mapping[str, str]) -> Iterator[str]:
                 f"class folders {folders[first]} and {folders[second]} differ only in case, so many disks cannot hold "
                 "both: expected different names; move the images into one of them, or rename it"
             )
-
-
-def _images(folder: str, what: str, problems: list[str], pass_links: bool) -> list[str]:
-    """The sorted paths of the images that lie directly in `folder`."""
-    paths: list[str] = []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                name = entry.name
-                if not name.lower().endswith(SUFFIXES) or name.startswith("."):
-                    continue
-                if (pass_links and entry.is_symlink()) or entry.is_file():
-                    paths.append(entry.path)
-                elif entry.is_symlink() and not entry.is_dir():
-                    problems.append(f"{entry.path} is a broken link: expected an image; mend or remove the link")
-    except OSError as error:
-        problems.append(_unreadable(what, folder, error))
-        return []
-    if not paths:
-        problems.append(
-            f"{what} {folder} has no images: expected {' '.join(SUFFIXES)} files directly in it; put them "
-            "there, or remove or replace the folder"
-        )
-    paths.sort()
-    problems.extend(_breaking_lines(paths, len(os.path.join(folder, ""))))
-    return paths
-
-
-def _unreadable(what: str, folder: str, error: OSError) -> str:
-    return (
-        f"{what} {error.filename or folder}: {error.strerror}; expected a folder of images that can be read; "
-        "correct the path or its permissions"
-    )
-
-
-def _breaking_lines(paths: Sequence[str], start: int = 0) -> Iterator[str]:
-    """The paths that from position `start` have a TAB or a line break, which are what divides a map file."""
-    joined = "".join(paths)
-    if any(mark in joined for mark in "\t\n\r"):
-        for path in paths:
-            if any(mark in path[start:] for mark in "\t\n\r"):
-                yield f"{path!r} has a TAB or a line break in its name, which a map file cannot hold: rename it"
 
 
 def _wrong_folder(paths: Sequence[str], class_id: str, telling: Collection[str]) -> Iterator[str]:

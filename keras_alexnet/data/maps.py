@@ -214,7 +214,7 @@ def _locations(paths: PathList, fingerprint: str, path: str | os.PathLike) -> "L
     from keras_alexnet.data.archives import index
 
     encoded = _Encoded(paths)
-    found = index.read_index(index.index_file(path), fingerprint, encoded)
+    found = index.read_index(index_file(path), fingerprint, encoded)
     return found or index.find_images(encoded, str(path))
 
 
@@ -224,6 +224,23 @@ def _zip_next_to(path: str | os.PathLike, paths: PathList) -> bytes | None:
     if is_map and os.path.isfile(f"{stem}.zip") and paths.is_relative(0) and _is_missing(paths.encoded([0])[0]):
         return os.fsencode(f"{os.path.basename(stem)}.zip")
     return None
+
+
+def _write_index(path: str, images: ImageMap) -> None:
+    """Writes the index of the archives of a map that has been written, or removes that of an older one."""
+    if images.locations is None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(index_file(path))
+        return
+    from keras_alexnet.data.archives import index
+
+    index.write_index(index_file(path), _fingerprint_of(path), images.locations)
+
+
+def _fingerprint_of(path: str) -> str:
+    """The fingerprint of a map as it is written here."""
+    with open(path, "rb") as file:
+        return hashlib.sha256(_read_lines(file)[1]).hexdigest()
 
 
 class _Encoded(Sequence[bytes]):
@@ -237,6 +254,11 @@ class _Encoded(Sequence[bytes]):
 
     def __getitem__(self, row: int) -> bytes:
         return self._paths.encoded([row])[0]
+
+
+def index_file(map_path: str | os.PathLike) -> str:
+    """Where the images of a map are in their archives: `train_map.index.npz` for `train_map.txt`."""
+    return f"{os.path.splitext(map_path)[0]}.index.npz"
 
 
 def raise_if_missing(image_map: ImageMap) -> None:
@@ -353,12 +375,13 @@ def write_data_dir(
     Raises:
         UserError: the folder cannot be made or written, or the disk is full.
     """
-    train_paths, val_paths = train.paths, val.paths
-    if relative_paths:
-        train_paths, val_paths = _relative(train_paths, output_dir), _relative(val_paths, output_dir)
+    images = {TRAIN_MAP: train, VAL_MAP: val}
     contents = {
-        TRAIN_MAP: _map_lines(zip(train_paths, train.labels, strict=True)),
-        VAL_MAP: _map_lines(zip(val_paths, val.labels, strict=True)),
+        name: _map_lines(
+            zip(_relative(found, output_dir) if relative_paths else found.paths, found.labels, strict=True)
+        )
+        for name, found in images.items()
+    } | {
         CLASS_MAPPINGS: _class_lines(classes),
     }
     named = os.path.join(output_dir, CLASS_NAMES)
@@ -369,6 +392,8 @@ def write_data_dir(
         # All are on the disk, under partial names, before the first one takes its final name.
         for final, lines in zip(finals, contents.values(), strict=True):
             _write_lines(stack.enter_context(atomic_path(final)), lines)
+    for name, found in images.items():
+        _write_index(os.path.join(output_dir, name), found)
     if class_names is None and os.path.lexists(named):
         try:
             os.unlink(named)
@@ -495,9 +520,16 @@ def _misplaced(rows: Sequence[tuple[str, int | None]]) -> list[int]:
     ]
 
 
-def _relative(paths: Iterable[str], folder: str | os.PathLike) -> Iterator[str]:
+def _relative(images: ImageMap, folder: str | os.PathLike) -> Iterator[str]:
     relatives: dict[str, str] = {}
-    for path in paths:
+    for row, path in enumerate(images.paths):
+        if images.is_archived(row):
+            parent = images.locations.archives[images.locations.archive[row]].path
+            name = path[len(parent) :]
+            if parent not in relatives:
+                relatives[parent] = os.path.relpath(parent, folder)
+            yield relatives[parent] + name
+            continue
         parent, name = os.path.split(path)
         # relpath() is slow, and images share their folders.
         if parent not in relatives:

@@ -15,6 +15,7 @@ from keras_alexnet.data.images import (
     KIND_OF_SUFFIX,
     Finding,
     Progress,
+    Source,
     UnusableError,
     note_orientation,
     open_image,
@@ -39,10 +40,14 @@ def resized_paths(images: maps.ImageMap, folder: str) -> maps.ImageMap:
     Raises:
         UserError: two images would have the same copy.
     """
-    start = len(os.path.join(images.source, ""))
     original_of: dict[str, str] = {}
-    for path in images.paths:
-        name = os.path.join(folder, path[start:])
+    for row, path in enumerate(images.paths):
+        below = path.removeprefix(images.source).removeprefix("@").removeprefix("/")
+        if images.is_archived(row):  # A tar of a class becomes a folder.
+            below = below.replace(".tar@/", "/").replace(".tar/", "/")
+        if ".." in below.split("/"):
+            raise UserError(f"{path} would have its copy outside {folder}: write the archive with names without '..'.")
+        name = os.path.join(folder, below)
         suffix = os.path.splitext(name)[1].lower()
         copy = name if KIND_OF_SUFFIX.get(suffix) == "JPEG" else f"{name}.JPEG"
         other = original_of.setdefault(copy, path)
@@ -52,19 +57,20 @@ def resized_paths(images: maps.ImageMap, folder: str) -> maps.ImageMap:
 
 
 def resize(
-    paths: Sequence[str],
+    sources: Sequence[Source],
     copies: Sequence[str],
     shorter_side: int,
     num_workers: int,
     progress: Progress | None = None,
 ) -> list[Finding]:
-    """Checks image files as `images.check` does and writes JPEG copies of another size, in parallel.
+    """Checks images as `images.check` does and writes JPEG copies of another size, in parallel.
 
-    A copy is upright, RGB and without metadata. It has the modification time of its original: one that is whole and has
-    it stays as it is. So the work can be interrupted at any time, and done again for what has changed.
+    A copy is upright, RGB and without metadata. It has the modification time of its original, or of the archive: one
+    that is whole and has it stays as it is. So the work can be interrupted at any time, and done again for what has
+    changed.
 
     Args:
-        paths: the image files.
+        sources: the images.
         copies: the files to write, as many.
         shorter_side: of the copies, in pixels. The longer side keeps the proportions, rounded to the nearest, halves
             up. Smaller images are enlarged.
@@ -72,7 +78,7 @@ def resize(
         progress: called with (images done, images in all).
 
     Returns:
-        What is the matter with some, in the order of `paths`. Of unusable ones no copy is written.
+        What is the matter with some, in the order of `sources`. Of unusable ones no copy is written.
 
     Raises:
         UserError: a copy cannot be written, or a worker process ended by itself.
@@ -83,7 +89,7 @@ def resize(
     except OSError as error:
         raise _cannot_write(error.filename, error) from None
     work = functools.partial(_resize_one, shorter_side=shorter_side)
-    found = map_in_processes(work, list(zip(paths, copies, strict=True)), num_workers, progress)
+    found = map_in_processes(work, list(zip(sources, copies, strict=True)), num_workers, progress)
     if hasattr(os, "sync"):
         # Maps that name the copies must not outlive a power loss that these do not.
         os.sync()
@@ -132,13 +138,13 @@ def claim_resized_dir(folder: str, shorter_side: int) -> None:
             raise UserError(f"{folder} has copies of other settings: expected {expected}, found {received}. {remedy}")
 
 
-def _resize_one(names: tuple[str, str], shorter_side: int) -> Finding | None:
-    path, copy = names
+def _resize_one(item: tuple[Source, str], shorter_side: int) -> Finding | None:
+    source, copy = item
     resized = None
-    with problems_told(path) as problems:
-        times = os.stat(path)
+    with problems_told(source) as problems:
+        times = os.stat(source if isinstance(source, str) else source.archive.path)
         keep = _is_whole(copy, times.st_mtime_ns)
-        with open_image(path, problems) as image:
+        with open_image(source, problems) as image:
             if not keep:
                 image.load()
             turn = note_orientation(image, problems)

@@ -16,8 +16,9 @@ import numpy as np
 
 from keras_alexnet.atomic import atomic_path
 from keras_alexnet.data.archives.entries import Entries, opened, read_exactly
-from keras_alexnet.data.archives.locations import ArchiveState, Locations
+from keras_alexnet.data.archives.locations import Locations
 from keras_alexnet.data.archives.scan import duplicates, read_archive
+from keras_alexnet.data.archives.state import ArchiveState
 from keras_alexnet.errors import UserError, raise_if_any
 from keras_alexnet.progress import ScanProgress
 
@@ -25,11 +26,6 @@ _VERSION = 1
 # Blocks of an archive that tell whether it is the one that was indexed.
 _SAMPLED_BLOCKS, _BLOCK = 8, 4096
 _ANEW = "run python -m keras_alexnet.prepare again"
-
-
-def index_file(map_path: str | os.PathLike) -> str:
-    """The index of a map: `train_map.index.npz` for `train_map.txt`."""
-    return f"{os.path.splitext(map_path)[0]}.index.npz"
 
 
 def candidates(path: bytes) -> list[tuple[bytes, bytes]]:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_alexnet.data.archives.entries import PLAIN, ZIP_DEFLATED
+from keras_alexnet.data.archives.state import ArchiveState
 from keras_alexnet.data.archives.zip import LOCAL_HEADER, LOCAL_HEADER_SIZE
 from keras_alexnet.workers import cpu_count
 
@@ -24,20 +25,6 @@ _PATIENCE = 2e-4
 _MAX_THREADS = 512
 # What deflates to more is no image.
 _LARGEST_IMAGE = 2**30
-
-
-class ArchiveState(NamedTuple):
-    """An archive file as it was when its entries were found."""
-
-    path: str
-    size: int
-    mtime_ns: int
-
-    @classmethod
-    def of(cls, path: str) -> "ArchiveState":
-        """The present state of a file."""
-        status = os.stat(path)
-        return cls(path, status.st_size, status.st_mtime_ns)
 
 
 class ArchivedImage(NamedTuple):

@@ -1,6 +1,5 @@
 """Finds the files inside an archive of any kind that is read. Standard library only."""
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 
 from keras_alexnet.data.archives.entries import Entries, opened, read_exactly
@@ -49,16 +48,6 @@ def read_archive(path: str, mapper: Mapper = map) -> Entries:
     if not head:
         raise UserError(f"the archive {path} is empty.")
     return read_zip(path)  # A zip may have other bytes in front. Else it raises an error.
-
-
-def is_archive(path: str | os.PathLike) -> bool:
-    """Whether a file is an archive by its content: a zip or a tar."""
-    try:
-        with open(path, "rb", buffering=0) as file:
-            head = file.read(_HEAD)
-    except OSError:
-        return False
-    return head.startswith((b"PK\x03\x04", b"PK\x05\x06")) or is_tar(head)
 
 
 def duplicates(names: Iterable[bytes]) -> set[bytes]:

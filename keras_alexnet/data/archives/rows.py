@@ -1,0 +1,53 @@
+"""Gathers images from folders and archives into a map. Standard library only, as long as there are no archives."""
+
+from array import array
+from collections.abc import Iterable, Sequence
+
+from keras_alexnet.data.archives.entries import Entries
+from keras_alexnet.data.archives.state import ArchiveState
+from keras_alexnet.data.maps import ImageMap
+
+
+class ImageRows:
+    """Images in the order in which they are added."""
+
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+        self._archives: dict[ArchiveState, int] = {}
+        self._archive, self._offset, self._size, self._method = array("i"), array("q"), array("q"), array("B")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def add_files(self, paths: Sequence[str]) -> None:
+        """Adds image files."""
+        self.paths += paths
+        self._archive.extend([-1] * len(paths))
+        for values in (self._offset, self._size, self._method):
+            values.extend([0] * len(paths))
+
+    def add_entries(self, archive: ArchiveState, entries: Entries, positions: Iterable[int], paths: list[str]) -> None:
+        """Adds images inside an archive: the entries at `positions`, and their paths in a map."""
+        self.paths += paths
+        self._archive.extend([self._archives.setdefault(archive, len(self._archives))] * len(paths))
+        for position in positions:
+            self._offset.append(entries.offset[position])
+            self._size.append(entries.size[position])
+            self._method.append(entries.method[position])
+
+    def image_map(self, labels: Sequence[int], source: str) -> ImageMap:
+        """The images as a map."""
+        if not self._archives:
+            return ImageMap(self.paths, labels, source=source)
+        import numpy as np
+
+        from keras_alexnet.data.archives.locations import Locations
+
+        locations = Locations(
+            list(self._archives),
+            np.frombuffer(self._archive, np.int32),
+            np.frombuffer(self._offset, np.int64),
+            np.frombuffer(self._size, np.int64),
+            np.frombuffer(self._method, np.uint8),
+        )
+        return ImageMap(self.paths, labels, source=source, locations=locations)

@@ -1,0 +1,18 @@
+"""What an archive file was when its entries were found. Standard library only."""
+
+import os
+from typing import NamedTuple
+
+
+class ArchiveState(NamedTuple):
+    """An archive file as it was when its entries were found."""
+
+    path: str
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, path: str) -> "ArchiveState":
+        """The present state of a file; raises `OSError` if there is none."""
+        status = os.stat(path)
+        return cls(path, status.st_size, status.st_mtime_ns)
