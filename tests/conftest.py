@@ -22,6 +22,7 @@ def pytest_configure(config):
     os.environ.pop("PYTHONUNBUFFERED", None)
     # A shell has what it starts in the background ignore Ctrl-C, which the commands under test would inherit.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored.
 
 

@@ -29,7 +29,7 @@ def test_every_side_goes_through_the_same_images(tmp_path):
     names = [stage["name"] for stage in figures["stages"]]
     assert names[:5] == [
         "libjpeg-turbo, full decode",
-        "tf.io.read_file",
+        "read",
         "+ decode and crop",
         "+ resize, round, mirror: training_dataset",
         "evaluation_dataset",

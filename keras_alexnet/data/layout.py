@@ -40,6 +40,8 @@ def find_layout(folder: str) -> Layout:
     Raises:
         UserError: there is nothing of this in it.
     """
+    if not os.path.exists(folder):
+        raise UserError(f"{folder} does not exist: give the folder that holds ILSVRC2012 with --imagenet_dir.")
     zip_path = folder if os.path.isfile(folder) else os.path.join(folder, KAGGLE_ZIP)
     for root in (folder, os.path.join(folder, "ILSVRC")):
         train, val = (os.path.join(root, _IMAGES, part) for part in ("train", "val"))
