@@ -208,6 +208,8 @@ def _folders(values: flags.FlagValues) -> list[str | None]:
     """The trees of training and validation images (None with --val_fraction) and these' labels (may be empty)."""
     if values.val_fraction is not None:
         return [_folder_to_split(values), None, None]
+    if values.val_labels is not None and values.val_annotations_dir is not None:
+        raise UserError("--val_labels and --val_annotations_dir are both given: leave out the one or the other.")
     labels = "val_annotations_dir" if values.val_labels is None else "val_labels"
     given = {name: values[name].value for name in ("train_dir", "val_dir", labels)}
     missing = [name for name, value in given.items() if value is None]
@@ -223,9 +225,10 @@ def _folders(values: flags.FlagValues) -> list[str | None]:
         for name in missing:
             given[name] = found[name]
             if given[name] is None:
+                flag = "val_labels" if name == labels else name
                 raise UserError(
-                    f"{values.imagenet_dir} has {layout.description}, but not what --{name} is "
-                    "for: put it there, or give the flag."
+                    f"{values.imagenet_dir} has {layout.description}, but not what --{flag} is for: put it there, or "
+                    "give the flag."
                 )
     return list(given.values())
 

@@ -101,8 +101,10 @@ def test_nothing_is_looked_for_where_there_is_an_index(tree, tmp_path, monkeypat
 def test_an_index_that_cannot_be_used_is_passed_over(tree, tmp_path, damage):
     packed = pack(tree, tmp_path, archives.write_tar)
     file = maps.index_file(tmp_path / "map.txt")
-    index.write_index(file, "0" * 64 if damage == "of another map" else packed.fingerprint, packed.locations)
-    if damage == "no index":
+    index.write_index(file, packed.fingerprint, packed.locations)
+    if damage == "of another map":
+        index.write_index(file, "0" * 64, packed.locations.take(range(len(packed))[::-1]))
+    elif damage == "no index":
         np.savez(file, a=np.zeros(3))
     elif damage == "cut off":
         os.truncate(file, 500)
@@ -185,6 +187,17 @@ def test_long_and_foreign_names_in_tars(tmp_path, tar_format):
     archives.write_tar(tmp_path / "a.tar", files, tar_format)
     image_map = a_map(tmp_path, *(f"a.tar@/{name.removeprefix('./')}" for name in files))
     assert image_map.read_many(range(5)) == list(files.values())
+
+
+def test_a_size_in_a_pax_header_counts(tmp_path):
+    """As it is for files of more than 8 GiB."""
+    data = b"1234567"
+    member = tarfile.TarInfo("a.jpg")
+    member.pax_headers = {"size": str(len(data))}
+    header = member.tobuf(tarfile.PAX_FORMAT)  # Its own size is 0.
+    other = tarfile.TarInfo("b.jpg").tobuf()
+    (tmp_path / "a.tar").write_bytes(header + data.ljust(512, b"\0") + other + bytes(1024))
+    assert a_map(tmp_path, "a.tar@/a.jpg", "a.tar@/b.jpg").read_many([0, 1]) == [data, b""]
 
 
 def test_tars_with_links_sparse_files_folders_and_devices(tmp_path):

@@ -225,7 +225,7 @@ def test_a_missing_archive_is_named(tmp_path):
     image_map = maps.read_map(tmp_path / "map.txt")
     assert image_map.paths == ["/a@b/c.jpg", "/data/train.zip@/n1/a.jpg"]
     (tmp_path / "map.txt").write_text("/data/train.zip@/n1/a.jpg\t0\n")
-    with pytest.raises(UserError, match=r"  /data/train.zip@/n1/a.jpg\nThere is no archive /data/train.zip\."):
+    with pytest.raises(UserError, match=r"  /data/train.zip@/n1/a.jpg\nThe archive /data/train.zip does not exist\."):
         maps.raise_if_missing(maps.read_map(tmp_path / "map.txt"))
 
 

@@ -89,6 +89,7 @@ def kaggle_zip(folder, train, val):
             for name, data in files.items():
                 archive.writestr(f"ILSVRC/Data/CLS-LOC/{part}/{name}", data, zipfile.ZIP_DEFLATED)
         archive.writestr("ILSVRC/ImageSets/CLS-LOC/train_cls.txt", "")
+        archive.writestr(f"ILSVRC/Data/CLS-LOC/train/{CLASSES[0]}/._{CLASSES[0]}_3.JPEG", "of a Mac")
     write_solution(folder)
 
 
@@ -164,7 +165,11 @@ def test_archives_with_a_folder_per_class(images, tmp_path, write):
     assert found.read_many(range(len(found))) == expected.read_many(range(len(expected)))
     assert found.labels == expected.labels
     call(f"--train_dir={tmp_path}/train", "--val_fraction=0.25", f"--output_dir={tmp_path}/split")
-    assert len(maps.read_map(tmp_path / "split/val_map.txt")) == 3
+    for part, count in (("train", 9), ("val", 3)):
+        found = maps.read_map(tmp_path / f"split/{part}_map.txt")
+        names = [path.rpartition("/")[2] for path in found.paths]
+        assert len(names) == count
+        assert found.read_many(range(count)) == [train[f"{name.partition('_')[0]}/{name}"] for name in names]
 
 
 def test_archived_images_are_checked_and_resized(images, tmp_path):
@@ -175,10 +180,14 @@ def test_archived_images_are_checked_and_resized(images, tmp_path):
     with pytest.raises(UserError, match=rf"ILSVRC2012_img_train.tar@/{bad.replace('/', '.tar/')}: truncated"):
         call(*arguments, "--check_images")
     call(*arguments, "--skip_bad_images")
-    assert len(maps.read_map(tmp_path / "out/train_map.txt")) == 11
+    found = maps.read_map(tmp_path / "out/train_map.txt")
+    assert found.read_many(range(11)) == [train[name] for name in sorted(train) if name != bad]
+    copies = []
     for _ in range(2):
         call(*arguments, "--skip_bad_images", "--resize_shorter_side=32", f"--resized_dir={tmp_path}/small")
         assert maps.read_map(tmp_path / "out/train_map.txt").paths[0] == f"{tmp_path}/small/train/{sorted(train)[0]}"
+        copies.append(os.stat(tmp_path / "small/train" / sorted(train)[0]).st_ino)
+    assert copies[0] == copies[1]  # Not written again.
     archives.write_tar(
         tmp_path / "odd.tar", dict.fromkeys(("../x.jpg", "../y.jpg", "n1/x.jpg", "n1/y.jpg"), min(val.values()))
     )
@@ -205,7 +214,7 @@ def test_labels_that_do_not_fit_are_told(images, tmp_path):
             r"names class n1 for .*_00000001",
         ),
         ("none.csv", b"ImageId,PredictionString\n", "ILSVRC2012_val_00000001.JPEG has no row in"),
-        ("other.csv", b"a,b\n", "is no LOC_val_solution.csv: expected a header"),
+        ("other.csv", b"a,b\n", "is not a LOC_val_solution.csv: expected a header"),
         ("other.gz", b"a", "gives no labels: expected a folder of XML annotations"),
     ):
         (tmp_path / name).write_bytes(text)
@@ -213,6 +222,8 @@ def test_labels_that_do_not_fit_are_told(images, tmp_path):
             call(*arguments, f"--val_labels={tmp_path}/{name}")
     with pytest.raises(UserError, match=r"none does not exist"):
         call(*arguments, f"--val_labels={tmp_path}/none")
+    with pytest.raises(UserError, match=r"--val_labels and --val_annotations_dir are both given"):
+        call(*arguments, f"--val_labels={tmp_path}/rows.csv", f"--val_annotations_dir={tmp_path}")
     assert not (tmp_path / "out/train_map.txt").exists()
 
 

@@ -1,12 +1,12 @@
 """Finds the images of ILSVRC2012, or of any class-per-folder tree, and their labels.
 
-Standard library only, as long as there are no archives.
+Needs NumPy only where there are archives.
 """
 
 import os
 import re
 from array import array
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 
@@ -15,14 +15,11 @@ from keras_alexnet.data.archives.rows import ImageRows
 from keras_alexnet.data.archives.scan import Mapper
 from keras_alexnet.data.split import split
 from keras_alexnet.data.trees import Tree, breaking_lines, open_tree
-from keras_alexnet.data.val_labels import validation_labels
+from keras_alexnet.data.val_labels import Progress, validation_labels
 from keras_alexnet.errors import raise_if_any
 from keras_alexnet.file_names import from_utf8
 
 SYNSET_MAPPING = "LOC_synset_mapping.txt"
-
-# Called with (done, total, what is counted), often.
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -59,8 +56,8 @@ def scan(
     Args:
         train_dir: one folder of images per class, as for `scan_training`; this and `val_dir` may be archives.
         val_dir: the validation images, as for `scan_validation`; None with `val_fraction`.
-        val_labels: what tells the classes of the validation images, as for `scan_validation`. If it is empty or None,
-            `val_dir` has a folder of images per class, as for `scan_validation_tree`.
+        val_labels: a file or folder with the classes of the validation images, as for `scan_validation`. If it is empty
+            or None, `val_dir` has a folder of images per class, as for `scan_validation_tree`.
         synset_mapping: ILSVRC's `LOC_synset_mapping.txt`, if there is one.
         progress: called with (done, total, what is counted).
         val_fraction: take this part of the training images as validation images instead, as `split` does.
@@ -150,7 +147,7 @@ def scan_validation(
     pass_links: bool = False,
     mapper: Mapper = map,
 ) -> maps.ImageMap:
-    """Finds validation images and reads their labels from the annotations.
+    """Finds validation images and their labels.
 
     Args:
         val_dir: holds the images directly.
@@ -169,8 +166,8 @@ def scan_validation(
     images = tree.add_images(tree.root, "validation folder", rows, problems)
     if not os.path.exists(val_labels):
         problems.append(
-            f"{val_labels} does not exist: give what tells the classes of the validation images, such as a folder of "
-            "XML annotations, with --val_labels"
+            f"{val_labels} does not exist: give the file or folder that has the classes of the validation images "
+            "with --val_labels"
         )
     if not classes or not os.path.exists(val_labels):
         return rows.image_map(array("i", [0] * len(rows)), tree.source)

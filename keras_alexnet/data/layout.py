@@ -55,8 +55,8 @@ def find_layout(folder: str) -> Layout:
             )
     if os.path.isfile(zip_path):
         inside = f"{zip_path}@/ILSVRC/{_IMAGES}"
-        places = [os.path.dirname(os.path.abspath(zip_path))]
-        labels = _first([os.path.join(place, SOLUTION) for place in places] + _devkits(places[0]))
+        place = os.path.dirname(os.path.abspath(zip_path))
+        labels = _first([os.path.join(place, SOLUTION), *_devkits(place)])
         return Layout(f"Kaggle's archive {zip_path}", f"{inside}/train", f"{inside}/val", labels)
     train = _first([os.path.join(folder, name) for name in (TRAIN_TAR, "ILSVRC2012_img_train", "train")])
     val = _first([os.path.join(folder, name) for name in (VAL_TAR, "ILSVRC2012_img_val", "val")])

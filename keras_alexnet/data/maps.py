@@ -283,7 +283,7 @@ def raise_if_missing(image_map: ImageMap) -> None:
         f"the images of {image_map.source} are missing: none of {len(sampled):,} that were looked for, evenly spread, "
         "exists:\n"
         + "\n".join(shown)
-        + (f"\nThere is no archive {os.fsdecode(archived[1])}." if archived else "")
+        + (f"\nThe archive {os.fsdecode(archived[1])} does not exist." if archived else "")
         + "\nIs their disk mounted? If they have been moved, run python -m keras_alexnet.prepare again; with "
         "--relative_paths it writes maps that can be moved together with their images."
     )

@@ -113,7 +113,7 @@ def image_dataset(
 
 
 def unlabelled_map(paths: ImageMap | Iterable[str | os.PathLike]) -> ImageMap:
-    """A map of the images at `paths`; raises `UserError` where there are none, or a single path is no list."""
+    """A map of the images at `paths`; raises `UserError` if there are none, or for a single path in place of a list."""
     if isinstance(paths, ImageMap) and len(paths):
         return paths
     found = [] if isinstance(paths, str | os.PathLike) else [os.fspath(path) for path in paths]

@@ -116,7 +116,7 @@ class _FolderTree:
                     if (self._pass_links and entry.is_symlink()) or entry.is_file():
                         paths.append(entry.path)
                     elif entry.is_symlink() and not entry.is_dir():
-                        problems.append(f"{entry.path} is a broken link: expected an image; mend or remove the link")
+                        problems.append(f"{entry.path} is a broken link: expected an image; fix or remove the link")
         except OSError as error:
             problems.append(_unreadable(what, folder, error))
             return []
@@ -142,7 +142,7 @@ class _ArchiveTree:
             if name.startswith(start) and is_image(name):
                 by_folder[name.rpartition(b"/")[0]].append(position)
         self._by_folder = by_folder
-        # Folders above all images are not what tells the classes apart.
+        # Folders that all images share are not classes.
         self._root = os.path.commonpath([b"/" + folder for folder in by_folder] or [b"/"])[1:]
         self.root = self.source = self._shown(self._root)
 
@@ -180,7 +180,9 @@ def _add_entries(
 ) -> list[str]:
     archive = state.path
     if not chosen:
-        problems.append(f"{what} {folder} has no images ({' '.join(SUFFIXES)}); give another")
+        problems.append(
+            f"{what} {folder} has no images: expected {' '.join(SUFFIXES)} files directly in it; give another"
+        )
     chosen.sort(key=entries.names.__getitem__)
     names = [entries.names[position] for position in chosen]
     paths = [f"{archive}@/{os.fsdecode(name)}" for name in names]

@@ -1,4 +1,4 @@
-"""The labels of ILSVRC2012's validation images, from any of the files that tell them. Standard library only."""
+"""The labels of ILSVRC2012's validation images, from any of the files that have them. Standard library only."""
 
 import csv
 import io
@@ -16,6 +16,7 @@ GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 DEVKIT = "ILSVRC2012_devkit_t12"
 SOLUTION = "LOC_val_solution.csv"
 
+# Called with (done, total, what is counted), often.
 Progress = Callable[[int, int, str], None]
 
 
@@ -101,12 +102,12 @@ def _solution(path: str) -> dict[str, str]:
         rows = csv.reader(file)
         header = next(rows, [])
         if header[:2] != ["ImageId", "PredictionString"]:
-            raise UserError(f"{path} is no LOC_val_solution.csv: expected a header ImageId,PredictionString.")
-        return {_image_id(row[0]): from_utf8(row[1].split()[0]) for row in rows if len(row) > 1 and row[1].split()}
-
-
-def _image_id(name: str) -> str:
-    return name.removesuffix(".JPEG")
+            raise UserError(f"{path} is not a LOC_val_solution.csv: expected a header ImageId,PredictionString.")
+        return {
+            row[0].removesuffix(".JPEG"): from_utf8(row[1].split()[0])
+            for row in rows
+            if len(row) > 1 and row[1].split()
+        }
 
 
 def _ground_truth_below(folder: str) -> str | None:

@@ -5,11 +5,10 @@ import os
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import BinaryIO
 
 from keras_alexnet.errors import UserError
 
-# How the bytes of an entry are stored. A zip entry has a local header in front, of a length that only it tells.
+# How the bytes of an entry are stored. A zip entry has a local header in front, which gives its own length.
 PLAIN, ZIP_STORED, ZIP_DEFLATED = range(3)
 
 
@@ -51,19 +50,19 @@ class Entries:
 
 
 @contextlib.contextmanager
-def opened(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """Opens an archive, without a buffer; raises `UserError` where it cannot be read."""
+def opened(path: str | os.PathLike) -> Iterator[int]:
+    """Opens an archive and gives its descriptor; raises `UserError` where it cannot be read."""
     try:
         with open(path, "rb", buffering=0) as file:
-            yield file
+            yield file.fileno()
     except OSError as error:
         raise UserError(f"cannot read the archive {os.fspath(path)}: {error.strerror}.") from None
 
 
-def read_exactly(file: BinaryIO, offset: int, size: int) -> bytes:
-    """The bytes from `offset` on: `size` of them, or fewer where the file ends."""
-    data = os.pread(file.fileno(), size, offset)
-    while len(data) < size and (more := os.pread(file.fileno(), size - len(data), offset + len(data))):
+def read_range(descriptor: int, offset: int, size: int) -> bytes:
+    """The bytes of a file from `offset` on: `size` of them, or fewer where the file ends."""
+    data = os.pread(descriptor, size, offset)
+    while len(data) < size and (more := os.pread(descriptor, size - len(data), offset + len(data))):
         data += more  # A read gives at most 2 GiB, and less on some file systems.
     return data
 

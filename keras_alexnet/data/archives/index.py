@@ -5,7 +5,6 @@ map. Without it the directory of each archive is read: seconds for a zip of Imag
 """
 
 import hashlib
-import io
 import json
 import os
 import zipfile
@@ -15,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from keras_alexnet.atomic import atomic_path
-from keras_alexnet.data.archives.entries import Entries, opened, read_exactly
+from keras_alexnet.data.archives.entries import Entries, opened, read_range
 from keras_alexnet.data.archives.locations import Locations
 from keras_alexnet.data.archives.scan import duplicates, read_archive
 from keras_alexnet.data.archives.state import ArchiveState
@@ -23,7 +22,7 @@ from keras_alexnet.errors import UserError, raise_if_any
 from keras_alexnet.progress import ScanProgress
 
 _VERSION = 1
-# Blocks of an archive that tell whether it is the one that was indexed.
+# Blocks of an archive that identify it.
 _SAMPLED_BLOCKS, _BLOCK = 8, 4096
 _ANEW = "run python -m keras_alexnet.prepare again"
 
@@ -82,13 +81,7 @@ def find_images(paths: Sequence[bytes], source: str) -> Locations | None:
     raise_if_any(problems, f"{source} names images that cannot be read from their archives; correct it or {_ANEW}")
     if not archives:
         return None
-    return Locations(
-        archives,
-        np.frombuffer(number, np.int32),
-        np.frombuffer(offset, np.int64),
-        np.frombuffer(size, np.int64),
-        np.frombuffer(method, np.uint8),
-    )
+    return Locations.of(archives, number, offset, size, method)
 
 
 def _directory(archive: str, archives: list[ArchiveState]) -> tuple[int, dict[bytes, int], Entries] | None:
@@ -174,7 +167,7 @@ def _digest(archive: str) -> str:
     """SHA-256 of some blocks of an archive, evenly spread from its first to its last byte."""
     digest = hashlib.sha256()
     with opened(archive) as file:
-        size = file.seek(0, io.SEEK_END)
+        size = os.fstat(file).st_size
         for block in range(_SAMPLED_BLOCKS):
-            digest.update(read_exactly(file, max(size - _BLOCK, 0) * block // (_SAMPLED_BLOCKS - 1), _BLOCK))
+            digest.update(read_range(file, max(size - _BLOCK, 0) * block // (_SAMPLED_BLOCKS - 1), _BLOCK))
     return digest.hexdigest()

@@ -5,9 +5,9 @@ Needs NumPy, and no framework.
 
 import functools
 import os
-import resource
 import time
 import zlib
+from array import array
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_alexnet.data.archives.entries import PLAIN, ZIP_DEFLATED
+from keras_alexnet.data.archives.entries import PLAIN, ZIP_DEFLATED, read_range
 from keras_alexnet.data.archives.state import ArchiveState
 from keras_alexnet.data.archives.zip import LOCAL_HEADER, LOCAL_HEADER_SIZE
 from keras_alexnet.workers import cpu_count
@@ -23,6 +23,8 @@ from keras_alexnet.workers import cpu_count
 # Seconds per image up to which it is taken to come from the page cache.
 _PATIENCE = 2e-4
 _MAX_THREADS = 512
+# A map may name thousands of archives; macOS lets a process have 256 open files.
+_MAX_OPEN_FILES = 128
 # What deflates to more is no image.
 _LARGEST_IMAGE = 2**30
 
@@ -101,10 +103,13 @@ class Locations:
     method: np.ndarray
 
     def __post_init__(self) -> None:
-        # Files that are open at a time: a map may name thousands of archives.
-        limit = max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2, 16)
         self.reader = Reader()
-        self._file = functools.lru_cache(min(limit, 1024))(_File)
+        self._file = functools.lru_cache(_MAX_OPEN_FILES)(_File)
+
+    @classmethod
+    def of(cls, archives: Sequence[ArchiveState], archive: array, offset: array, size: array, method: array):
+        """The locations in arrays of types "i", "q", "q" and "B", whose memory they share."""
+        return cls(archives, *map(np.asarray, (archive, offset, size, method)))
 
     def __len__(self) -> int:
         return len(self.archive)
@@ -130,7 +135,7 @@ class _File:
     """An open file, which closes once nobody refers to it, as a cache and several threads may."""
 
     def __init__(self, archive: ArchiveState) -> None:
-        self.descriptor = os.open(archive.path, os.O_RDONLY | os.O_CLOEXEC)
+        self.descriptor = os.open(archive.path, os.O_RDONLY)
 
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):
@@ -140,7 +145,7 @@ class _File:
 def _read(file: _File, archive: ArchiveState, offset: int, size: int, method: int) -> bytes:
     descriptor = file.descriptor
     if method == PLAIN:
-        data = _range(descriptor, offset, size)
+        data = read_range(descriptor, offset, size)
     else:
         data = _zip_entry(descriptor, archive, offset, size, method)
     # After reading, so that what was read is what was there before any change.
@@ -152,20 +157,13 @@ def _read(file: _File, archive: ArchiveState, offset: int, size: int, method: in
     return data
 
 
-def _range(descriptor: int, offset: int, size: int) -> bytes:
-    data = os.pread(descriptor, size, offset)
-    while len(data) < size and (more := os.pread(descriptor, size - len(data), offset + len(data))):
-        data += more
-    return data
-
-
 def _zip_entry(descriptor: int, archive: ArchiveState, offset: int, size: int, method: int) -> bytes:
     # To read both at once and cut the header off would copy the image once more.
-    header = _range(descriptor, offset, LOCAL_HEADER_SIZE)
+    header = read_range(descriptor, offset, LOCAL_HEADER_SIZE)
     if not header.startswith(LOCAL_HEADER) or len(header) < LOCAL_HEADER_SIZE:
         raise OSError(None, f"the archive {archive.path} has no entry at byte {offset:,}")
     name_length, extra_length = int.from_bytes(header[26:28], "little"), int.from_bytes(header[28:], "little")
-    data = _range(descriptor, offset + LOCAL_HEADER_SIZE + name_length + extra_length, size)
+    data = read_range(descriptor, offset + LOCAL_HEADER_SIZE + name_length + extra_length, size)
     if method != ZIP_DEFLATED:
         return data
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)

@@ -1,4 +1,4 @@
-"""Gathers images from folders and archives into a map. Standard library only, as long as there are no archives."""
+"""Gathers images from folders and archives into a map. Needs NumPy only where there are archives."""
 
 from array import array
 from collections.abc import Iterable, Sequence
@@ -39,15 +39,7 @@ class ImageRows:
         """The images as a map."""
         if not self._archives:
             return ImageMap(self.paths, labels, source=source)
-        import numpy as np
-
         from keras_alexnet.data.archives.locations import Locations
 
-        locations = Locations(
-            list(self._archives),
-            np.frombuffer(self._archive, np.int32),
-            np.frombuffer(self._offset, np.int64),
-            np.frombuffer(self._size, np.int64),
-            np.frombuffer(self._method, np.uint8),
-        )
+        locations = Locations.of(list(self._archives), self._archive, self._offset, self._size, self._method)
         return ImageMap(self.paths, labels, source=source, locations=locations)

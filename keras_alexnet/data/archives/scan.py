@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
-from keras_alexnet.data.archives.entries import Entries, opened, read_exactly
+from keras_alexnet.data.archives.entries import Entries, opened, read_range
 from keras_alexnet.data.archives.tar import TarPart, is_tar, read_tar
 from keras_alexnet.data.archives.zip import read_zip
 from keras_alexnet.errors import UserError
@@ -28,10 +28,10 @@ def read_archive(path: str, mapper: Mapper = map) -> Entries:
         mapper: computes the parts of a tar of tars.
 
     Raises:
-        UserError: it is no such archive, is compressed as a whole, or damaged.
+        UserError: it is another kind of file, is compressed as a whole, or damaged.
     """
     with opened(path) as file:
-        head = read_exactly(file, 0, _HEAD)
+        head = read_range(file, 0, _HEAD)
     if head.startswith(b"PK"):
         return read_zip(path)
     if is_tar(head):

@@ -2,9 +2,9 @@
 
 import os
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
-from keras_alexnet.data.archives.entries import Entries, opened, read_exactly, truncated
+from keras_alexnet.data.archives.entries import Entries, opened, read_range, truncated
 from keras_alexnet.errors import UserError
 
 _BLOCK = 512
@@ -58,7 +58,7 @@ def read_tar(part: TarPart) -> tuple[Entries, list[TarPart]]:
     """
     entries, inner = Entries(), []
     with opened(part.path) as file:
-        size = os.fstat(file.fileno()).st_size if part.end is None else part.end
+        size = os.fstat(file).st_size if part.end is None else part.end
         ranges: dict[bytes, tuple[int, int]] = {}
         for member in _members(file, part, size):
             name = part.prefix + member.name
@@ -83,25 +83,26 @@ def _refuse(entries: Entries, name: bytes, reason: str) -> None:
     entries.unusable[name] = reason
 
 
-def _members(file: BinaryIO, part: TarPart, end: int) -> Iterator[_Member]:
+def _members(file: int, part: TarPart, end: int) -> Iterator[_Member]:
     at, window, window_at, step = part.start, b"", part.start, _FEW
     extended: dict[bytes, bytes] = {}
     while at + _BLOCK <= end:
         if not window_at <= at <= window_at + len(window) - _BLOCK:
-            window, window_at = read_exactly(file, at, min(step, end - at)), at
+            window, window_at = read_range(file, at, min(step, end - at)), at
         block = window[at - window_at : at - window_at + _BLOCK]
         if block == _ZEROS:
             return
         if len(block) < _BLOCK or not _checksum_fits(block):
             raise UserError(
-                f"the archive {part.path} is damaged: at byte {at:,} there is no tar header. Copy or download it again."
+                f"the archive {part.path} is damaged: a tar header is missing at byte {at:,}. Copy or download it "
+                "again."
             )
         kind, data = block[156:157], at + _BLOCK
         size = _number(block[124:136])
         if kind in (b"x", b"g", b"L", b"K"):
             if size > _MAX_EXTENDED:
                 raise UserError(f"the archive {part.path} is damaged: a name of {size:,} bytes at byte {at:,}.")
-            content = read_exactly(file, data, size)
+            content = read_range(file, data, size)
             if kind == b"L":
                 extended[b"path"] = content.rstrip(b"\0")
             elif kind == b"K":

@@ -6,7 +6,7 @@ The standard library's zipfile makes an object of half a kilobyte per entry: a g
 import os
 import struct
 
-from keras_alexnet.data.archives.entries import ZIP_DEFLATED, ZIP_STORED, Entries, opened, read_exactly
+from keras_alexnet.data.archives.entries import ZIP_DEFLATED, ZIP_STORED, Entries, opened, read_range
 from keras_alexnet.errors import UserError
 
 LOCAL_HEADER = b"PK\x03\x04"
@@ -29,18 +29,18 @@ def read_zip(path: str | os.PathLike) -> Entries:
         UserError: it is truncated or damaged, or a part of several.
     """
     with opened(path) as file:
-        size = os.fstat(file.fileno()).st_size
+        size = os.fstat(file).st_size
         tail_at = max(size - _END.size - 2**16, 0)
-        tail = read_exactly(file, tail_at, size - tail_at)
+        tail = read_range(file, tail_at, size - tail_at)
         end_at = tail.rfind(b"PK\x05\x06")
         if end_at < 0 or len(tail) - end_at < _END.size:
             raise _damaged(path, "it has no directory at its end")
         _, disk, directory_disk, _, count, length, start, _ = _END.unpack_from(tail, end_at)
         end_at += tail_at
-        locator = read_exactly(file, max(end_at - _LOCATOR64.size, 0), _LOCATOR64.size)
+        locator = read_range(file, max(end_at - _LOCATOR64.size, 0), _LOCATOR64.size)
         if locator.startswith(b"PK\x06\x07"):
             record_at = end_at - _LOCATOR64.size - _END64.size
-            record = read_exactly(file, max(record_at, 0), _END64.size)
+            record = read_range(file, max(record_at, 0), _END64.size)
             if not record.startswith(b"PK\x06\x06"):
                 raise _damaged(path, "its ZIP64 directory is not where it should be")
             _, _, _, _, disk, directory_disk, _, count, length, start = _END64.unpack(record)
@@ -51,7 +51,7 @@ def read_zip(path: str | os.PathLike) -> Entries:
         shift = end_at - length - start
         if shift < 0:
             raise _damaged(path, "its directory does not fit into it")
-        directory = read_exactly(file, start + shift, length)
+        directory = read_range(file, start + shift, length)
     return _entries(path, directory, count, shift)
 
 
