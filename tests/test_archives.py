@@ -1,7 +1,6 @@
 import os
 import tarfile
 import threading
-import time
 import zipfile
 
 import archives
@@ -276,26 +275,27 @@ def test_other_files_are_no_archives(tmp_path):
 
 
 def test_slow_reads_go_out_together_and_fast_ones_in_turn():
-    reader = Reader()
-    lock, reading, most = threading.Lock(), 0, 0
+    elapsed = threading.local()  # A clock per thread, which waits for no other.
+    reader = Reader(clock=lambda: getattr(elapsed, "seconds", 0.0))
+    together = threading.Barrier(8)
 
-    def read(row, seconds):
-        nonlocal reading, most
-        with lock:
-            reading += 1
-            most = max(most, reading)
-        time.sleep(seconds)
-        with lock:
-            reading -= 1
-        return b"%d" % row
+    def read_64(seconds):
+        """Reads 64 rows that take so long; returns how many were read by other threads."""
+        own, others = threading.get_ident(), []
 
-    expected = [b"%d" % row for row in range(64)]
-    for delay, fewest in ((0, 1), (0.005, 8), (0.005, 8)):
-        most = 0
-        assert reader(lambda row, delay=delay: read(row, delay), range(64)) == expected
-        assert most >= fewest
-    # From the page cache again: at once after the next chunk.
-    reader(lambda row: b"", range(64))
-    most = 0
-    reader(lambda row: read(row, 0), range(64))
-    assert most == 1
+        def read(row):
+            elapsed.seconds = getattr(elapsed, "seconds", 0.0) + seconds
+            if threading.get_ident() != own:
+                others.append(row)
+                if row >= 8:
+                    together.wait(timeout=60)  # Fails unless eight come here at once.
+            return b"%d" % row
+
+        assert reader(read, range(64)) == [b"%d" % row for row in range(64)]
+        return len(others)
+
+    assert read_64(0) == 0
+    assert read_64(0.005) == 63  # The first one shows that reading is slow.
+    assert read_64(0.005) == 64
+    assert read_64(0) == 64  # From the page cache again, which the next chunk makes use of.
+    assert read_64(0) == 0

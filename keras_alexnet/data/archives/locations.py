@@ -53,24 +53,28 @@ class Reader:
     """Reads one image after the other where that is fast, and many at a time where a disk or a network lets them wait.
 
     Handing a read over to another thread costs more than a read from the page cache.
+
+    Args:
+        clock: gives seconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
         self._slow = False
 
     def __call__(self, read: Callable[[int], bytes], rows: Sequence[int]) -> list[bytes]:
         """Gives `[read(row) for row in rows]`; safe from several threads."""
         data: list[bytes] = []
-        started = time.perf_counter()
+        started = self._clock()
         for row in () if self._slow else rows:
             data.append(read(row))
-            if time.perf_counter() - started > _PATIENCE * (1 + len(data)):
+            if self._clock() - started > _PATIENCE * (1 + len(data)):
                 break
         if len(data) < len(rows):
 
             def timed_read(row: int) -> tuple[bytes, float]:
-                started = time.perf_counter()
-                return read(row), time.perf_counter() - started
+                started = self._clock()
+                return read(row), self._clock() - started
 
             read_at_once, seconds = zip(*_threads().map(timed_read, rows[len(data) :]), strict=True)
             data += read_at_once
