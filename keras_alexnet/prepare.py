@@ -47,13 +47,16 @@ import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from absl import flags
 
 from keras_alexnet import cli, workers
 from keras_alexnet.atomic import make_folder
 from keras_alexnet.data import ilsvrc, maps
+from keras_alexnet.data.archives import files
 from keras_alexnet.data.layout import find_layout
+from keras_alexnet.data.shards import find_shards
 from keras_alexnet.errors import UserError
 from keras_alexnet.lock import exclusive
 from keras_alexnet.progress import ScanProgress, WorkProgress, say
@@ -89,6 +92,13 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         "What has the classes of the validation images: LOC_val_solution.csv, the devkit (.tar.gz or unpacked) or its "
         "ILSVRC2012_validation_ground_truth.txt, or a folder of XML annotations. Without it: the first of these that "
         "is in --imagenet_dir.",
+        flag_values=flag_values,
+    )
+    cli.define_path(
+        "classmappings",
+        None,
+        "The classes and their labels, as in classmappings.txt, for shards and for validation images alone. Without "
+        "it: the classes that shards name, or else the 1,000 of ILSVRC2012.",
         flag_values=flag_values,
     )
     cli.define_path(
@@ -161,6 +171,8 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
     cli.reject_positional(arguments)
     started = time.perf_counter()
     train_dir, val_dir, val_labels = _folders(values)
+    if train_dir is None:
+        _reject_older_training_map(values.output_dir)
     resized_dir = _resized_dir(values, [train_dir, val_dir])
     reads_images = bool(values.check_images or values.skip_bad_images or resized_dir)
     with ScanProgress() as progress:
@@ -170,6 +182,7 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
             val_labels,
             _synset_mapping(values, train_dir),
             progress,
+            classes=maps.read_class_mappings(values.classmappings) if values.classmappings else None,
             val_fraction=values.val_fraction,
             split_seed=values.split_seed,
             pass_links=reads_images,
@@ -184,12 +197,13 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
             held.enter_context(exclusive(folder))
         if reads_images:
             found = _read_images(values, found, resized_dir)
-        train_map, val_map, *class_lists = maps.write_data_dir(
+        written = maps.write_data_dir(
             values.output_dir, found.train, found.val, found.classes, found.class_names, values.relative_paths
         )
-    say(f"{len(found.train):,} training images of {len(found.classes):,} classes: {train_map}")
-    say(f"{len(found.val):,} validation images: {val_map}")
-    say(f"{len(found.classes):,} classes: {', '.join(class_lists)}")
+    if train_dir is not None:
+        say(f"{len(found.train):,} training images of {len(found.classes):,} classes: {written.pop(0)}")
+    say(f"{len(found.val):,} validation images: {written.pop(0)}")
+    say(f"{len(found.classes):,} classes: {', '.join(written)}")
     say(f"{time.perf_counter() - started:.1f} s")
     present = set(found.val.labels)
     absent = [class_id for label, class_id in enumerate(found.classes) if label not in present]
@@ -198,39 +212,57 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
         say(f"Note: no validation images for {len(absent):,} of the {len(found.classes):,} classes: {shown}")
     if len(found.classes) == 1:
         say("Note: there is only one class, so a network would have nothing to learn")
+    data_dir = shlex.quote(values.output_dir)
+    if train_dir is None:
+        say(f"Next: python -m keras_alexnet.evaluate --model=MODEL --data_dir={data_dir}")
+        return
     recipe = "fit_imagenet" if len(found.train) > 100_000 else "fit_small"
-    say(
-        f"Next: python -m keras_alexnet.fit --flagfile=flags/{recipe}.flags --data_dir={shlex.quote(values.output_dir)}"
-    )
+    say(f"Next: python -m keras_alexnet.fit --flagfile=flags/{recipe}.flags --data_dir={data_dir}")
 
 
 def _folders(values: flags.FlagValues) -> list[str | None]:
-    """The trees of training and validation images (None with --val_fraction) and these' labels (may be empty)."""
+    """Where the training images, the validation images and these' labels are.
+
+    There are no training images (None) if only validation images are to be prepared; no validation images (None) with
+    --val_fraction; and no labels (empty) where the validation images have them in their folders or shards.
+    """
     if values.val_fraction is not None:
         return [_folder_to_split(values), None, None]
     if values.val_labels is not None and values.val_annotations_dir is not None:
         raise UserError("--val_labels and --val_annotations_dir are both given: leave out the one or the other.")
     labels = "val_annotations_dir" if values.val_labels is None else "val_labels"
     given = {name: values[name].value for name in ("train_dir", "val_dir", labels)}
-    missing = [name for name, value in given.items() if value is None]
-    if missing and not values.imagenet_dir:
+    if given["val_dir"] and find_shards(given["val_dir"], "val"):
+        given[labels] = given[labels] or ""
+    if None in given.values() and values.imagenet_dir:
+        layout = find_layout(values.imagenet_dir)
+        say(f"Found {layout.description}" + (f", labels in {layout.val_labels}" if layout.val_labels else ""))
+        found = {"train_dir": layout.train, "val_dir": layout.val, labels: layout.val_labels}
+        given = {name: found[name] if value is None else value for name, value in given.items()}
+    missing = [name.replace("val_annotations_dir", "val_labels") for name in given if given[name] is None]
+    if missing == ["train_dir"]:
+        say("There are no training images: preparing the validation images alone")
+    elif missing and values.imagenet_dir:
+        first = next(name for name in missing if name != "train_dir")
+        raise UserError(
+            f"{values.imagenet_dir} has {layout.description}, but not what --{first} is for: put it there, or "
+            "give the flag."
+        )
+    elif missing:
         raise UserError(
             "where are the images? Give --imagenet_dir=FOLDER (ILSVRC2012), or "
             f"{', '.join(f'--{name}' for name in missing)}. See --help for images without annotations."
         )
-    if missing:
-        layout = find_layout(values.imagenet_dir)
-        say(f"Found {layout.description}" + (f", labels in {layout.val_labels}" if layout.val_labels else ""))
-        found = {"train_dir": layout.train, "val_dir": layout.val, labels: layout.val_labels}
-        for name in missing:
-            given[name] = found[name]
-            if given[name] is None:
-                flag = "val_labels" if name == labels else name
-                raise UserError(
-                    f"{values.imagenet_dir} has {layout.description}, but not what --{flag} is for: put it there, or "
-                    "give the flag."
-                )
     return list(given.values())
+
+
+def _reject_older_training_map(output_dir: str) -> None:
+    older = os.path.join(output_dir, maps.TRAIN_MAP)
+    if os.path.lexists(older):
+        raise UserError(
+            f"{older} may belong to other classes than the validation images alone: give another --output_dir, or "
+            "remove it."
+        )
 
 
 def _folder_to_split(values: flags.FlagValues) -> str:
@@ -319,15 +351,15 @@ def _in_parallel(num_workers: int, progress: ScanProgress, function: Callable, i
     )
 
 
-def _synset_mapping(values: flags.FlagValues, train_dir: str) -> str | None:
+def _synset_mapping(values: flags.FlagValues, train_dir: str | None) -> str | None:
     """ILSVRC's list of class names, if it lies where ILSVRC has it."""
     folders = [values.imagenet_dir] if values.imagenet_dir else []
-    above = os.path.abspath(train_dir)
-    for _ in range(3):
-        above = os.path.dirname(above)
-        folders.append(above)
+    if train_dir is not None:
+        folders += map(str, list(Path(os.path.abspath(train_dir)).parents)[:3])
+        if archived := files.split_archive(train_dir):
+            folders.append(f"{archived[0]}@")
     candidates = (os.path.join(folder, ilsvrc.SYNSET_MAPPING) for folder in folders)
-    return next((path for path in candidates if os.path.exists(path)), None)
+    return next(filter(files.exists, candidates), None)
 
 
 if __name__ == "__main__":

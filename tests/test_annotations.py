@@ -46,7 +46,7 @@ def test_label_is_the_class_of_all_objects(annotation, text, label):
         ("<object><pose/></object>", "has an object without a name: "),
         (objects("tench", "  "), "has an object without a name: "),
         (objects("tench", "goldfish", "tench"), "names several classes (goldfish, tench): "),
-        (objects("newt"), "names class newt, which has no folder among the training classes: "),
+        (objects("newt"), "names class newt, which is none of the classes: "),
     ],
 )
 def test_annotations_that_name_no_one_class_are_told(annotation, text, told):

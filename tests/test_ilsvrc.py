@@ -119,8 +119,8 @@ def test_problems_of_validation_class_folders_are_told(tree, tmp_path):
     make_files(tmp_path / "val", f"{TENCH}/{SHARK}_1.JPEG", "tench/1.jpg", "unknown/notes.txt", f"{SHARK}/notes.txt")
     problems = problems_of(tree, val_dir=tmp_path / "val", val_labels="")
     assert [problem.partition(":")[0] for problem in problems] == [
-        f"validation folder {tmp_path}/val/tench is none of the 3 training classes",
-        f"validation folder {tmp_path}/val/unknown is none of the 3 training classes",
+        f"validation folder {tmp_path}/val/tench is none of the 3 classes",
+        f"validation folder {tmp_path}/val/unknown is none of the 3 classes",
         f"{tmp_path}/val/{TENCH}/{SHARK}_1.JPEG is named as an image of class {SHARK} but lies in the folder of "
         f"{TENCH}",
         f"class folder {tmp_path}/val/{SHARK} has no images",

@@ -116,11 +116,11 @@ def test_each_folder_flag_overrides_its_part_of_imagenet_dir(tree, tmp_path, fla
 
 
 def test_no_folder_given_is_told(tree):
-    with pytest.raises(UserError, match=r"Give --imagenet_dir=FOLDER .*, or --train_dir, --val_dir, --val_a"):
+    with pytest.raises(UserError, match=r"Give --imagenet_dir=FOLDER .*, or --train_dir, --val_dir, --val_l"):
         call()
     with pytest.raises(UserError, match=r"or --train_dir, --val_dir\."):
         call("--val_annotations_dir=")
-    with pytest.raises(UserError, match=r"or --val_dir, --val_annotations_dir\."):
+    with pytest.raises(UserError, match=r"or --val_dir, --val_labels\."):
         call(f"--train_dir={tree.train}")
 
 

@@ -1,15 +1,22 @@
 """The XML annotations of ILSVRC2012 (Pascal VOC's form). Standard library only."""
 
-import os
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 
+from keras_alexnet.data.archives.files import read_file
 from keras_alexnet.file_names import from_utf8
 
-# ILSVRC's annotations have at most some 10 kB; a limit keeps a wrong file from filling the memory.
+# ILSVRC's annotations have at most some 10 kB; a limit keeps a wrong file from taking for ever.
 _MOST_BYTES = 1 << 20
 
 
-def annotated_label(annotation: str, image: str, label_of: dict[str, int], problems: list[str]) -> int | None:
+def annotated_label(
+    annotation: str,
+    image: str,
+    label_of: dict[str, int],
+    problems: list[str],
+    read: Callable[[str], bytes] = read_file,
+) -> int | None:
     """Reads the class of an image from its annotation.
 
     Args:
@@ -17,15 +24,15 @@ def annotated_label(annotation: str, image: str, label_of: dict[str, int], probl
         image: the image it belongs to, for messages.
         label_of: the label of each class id.
         problems: what is wrong is appended here, for `errors.raise_if_any`.
+        read: gives the bytes of a file.
 
     Returns:
         The label; None, after a problem was appended, if there is none.
     """
     try:
-        with open(annotation, "rb", buffering=0) as file:
-            if os.fstat(file.fileno()).st_size > _MOST_BYTES:
-                raise ValueError("it is larger than 1 MiB")
-            text = file.readall()
+        text = read(annotation)
+        if len(text) > _MOST_BYTES:
+            raise ValueError("it is larger than 1 MiB")
         # Entities can expand to gigabytes, and no annotation needs them.
         if b"<!ENTITY" in text:
             raise ValueError("it defines entities")
@@ -47,7 +54,7 @@ def annotated_label(annotation: str, image: str, label_of: dict[str, int], probl
     elif len(named) > 1:
         wrong = f"names several classes ({', '.join(sorted(named))})"
     else:
-        wrong = f"names class {min(named)}, which has no folder among the training classes"
+        wrong = f"names class {min(named)}, which is none of the classes"
     problems.append(
         f"{annotation} {wrong}: expected objects of one training class in object/name; correct it, or "
         f"remove it and {image}"

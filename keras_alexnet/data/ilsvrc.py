@@ -11,12 +11,15 @@ from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 
 from keras_alexnet.data import maps
+from keras_alexnet.data.archives import files
 from keras_alexnet.data.archives.rows import ImageRows
-from keras_alexnet.data.archives.scan import Mapper
+from keras_alexnet.data.archives.scan import Mapper, Progress
+from keras_alexnet.data.ilsvrc2012 import CLASS_IDS
+from keras_alexnet.data.shards import by_name, classes_of, find_shards, read_shards, with_classes
 from keras_alexnet.data.split import split
 from keras_alexnet.data.trees import Tree, breaking_lines, open_tree
-from keras_alexnet.data.val_labels import Progress, validation_labels
-from keras_alexnet.errors import raise_if_any
+from keras_alexnet.data.val_labels import validation_labels
+from keras_alexnet.errors import UserError, raise_if_any
 from keras_alexnet.file_names import from_utf8
 
 SYNSET_MAPPING = "LOC_synset_mapping.txt"
@@ -29,7 +32,7 @@ class ImageFolders:
     Attributes:
         classes: the class ids, in label order.
         class_names: a readable name per class, or None if there is no `LOC_synset_mapping.txt`.
-        train: the training images, by class and then by path.
+        train: the training images, by class and then by path; none, if only validation images were looked for.
         val: the validation images, by path, or like `train` if folders tell their classes.
     """
 
@@ -40,26 +43,30 @@ class ImageFolders:
 
 
 def scan(
-    train_dir: str,
+    train_dir: str | None,
     val_dir: str | None,
     val_labels: str | None,
     synset_mapping: str | None = None,
     progress: Progress | None = None,
     *,
+    classes: Sequence[str] | None = None,
     val_fraction: float | None = None,
     split_seed: int = 0,
     pass_links: bool = False,
     mapper: Mapper = map,
 ) -> ImageFolders:
-    """Finds the images and labels of a training tree and a validation folder.
+    """Finds images and their labels.
 
     Args:
-        train_dir: one folder of images per class, as for `scan_training`; this and `val_dir` may be archives.
-        val_dir: the validation images, as for `scan_validation`; None with `val_fraction`.
+        train_dir: the training images: one folder per class, as for `scan_training`, or shards, as for `find_shards`.
+            None for validation images alone. This and `val_dir` may be archives.
+        val_dir: the validation images: shards, or as for `scan_validation`; None with `val_fraction`.
         val_labels: a file or folder with the classes of the validation images, as for `scan_validation`. If it is empty
-            or None, `val_dir` has a folder of images per class, as for `scan_validation_tree`.
+            or None, `val_dir` has a folder of images per class, as for `scan_validation_tree`, or shards.
         synset_mapping: ILSVRC's `LOC_synset_mapping.txt`, if there is one.
         progress: called with (done, total, what is counted).
+        classes: the class ids in label order, for shards, or for validation images alone. If it is None, those in the
+            shards, as `classes_of` finds them, or the 1,000 of ILSVRC2012.
         val_fraction: take this part of the training images as validation images instead, as `split` does.
         split_seed: another seed gives another split.
         pass_links, mapper: as for `trees.open_tree`.
@@ -68,16 +75,40 @@ def scan(
         UserError: names all that is wrong in any of them (the first ten, and how many).
     """
     problems: list[str] = []
-    classes, train = scan_training(train_dir, problems, progress, pass_links, mapper)
+    train_shards, val_shards = _shards(train_dir, "train"), _shards(val_dir, "val")
+    found = None
+    if train_shards:
+        found = read_shards(train_shards, problems, mapper=mapper)
+        classes = classes or classes_of(found, problems)
+        train = with_classes(found, classes, problems)
+    elif train_dir is not None:
+        if classes is not None:
+            raise UserError("--classmappings is for shards and for validation images alone: leave it out.")
+        classes, train = scan_training(train_dir, problems, progress, pass_links, mapper)
+    else:
+        train = maps.ImageMap([], array("i"))
     if val_fraction is not None:
         train, val = split(train, classes, val_fraction, split_seed, problems)
-    elif val_labels:
-        val = scan_validation(val_dir, val_labels, classes, problems, progress, pass_links, mapper)
+    elif val_shards:
+        val_found = read_shards(val_shards, problems, found.first_label if found else None, mapper)
+        classes = classes or classes_of(val_found, problems)
+        val = by_name(with_classes(val_found, classes, problems))
     else:
-        val = scan_validation_tree(val_dir, classes, problems, progress, pass_links, mapper)
+        classes = CLASS_IDS if classes is None else classes
+        if val_labels:
+            val = scan_validation(val_dir, val_labels, classes, problems, progress, pass_links, mapper)
+        else:
+            val = scan_validation_tree(val_dir, classes, problems, progress, pass_links, mapper)
     class_names = read_class_names(synset_mapping, classes, problems) if synset_mapping else None
     raise_if_any(problems, "the images cannot be used as they are, nothing was written")
     return ImageFolders(classes, class_names, train, val)
+
+
+def _shards(path: str | None, part: str) -> list[str] | None:
+    shards = None if path is None else find_shards(path, part)
+    if shards == []:
+        raise UserError(f"none of the shards in {path} has {part!r} in its name: give a folder that has some.")
+    return shards
 
 
 def scan_training(
@@ -99,7 +130,7 @@ def scan_training(
         The class ids, which are the folder names in the order of their code points, and the images with absolute paths
         by class and then by path. A label is a position in the class ids.
     """
-    tree = open_tree(train_dir, pass_links, mapper)
+    tree = open_tree(train_dir, pass_links, mapper, progress)
     folders = tree.class_folders("training folder", "--train_dir", problems)
     problems.extend(_alike(folders))
     classes = list(folders)
@@ -124,13 +155,13 @@ def scan_validation_tree(
         progress: called with (done, total, what is counted).
         pass_links, mapper: as for `trees.open_tree`.
     """
-    tree = open_tree(val_dir, pass_links, mapper)
+    tree = open_tree(val_dir, pass_links, mapper, progress)
     folders = tree.class_folders("validation folder", "--val_dir", problems)
     label_of = {class_id: label for label, class_id in enumerate(classes)}
     if classes:
         problems.extend(
-            f"validation folder {folder} is none of the {len(classes):,} training classes: expected a folder of the "
-            "same name among the training images; rename or remove it"
+            f"validation folder {folder} is none of the {len(classes):,} classes: expected the name of one; rename or "
+            "remove it, or, without training images, give the list of the classes with --classmappings"
             for class_id, folder in folders.items()
             if class_id not in label_of
         )
@@ -160,16 +191,17 @@ def scan_validation(
     Returns:
         The images with absolute paths, sorted by path.
     """
-    tree = open_tree(val_dir, pass_links, mapper)
+    tree = open_tree(val_dir, pass_links, mapper, progress)
     problems.extend(breaking_lines([tree.source]))
     rows = ImageRows()
     images = tree.add_images(tree.root, "validation folder", rows, problems)
-    if not os.path.exists(val_labels):
+    has_labels = files.exists(val_labels)
+    if not has_labels:
         problems.append(
             f"{val_labels} does not exist: give the file or folder that has the classes of the validation images "
             "with --val_labels"
         )
-    if not classes or not os.path.exists(val_labels):
+    if not classes or not has_labels:
         return rows.image_map(array("i", [0] * len(rows)), tree.source)
     chosen, labels = validation_labels(os.path.abspath(val_labels), images, classes, problems, progress)
     return replace(rows.image_map(array("i", [0] * len(rows)), tree.source).take(chosen), labels=labels)
@@ -188,11 +220,10 @@ def read_class_names(path: str, classes: Sequence[str], problems: list[str]) -> 
     """
     names: dict[str, str] = {}
     try:
-        with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
-            for line in file:
-                class_id, *rest = line.split(maxsplit=1) or [""]
-                if rest:
-                    names[from_utf8(class_id)] = " ".join(rest[0].split())
+        for line in files.read_file(path).decode("utf-8-sig", "surrogateescape").splitlines():
+            class_id, *rest = line.split(maxsplit=1) or [""]
+            if rest:
+                names[from_utf8(class_id)] = " ".join(rest[0].split())
     except OSError as error:
         problems.append(
             f"cannot read {path}: {error.strerror}; expected lines of '<class id> <names>'; mend or remove it"

@@ -146,8 +146,7 @@ def without_unusable(found: ImageFolders, findings: Iterable[Finding]) -> ImageF
     """
     unusable = {finding.path for finding in findings if not finding.usable}
     train, val = (_without(images, unusable) for images in (found.train, found.val))
-    left = set(train.labels)
-    emptied = [class_id for label, class_id in enumerate(found.classes) if label not in left]
+    emptied = [found.classes[label] for label in sorted(set(found.train.labels) - set(train.labels))]
     if emptied:
         shown = ", ".join(emptied[:_SHOWN]) + (", …" if len(emptied) > _SHOWN else "")
         raise UserError(

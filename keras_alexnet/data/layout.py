@@ -3,6 +3,8 @@
 import os
 from dataclasses import dataclass
 
+from keras_alexnet.data.archives import files
+from keras_alexnet.data.shards import find_shards
 from keras_alexnet.data.val_labels import DEVKIT, GROUND_TRUTH, SOLUTION
 from keras_alexnet.errors import UserError
 
@@ -20,7 +22,8 @@ class Layout:
     Attributes:
         description: what was found, for people.
         train, val: a folder, an archive, or a folder in an archive, as for `trees.open_tree`; None if there is none.
-        val_labels: as for `val_labels.validation_labels`; None if there are none.
+        val_labels: as for `val_labels.validation_labels`; empty where the validation images have their labels with
+            them, in shards or folders of a class each; None if there are none.
     """
 
     description: str
@@ -30,15 +33,15 @@ class Layout:
 
 
 def find_layout(folder: str) -> Layout:
-    """Finds ILSVRC2012 in a folder: Kaggle's tree or zip, or the official archives, unpacked or not.
+    """Finds ILSVRC2012 in a folder: Kaggle's tree or zip, the official archives, unpacked or not, or shards.
 
     Args:
         folder: Kaggle's `ILSVRC`, or the folder above it, or one that holds Kaggle's zip (or that zip itself), or
             `ILSVRC2012_img_train.tar`, `ILSVRC2012_img_val.tar` and `ILSVRC2012_devkit_t12.tar.gz`; in place of the
-            tars also folders `train` and `val`.
+            tars also folders `train` and `val`; or shards of WebDataset or TFRecord.
 
     Raises:
-        UserError: there is nothing of this in it.
+        UserError: there is nothing of this in it, or a file of it is damaged.
     """
     if not os.path.exists(folder):
         raise UserError(f"{folder} does not exist: give the folder that holds ILSVRC2012 with --imagenet_dir.")
@@ -51,22 +54,38 @@ def find_layout(folder: str) -> Layout:
                 f"Kaggle's tree in {root}",
                 train if os.path.isdir(train) else None,
                 val if os.path.isdir(val) else None,
-                _first([*labels, *_devkits(root), os.path.join(root, _ANNOTATIONS)]),
+                _labels(val, [*labels, *_devkits(root), os.path.join(root, _ANNOTATIONS)]),
             )
     if os.path.isfile(zip_path):
         inside = f"{zip_path}@/ILSVRC/{_IMAGES}"
         place = os.path.dirname(os.path.abspath(zip_path))
-        labels = _first([os.path.join(place, SOLUTION), *_devkits(place)])
-        return Layout(f"Kaggle's archive {zip_path}", f"{inside}/train", f"{inside}/val", labels)
+        labels = [os.path.join(place, SOLUTION), *_devkits(place)]
+        labels += [f"{zip_path}@/{SOLUTION}", f"{zip_path}@/ILSVRC/{_ANNOTATIONS}"]
+        return Layout(f"Kaggle's archive {zip_path}", f"{inside}/train", f"{inside}/val", _first(labels))
     train = _first([os.path.join(folder, name) for name in (TRAIN_TAR, "ILSVRC2012_img_train", "train")])
-    val = _first([os.path.join(folder, name) for name in (VAL_TAR, "ILSVRC2012_img_val", "val")])
+    val = _first([os.path.join(folder, name) for name in (VAL_TAR, "ILSVRC2012_img_val", "val", "validation")])
     if train or val:
-        labels = _first([os.path.join(folder, SOLUTION), *_devkits(folder)])
+        labels = _labels(val, [os.path.join(folder, SOLUTION), *_devkits(folder)])
         return Layout(" and ".join(filter(None, (train, val))), train, val, labels)
+    train, val = (folder if find_shards(folder, part) else None for part in ("train", "val"))
+    if train or val:
+        return Layout(f"shards in {folder}", train, val, "")
     raise UserError(
-        f"there is no ILSVRC2012 in {folder}: expected {_IMAGES}/train, or {KAGGLE_ZIP}, or {TRAIN_TAR} and {VAL_TAR}. "
+        f"there is no ILSVRC2012 in {folder}: expected {_IMAGES}/train, or {KAGGLE_ZIP}, or {TRAIN_TAR} and {VAL_TAR}, "
+        "or shards. "
         "Give the folder that has one of them with --imagenet_dir, or --train_dir and --val_dir."
     )
+
+
+def _labels(val: str | None, candidates: list[str]) -> str | None:
+    """Empty if the validation images are in shards or in a folder per class, else the first candidate that exists."""
+    if val and find_shards(val, "val"):
+        return ""
+    if val and os.path.isdir(val):
+        with os.scandir(val) as entries:
+            if any(entry.is_dir() and not entry.name.startswith(".") for entry in entries):
+                return ""
+    return _first(candidates)
 
 
 def _devkits(folder: str) -> list[str]:
@@ -74,4 +93,4 @@ def _devkits(folder: str) -> list[str]:
 
 
 def _first(paths: list[str]) -> str | None:
-    return next(filter(os.path.exists, paths), None)
+    return next(filter(files.exists, paths), None)

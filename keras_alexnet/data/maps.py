@@ -369,13 +369,14 @@ def write_data_dir(
     """Writes both maps, the class list and, if names are given, `classnames.txt`; returns the paths of the files.
 
     All are on the disk before the first takes its name, so a full disk leaves older files as they were. An older
-    `classnames.txt` is removed if no names are given, since it may belong to other classes. With `relative_paths` the
-    paths of the images are written relative to `output_dir`, links unresolved.
+    `classnames.txt` is removed if no names are given, since it may belong to other classes. Without training images no
+    map of them is written. With `relative_paths` the paths of the images are written relative to `output_dir`, links
+    unresolved.
 
     Raises:
         UserError: the folder cannot be made or written, or the disk is full.
     """
-    images = {TRAIN_MAP: train, VAL_MAP: val}
+    images = {TRAIN_MAP: train, VAL_MAP: val} if len(train) else {VAL_MAP: val}
     contents = {
         name: _map_lines(
             zip(_relative(found, output_dir) if relative_paths else found.paths, found.labels, strict=True)

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from keras_alexnet.data.archives.entries import Entries
+from keras_alexnet.data.archives.files import entries_of, split_archive
 from keras_alexnet.data.archives.rows import ImageRows
-from keras_alexnet.data.archives.scan import Mapper, duplicates, read_archive
+from keras_alexnet.data.archives.scan import Mapper, Progress, duplicates, read_archive
 from keras_alexnet.data.archives.state import ArchiveState
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".gif", ".webp")
@@ -44,24 +45,22 @@ class Tree(Protocol):
         """The folder that holds the images of a tree that has no class folders."""
 
 
-def open_tree(path: str | os.PathLike, pass_links: bool = False, mapper: Mapper = map) -> Tree:
+def open_tree(
+    path: str | os.PathLike, pass_links: bool = False, mapper: Mapper = map, progress: Progress | None = None
+) -> Tree:
     """The tree of a folder, of an archive, or of a folder inside an archive (`<archive>@/<folder>`).
 
     Args:
         path: where it is.
         pass_links: take symbolic links for images without looking where they lead, since `images.check` will.
-        mapper: as for `read_archive`.
+        mapper, progress: as for `read_archive`.
 
     Raises:
         UserError: the archive is truncated or damaged.
     """
-    path = os.fspath(path)
-    archive, mark, inside = path.rpartition("@/")
-    if not mark or not os.path.isfile(archive):
-        archive, inside = path, ""
-    if os.path.isfile(archive):
-        return _ArchiveTree(os.path.abspath(archive), inside, mapper)
-    return _FolderTree(os.path.abspath(path), pass_links, mapper)
+    path = os.path.abspath(path)
+    archived = (path, "") if os.path.isfile(path) else split_archive(path)
+    return _ArchiveTree(*archived, mapper, progress) if archived else _FolderTree(path, pass_links, mapper)
 
 
 class _FolderTree:
@@ -105,7 +104,7 @@ class _FolderTree:
         if folder in self._tars:
             state, entries = self._tars.pop(folder)
             chosen = [position for position, name in enumerate(entries.names) if is_image(name)]
-            return _add_entries(state, entries, chosen, folder, what, rows, problems)
+            return add_entries(state, entries, chosen, folder, what, rows, problems)
         paths: list[str] = []
         try:
             with os.scandir(folder) as entries:
@@ -132,11 +131,11 @@ class _FolderTree:
 
 
 class _ArchiveTree:
-    def __init__(self, archive: str, inside: str, mapper: Mapper) -> None:
+    def __init__(self, archive: str, inside: str, mapper: Mapper, progress: Progress | None) -> None:
         self._archive = archive
         self._state = ArchiveState.of(archive)  # Before its entries: a change meanwhile is found when they are read.
-        self._entries = read_archive(archive, mapper)
-        start = os.fsencode(f"{inside.rstrip('/')}/") if inside else b""
+        self._entries = entries_of(self._state, mapper, progress)
+        start = os.fsencode(f"{inside}/") if inside else b""
         by_folder: dict[bytes, list[int]] = defaultdict(list)
         for position, name in enumerate(self._entries.names):
             if name.startswith(start) and is_image(name):
@@ -163,13 +162,13 @@ class _ArchiveTree:
 
     def add_images(self, folder: str, what: str, rows: ImageRows, problems: list[str]) -> list[str]:
         chosen = self._by_folder.get(os.fsencode(folder[len(self._archive) :].removeprefix("@/")), [])
-        return _add_entries(self._state, self._entries, chosen, folder, what, rows, problems)
+        return add_entries(self._state, self._entries, chosen, folder, what, rows, problems)
 
     def _shown(self, folder: bytes) -> str:
         return f"{self._archive}@/{os.fsdecode(folder)}" if folder else self._archive
 
 
-def _add_entries(
+def add_entries(
     state: ArchiveState,
     entries: Entries,
     chosen: list[int],
@@ -178,6 +177,7 @@ def _add_entries(
     rows: ImageRows,
     problems: list[str],
 ) -> list[str]:
+    """Adds images inside an archive to `rows`, as `Tree.add_images`; `chosen`, their positions, is sorted by name."""
     archive = state.path
     if not chosen:
         problems.append(

@@ -5,9 +5,11 @@ import io
 import os
 import tarfile
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from keras_alexnet.data.annotations import annotated_label
+from keras_alexnet.data.archives import files
+from keras_alexnet.data.archives.scan import Progress
 from keras_alexnet.data.ilsvrc2012 import CLASS_IDS_BY_ILSVRC2012_ID
 from keras_alexnet.errors import UserError
 from keras_alexnet.file_names import from_utf8
@@ -15,9 +17,6 @@ from keras_alexnet.file_names import from_utf8
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 DEVKIT = "ILSVRC2012_devkit_t12"
 SOLUTION = "LOC_val_solution.csv"
-
-# Called with (done, total, what is counted), often.
-Progress = Callable[[int, int, str], None]
 
 
 def validation_labels(
@@ -32,7 +31,7 @@ def validation_labels(
     Args:
         labels_path: a folder of XML annotations; `LOC_val_solution.csv` of Kaggle, in which the first token of a row's
             prediction is the class; or the devkit, packed or unpacked, or its `ILSVRC2012_validation_ground_truth.txt`,
-            whose lines are ILSVRC2012_IDs in the order of the images' names.
+            whose lines are ILSVRC2012_IDs in the order of the images' names. May be inside an archive (`<archive>@/…`).
         images: the paths of the images, sorted.
         classes: the class ids, in label order.
         problems: what is wrong is appended here, for `errors.raise_if_any`.
@@ -49,10 +48,17 @@ def validation_labels(
             positions.append(position)
             labels.append(label)
 
-    if os.path.isdir(labels_path) and not (ground_truth := _ground_truth_below(labels_path)):
+    if not _is_file(labels_path) and not (ground_truth := _ground_truth_below(labels_path)):
+        read = files.reader(labels_path)
         by_stem = _unambiguous(images, problems)
         for number, (stem, position) in enumerate(by_stem.items(), 1):
-            add(position, annotated_label(f"{labels_path}/{stem}.xml", images[position], label_of, problems))
+            path = f"{labels_path}/{stem}.xml"
+            add(
+                position,
+                annotated_label(
+                    path, images[position], label_of, problems, read=lambda path: read(os.path.basename(path))
+                ),
+            )
             if progress:
                 progress(number, len(by_stem), "annotations")
         return positions, labels
@@ -61,7 +67,7 @@ def validation_labels(
             class_of = _solution(labels_path)
             named = [class_of.get(_stem(image)) for image in images]
         else:
-            if not os.path.isdir(labels_path):
+            if _is_file(labels_path):
                 ground_truth = labels_path
             named = _ground_truth(ground_truth, len(images), problems)
     except OSError as error:
@@ -72,12 +78,17 @@ def validation_labels(
             problems.append(f"{image} has no row in {labels_path}: add it, or remove the image")
         elif class_id not in label_of:
             problems.append(
-                f"{labels_path} names class {class_id} for {image}, which is none of the {len(classes):,} training "
+                f"{labels_path} names class {class_id} for {image}, which is none of the {len(classes):,} "
                 "classes: correct it, or remove the image"
             )
         else:
             add(position, label_of[class_id])
     return positions, labels
+
+
+def _is_file(path: str) -> bool:
+    """Whether `path` is a file rather than a folder, by its suffix where it is inside an archive."""
+    return bool(os.path.splitext(path)[1]) if files.split_archive(path) else os.path.isfile(path)
 
 
 def _stem(path: str) -> str:
@@ -98,16 +109,14 @@ def _unambiguous(images: Sequence[str], problems: list[str]) -> dict[str, int]:
 
 
 def _solution(path: str) -> dict[str, str]:
-    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        rows = csv.reader(file)
-        header = next(rows, [])
-        if header[:2] != ["ImageId", "PredictionString"]:
-            raise UserError(f"{path} is not a LOC_val_solution.csv: expected a header ImageId,PredictionString.")
-        return {
-            row[0].removesuffix(".JPEG"): from_utf8(row[1].split()[0])
-            for row in rows
-            if len(row) > 1 and row[1].split()
-        }
+    text = files.read_file(path).decode("utf-8-sig", "surrogateescape")
+    rows = csv.reader(io.StringIO(text, newline=""))
+    header = next(rows, [])
+    if header[:2] != ["ImageId", "PredictionString"]:
+        raise UserError(f"{path} is not a LOC_val_solution.csv: expected a header ImageId,PredictionString.")
+    return {
+        row[0].removesuffix(".JPEG"): from_utf8(row[1].split()[0]) for row in rows if len(row) > 1 and row[1].split()
+    }
 
 
 def _ground_truth_below(folder: str) -> str | None:
@@ -117,8 +126,7 @@ def _ground_truth_below(folder: str) -> str | None:
 
 
 def _ground_truth(path: str, num_images: int, problems: list[str]) -> list[str] | None:
-    with open(path, "rb") as file:
-        data = file.read(2**24)
+    data = files.read_file(path)
     if not path.lower().endswith(".txt"):
         try:
             with tarfile.open(fileobj=io.BytesIO(data)) as devkit:

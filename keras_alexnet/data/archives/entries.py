@@ -49,6 +49,29 @@ class Entries:
         self.unusable |= other.unusable
 
 
+@dataclass
+class Samples:
+    """Images inside an archive that have their labels with them; `labels` and `class_ids` have one item per image.
+
+    Attributes:
+        entries: the images.
+        labels: as they are written there, counted from 0 or from 1; None where there is none.
+        class_ids: such as `n01440764`; empty where there is none.
+        label_feature: the name of what has the label, where names differ in meaning.
+    """
+
+    entries: Entries
+    labels: list[int | None] = field(default_factory=list)
+    class_ids: list[bytes] = field(default_factory=list)
+    label_feature: bytes | None = None
+
+    def add(self, name: bytes, offset: int, size: int, label: int | None, class_id: bytes = b"") -> None:
+        """Adds an image."""
+        self.entries.append(name, offset, size)
+        self.labels.append(label)
+        self.class_ids.append(class_id)
+
+
 @contextlib.contextmanager
 def opened(path: str | os.PathLike) -> Iterator[int]:
     """Opens an archive and gives its descriptor; raises `UserError` where it cannot be read."""

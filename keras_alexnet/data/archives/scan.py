@@ -4,11 +4,14 @@ from collections.abc import Callable, Iterable, Sequence
 
 from keras_alexnet.data.archives.entries import Entries, opened, read_range
 from keras_alexnet.data.archives.tar import TarPart, is_tar, read_tar
+from keras_alexnet.data.archives.tfrecord import is_tfrecord, read_tfrecord
 from keras_alexnet.data.archives.zip import read_zip
 from keras_alexnet.errors import UserError
 
 # Computes a function of each item, in order: `map`, or something parallel that reports its progress.
-Mapper = Callable[[Callable[[TarPart], Entries], Sequence[TarPart]], Iterable[Entries]]
+Mapper = Callable[[Callable, Sequence], Iterable]
+# Called with (done, total, what is counted), often.
+Progress = Callable[[int, int, str], None]
 
 _HEAD = 2048
 _COMPRESSED = {
@@ -20,12 +23,13 @@ _COMPRESSED = {
 }
 
 
-def read_archive(path: str, mapper: Mapper = map) -> Entries:
+def read_archive(path: str, mapper: Mapper = map, progress: Progress | None = None) -> Entries:
     """Reads what files an archive has; tars inside a tar are read like folders.
 
     Args:
-        path: a zip or a tar, whatever its suffix.
+        path: a zip, a tar or a TFRecord file, whatever its suffix. Of a TFRecord file the images are its files.
         mapper: computes the parts of a tar of tars.
+        progress: of a tar, which has a header per file.
 
     Raises:
         UserError: it is another kind of file, is compressed as a whole, or damaged.
@@ -35,10 +39,12 @@ def read_archive(path: str, mapper: Mapper = map) -> Entries:
     if head.startswith(b"PK"):
         return read_zip(path)
     if is_tar(head):
-        entries, inner = read_tar(TarPart(path))
+        entries, inner = read_tar(TarPart(path), progress)
         for part in mapper(_read_inner, inner):
             entries.extend(part)
         return entries
+    if is_tfrecord(head):
+        return read_tfrecord(path).entries
     for start, kind in _COMPRESSED.items():
         if head.startswith(start):
             raise UserError(

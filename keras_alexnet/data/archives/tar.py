@@ -1,7 +1,7 @@
 """Reads the headers of tar files (ustar, GNU and pax). Standard library only."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from keras_alexnet.data.archives.entries import Entries, opened, read_range, truncated
@@ -32,7 +32,9 @@ class TarPart(NamedTuple):
     prefix: bytes = b""
 
 
-class _Member(NamedTuple):
+class Member(NamedTuple):
+    """A header: a file, a link to `link` or something else, by the letter of its `kind`."""
+
     name: bytes
     kind: bytes
     offset: int
@@ -47,8 +49,12 @@ def is_tar(head: bytes) -> bool:
     return len(block) == _BLOCK and block != _ZEROS and _checksum_fits(block)
 
 
-def read_tar(part: TarPart) -> tuple[Entries, list[TarPart]]:
+def read_tar(part: TarPart, progress: Callable[[int, int, str], None] | None = None) -> tuple[Entries, list[TarPart]]:
     """Reads the headers of a tar.
+
+    Args:
+        part: the tar.
+        progress: called with (done, total, what is counted), often.
 
     Returns:
         Its files, and the tars inside it, whose files are not among them.
@@ -60,8 +66,10 @@ def read_tar(part: TarPart) -> tuple[Entries, list[TarPart]]:
     with opened(part.path) as file:
         size = os.fstat(file).st_size if part.end is None else part.end
         ranges: dict[bytes, tuple[int, int]] = {}
-        for member in _members(file, part, size):
+        for member in members(file, part, size):
             name = part.prefix + member.name
+            if progress:
+                progress(member.offset >> 20, size >> 20, f"MiB of {os.path.basename(part.path)} searched for images")
             if member.kind in _REGULAR and not member.sparse:
                 if member.name.endswith(b".tar"):
                     inner.append(TarPart(part.path, member.offset, member.offset + member.size, name + b"/"))
@@ -83,7 +91,8 @@ def _refuse(entries: Entries, name: bytes, reason: str) -> None:
     entries.unusable[name] = reason
 
 
-def _members(file: int, part: TarPart, end: int) -> Iterator[_Member]:
+def members(file: int, part: TarPart, end: int) -> Iterator[Member]:
+    """Reads the headers of a tar that ends at byte `end` of an open file; raises as `read_tar`."""
     at, window, window_at, step = part.start, b"", part.start, _FEW
     extended: dict[bytes, bytes] = {}
     while at + _BLOCK <= end:
@@ -118,7 +127,7 @@ def _members(file: int, part: TarPart, end: int) -> Iterator[_Member]:
             if data + size > end:
                 raise truncated(part.path, f"its entry {os.fsdecode(part.prefix + name)}", data + size, end)
             link = extended.get(b"linkpath") or block[157:257].split(b"\0", 1)[0]
-            yield _Member(_tidy(name), kind, data, size, _tidy(link), sparse)
+            yield Member(_tidy(name), kind, data, size, _tidy(link), sparse)
             extended = {}
         step = _MANY if size < _MANY // 8 else _FEW
         at = data + -(-size // _BLOCK) * _BLOCK

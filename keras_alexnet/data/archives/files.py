@@ -1,0 +1,90 @@
+"""Small files, on the disk or inside an archive: lists of classes and labels. Standard library only, but for archives.
+
+Here `<archive>@/<path>` is a file or folder inside an archive.
+"""
+
+import os
+from collections.abc import Callable
+
+from keras_alexnet.data.archives.entries import Entries
+from keras_alexnet.data.archives.scan import Mapper, Progress, read_archive
+from keras_alexnet.data.archives.state import ArchiveState
+
+# Lists have some megabytes; a limit keeps a wrong file from filling the memory.
+_MOST_BYTES = 2**26
+
+_last: list[tuple[ArchiveState, Entries]] = []
+
+
+def split_archive(path: str | os.PathLike) -> tuple[str, str] | None:
+    """Takes `<archive>@/<path>` apart; None if there is no such archive."""
+    path = os.fspath(path)
+    at = path.find("@/")
+    while at >= 0:
+        if os.path.isfile(path[:at]):
+            return os.path.abspath(path[:at]), path[at + 2 :].strip("/")
+        at = path.find("@/", at + 1)
+    return None
+
+
+def entries_of(state: ArchiveState, mapper: Mapper = map, progress: Progress | None = None) -> Entries:
+    """As `read_archive`. It keeps the entries of the last archive: all parts of ImageNet may be in one."""
+    if not _last or _last[0][0] != state:
+        _last[:] = [(state, read_archive(state.path, mapper, progress))]
+    return _last[0][1]
+
+
+def exists(path: str | os.PathLike) -> bool:
+    """Whether there is such a file or folder."""
+    archived = split_archive(path)
+    if archived is None:
+        return os.path.exists(path)
+    archive, inside = archived
+    name = os.fsencode(inside)
+    names = entries_of(ArchiveState.of(archive)).names
+    return any(other.startswith(name) and other[len(name) : len(name) + 1] in (b"", b"/") for other in names)
+
+
+def reader(folder: str | os.PathLike) -> Callable[[str], bytes]:
+    """A function that gives the bytes of a file in a folder.
+
+    It raises `OSError` if there is no such file, if it cannot be read, or if it is larger than 64 MiB.
+    """
+    archived = split_archive(folder)
+    if archived is None:
+        return lambda name: _read(os.path.join(folder, name))
+    from keras_alexnet.data.archives.locations import ArchivedImage
+
+    archive, inside = archived
+    state = ArchiveState.of(archive)
+    entries = entries_of(state)
+    start = os.fsencode(f"{inside}/") if inside else b""
+    positions = {name: position for position, name in enumerate(entries.names) if name.startswith(start)}
+
+    def read(name: str) -> bytes:
+        position = positions.get(start + os.fsencode(name))
+        if position is None:
+            raise FileNotFoundError(None, "there is no such entry")
+        where = entries.offset[position], entries.size[position], entries.method[position]
+        if where[1] > _MOST_BYTES:
+            raise _too_large()
+        return ArchivedImage(name, state, *where).read()
+
+    return read
+
+
+def read_file(path: str | os.PathLike) -> bytes:
+    """The bytes of a file; raises as `reader`'s function."""
+    folder, name = os.path.split(path)
+    return reader(f"{folder}/")(name)
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb", buffering=0) as file:
+        if os.fstat(file.fileno()).st_size > _MOST_BYTES:
+            raise _too_large()
+        return file.readall()
+
+
+def _too_large() -> OSError:
+    return OSError(None, f"it is larger than {_MOST_BYTES // 2**20} MiB")
