@@ -56,6 +56,7 @@ from keras_alexnet.atomic import make_folder
 from keras_alexnet.data import ilsvrc, maps
 from keras_alexnet.data.archives import files
 from keras_alexnet.data.layout import find_layout
+from keras_alexnet.data.official import check_archives
 from keras_alexnet.data.shards import find_shards
 from keras_alexnet.errors import UserError
 from keras_alexnet.lock import exclusive
@@ -130,6 +131,12 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     )
     cli.define_path("output_dir", "data", "The folder to write to; it is made if need be.", flag_values=flag_values)
     flags.DEFINE_bool(
+        "check_archives",
+        False,
+        "First compare the official archives with their published sizes and MD5 sums, which reads all of them.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_bool(
         "check_images",
         False,
         "Decode every image. bad_images.tsv lists the odd ones and those that cannot be used; if there are any of "
@@ -175,6 +182,10 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
         _reject_older_training_map(values.output_dir)
     resized_dir = _resized_dir(values, [train_dir, val_dir])
     reads_images = bool(values.check_images or values.skip_bad_images or resized_dir)
+    if values.check_archives:
+        with WorkProgress() as progress:
+            checked = check_archives([path for path in (train_dir, val_dir, val_labels) if path], progress)
+        say(f"As published: {', '.join(checked)}")
     with ScanProgress() as progress:
         found = ilsvrc.scan(
             train_dir,

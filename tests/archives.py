@@ -4,7 +4,7 @@ import io
 import tarfile
 import zipfile
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 
@@ -72,6 +72,32 @@ def add(archive: tarfile.TarFile, name: str, data: bytes = b"", **attributes) ->
     for attribute, value in attributes.items():
         setattr(member, attribute, value)
     archive.addfile(member, io.BytesIO(data))
+
+
+def write_webdataset(path: Path, samples: Iterable[Mapping[str, bytes]]) -> None:
+    """Writes a tar of samples: the bytes of each of their files by its kind, and their key as `__key__`."""
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
+        for sample in samples:
+            for kind, data in sample.items():
+                if kind != "__key__":
+                    add(archive, f"{sample['__key__']}.{kind}", data)
+
+
+def write_tfrecord(path: Path, records: Iterable[Mapping[str, bytes | int | Sequence[float]]]) -> None:
+    """Writes records of features."""
+    import tensorflow as tf
+
+    def feature(value) -> tf.train.Feature:
+        if isinstance(value, bytes):
+            return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+        if isinstance(value, int):
+            return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+        return tf.train.Feature(float_list=tf.train.FloatList(value=value))
+
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for record in records:
+            features = {name: feature(value) for name, value in record.items()}
+            writer.write(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
 
 
 LAYOUTS: dict[str, Callable[[Path, Mapping[str, bytes]], dict[str, str]]] = {

@@ -1,5 +1,6 @@
 """ILSVRC2012 as people have it: the same maps, whatever it is packed in."""
 
+import hashlib
 import os
 import tarfile
 import zipfile
@@ -11,7 +12,7 @@ from absl import flags
 from conftest import write_images
 
 from keras_alexnet import prepare
-from keras_alexnet.data import maps
+from keras_alexnet.data import maps, official
 from keras_alexnet.data.ilsvrc2012 import CLASS_IDS, CLASS_IDS_BY_ILSVRC2012_ID
 from keras_alexnet.errors import UserError
 
@@ -93,6 +94,34 @@ def kaggle_zip(folder, train, val):
     write_solution(folder)
 
 
+def kaggle_zip_with_its_labels(folder, train, val):
+    write_solution(folder)
+    with zipfile.ZipFile(folder / "imagenet-object-localization-challenge.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for part, files in (("train", train), ("val", val)):
+            for name, data in files.items():
+                archive.writestr(f"ILSVRC/Data/CLS-LOC/{part}/{name}", data)
+        archive.write(folder / "LOC_val_solution.csv", "LOC_val_solution.csv")
+    os.remove(folder / "LOC_val_solution.csv")
+
+
+def kaggle_zip_with_annotations(folder, train, val):
+    kaggle_zip_with_its_labels(folder, train, val)
+    write_annotations(folder)
+    name = folder / "imagenet-object-localization-challenge.zip"
+    with zipfile.ZipFile(name) as old, zipfile.ZipFile(folder / "new", "w", zipfile.ZIP_DEFLATED) as archive:
+        for entry in old.namelist()[:-1]:
+            archive.writestr(entry, old.read(entry))
+        for path in (folder / "Annotations/CLS-LOC/val").iterdir():
+            archive.write(path, f"ILSVRC/{path.relative_to(folder)}")
+            path.unlink()
+    (folder / "new").rename(name)
+
+
+def folders_of_classes(folder, train, val):
+    unpack(folder / "train", train)
+    unpack(folder / "val", {f"{CLASSES[VAL_LABELS[int(name[-6]) - 1]]}/{name}": data for name, data in val.items()})
+
+
 def official_tars(folder, train, val):
     archives.write_tar_of_tars(folder / "ILSVRC2012_img_train.tar", train)
     archives.write_tar(folder / "ILSVRC2012_img_val.tar", val)
@@ -112,7 +141,16 @@ def inner_tars_and_an_unpacked_devkit(folder, train, val):
     unpack(folder, {"ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt": ground_truth()})
 
 
-LAYOUTS = [kaggle_tree, kaggle_folder_above, kaggle_zip, official_tars, inner_tars_and_an_unpacked_devkit]
+LAYOUTS = [
+    kaggle_tree,
+    kaggle_folder_above,
+    kaggle_zip,
+    kaggle_zip_with_its_labels,
+    kaggle_zip_with_annotations,
+    official_tars,
+    inner_tars_and_an_unpacked_devkit,
+    folders_of_classes,
+]
 
 
 @pytest.mark.parametrize("pack", LAYOUTS)
@@ -129,9 +167,63 @@ def test_every_layout_gives_the_same_images_in_the_same_order(images, tmp_path, 
     assert found.read_many(range(len(found))) == [train[name] for name in sorted(train)]
     assert list(found.labels) == [label for label in range(3) for _ in range(4)]
     found = maps.read_map(folder / "out/val_map.txt")
-    assert found.read_many(range(len(found))) == [val[name] for name in sorted(val)]
-    assert tuple(found.labels) == VAL_LABELS
+    # In folders of classes they are sorted by class.
+    names = sorted(val, key=lambda name: (VAL_LABELS[int(name[-6]) - 1] if pack is folders_of_classes else 0, name))
+    assert found.read_many(range(len(found))) == [val[name] for name in names]
+    assert list(found.labels) == [VAL_LABELS[int(name[-6]) - 1] for name in names]
     assert maps.read_class_mappings(folder / "out/classmappings.txt") == list(CLASSES)
+
+
+def test_names_of_classes_are_found_in_the_archive(images, tmp_path):
+    train, val = images
+    kaggle_zip_with_its_labels(tmp_path, train, val)
+    with zipfile.ZipFile(tmp_path / "imagenet-object-localization-challenge.zip", "a") as archive:
+        archive.writestr(
+            "LOC_synset_mapping.txt", "".join(f"{class_id} name of {class_id}\n" for class_id in CLASS_IDS)
+        )
+    call(f"--imagenet_dir={tmp_path}", f"--output_dir={tmp_path}/out")
+    assert maps.read_class_names(tmp_path / "out/classnames.txt", CLASSES) == [f"name of {name}" for name in CLASSES]
+
+
+@pytest.mark.parametrize("labels", ["devkit", "csv", "folders", "tree of a list"])
+def test_validation_images_alone(images, tmp_path, capsys, labels):
+    _, val = images
+    arguments = [f"--imagenet_dir={tmp_path}"]
+    if labels in ("devkit", "csv"):
+        archives.write_tar(tmp_path / "ILSVRC2012_img_val.tar", val)
+        write_devkit(tmp_path) if labels == "devkit" else write_solution(tmp_path)
+    else:
+        folders_of_classes(tmp_path / "a", {}, val)
+        arguments = [f"--val_dir={tmp_path}/a/val", "--val_annotations_dir="]
+    expected = list(CLASS_IDS)
+    if labels == "tree of a list":
+        expected = [*CLASSES[::-1], "another"]
+        (tmp_path / "list.txt").write_text("".join(f"{name}\t{label}\n" for label, name in enumerate(expected)))
+        arguments.append(f"--classmappings={tmp_path}/list.txt")
+    call(*arguments, f"--output_dir={tmp_path}/out")
+    assert "Next: python -m keras_alexnet.evaluate" in capsys.readouterr().out
+    assert maps.read_class_mappings(tmp_path / "out/classmappings.txt") == expected
+    found = maps.read_map(tmp_path / "out/val_map.txt")
+    label_of = {val[name]: expected.index(CLASSES[VAL_LABELS[int(name[-6]) - 1]]) for name in val}
+    assert [label_of[data] for data in found.read_many(range(4))] == list(found.labels)
+    assert not (tmp_path / "out/train_map.txt").exists()
+    (tmp_path / "out/train_map.txt").touch()
+    with pytest.raises(UserError, match=r"out/train_map.txt may belong to other classes"):
+        call(*arguments, f"--output_dir={tmp_path}/out")
+
+
+def test_folders_of_other_classes_need_a_list(images, tmp_path):
+    unpack(tmp_path, {f"val/cat/{name}": data for name, data in images[1].items()})
+    with pytest.raises(UserError, match=r"val/cat is none of the 1,000 classes: .* --classmappings"):
+        call(f"--val_dir={tmp_path}/val", "--val_annotations_dir=", f"--output_dir={tmp_path}/out")
+    with pytest.raises(UserError, match=r"--classmappings is for shards and for validation images alone"):
+        (tmp_path / "list.txt").write_text("cat\t0\n")
+        call(
+            f"--train_dir={tmp_path}/val",
+            "--val_fraction=0.5",
+            f"--classmappings={tmp_path}/list.txt",
+            f"--output_dir={tmp_path}/out",
+        )
 
 
 def test_an_index_is_written_and_one_of_older_maps_removed(images, tmp_path, monkeypatch):
@@ -199,6 +291,34 @@ def test_archived_images_are_checked_and_resized(images, tmp_path):
             f"--resized_dir={tmp_path}/other",
             f"--output_dir={tmp_path}/odd",
         )
+
+
+def test_official_archives_are_compared_with_what_is_published(images, tmp_path, monkeypatch, capsys):
+    official_tars(tmp_path, *images)
+    arguments = (f"--imagenet_dir={tmp_path}", f"--output_dir={tmp_path}/out", "--check_archives")
+    with pytest.raises(UserError, match=r"_img_train.tar is not as .*: expected 147,897,477,120 bytes, found"):
+        call(*arguments)
+    published = {
+        path.name: official._Published(size and path.stat().st_size, hashlib.md5(path.read_bytes()).hexdigest())
+        for path, size in ((tmp_path / name, entry.size) for name, entry in official._PUBLISHED.items())
+    }
+    monkeypatch.setattr(official, "_PUBLISHED", published)
+    call(*arguments)
+    assert "As published: " in capsys.readouterr().out
+    damaged = tmp_path / "ILSVRC2012_img_val.tar"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
+    with pytest.raises(UserError, match=r"_img_val.tar is not as .*: expected the MD5 sum [0-9a-f]{32}, found "):
+        call(*arguments)
+    (tmp_path / "all").mkdir()
+    folders_of_classes(tmp_path / "all", *images)
+    with pytest.raises(UserError, match=r"none of them is among what is read"):
+        call(f"--imagenet_dir={tmp_path}/all", f"--output_dir={tmp_path}/out", "--check_archives")
+
+
+def test_an_archive_packed_again_is_told(tmp_path):
+    archives.write_zip(tmp_path / "imagenet-object-localization-challenge.zip", {"a/imagenet.tar.gz": b"\x1f\x8b"})
+    with pytest.raises(UserError, match=r"or unpack a/imagenet.tar.gz from it"):
+        call(f"--imagenet_dir={tmp_path}", "--val_annotations_dir=", f"--output_dir={tmp_path}/out")
 
 
 def test_labels_that_do_not_fit_are_told(images, tmp_path):

@@ -4,11 +4,11 @@ import os
 from dataclasses import dataclass
 
 from keras_alexnet.data.archives import files
+from keras_alexnet.data.official import TRAIN_TAR, VAL_TAR
 from keras_alexnet.data.shards import find_shards
 from keras_alexnet.data.val_labels import DEVKIT, GROUND_TRUTH, SOLUTION
 from keras_alexnet.errors import UserError
 
-TRAIN_TAR, VAL_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 KAGGLE_ZIP = "imagenet-object-localization-challenge.zip"
 
 _IMAGES = "Data/CLS-LOC"

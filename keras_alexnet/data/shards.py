@@ -68,13 +68,12 @@ def find_shards(path: str | os.PathLike, part: str) -> list[str] | None:
             and not entry.name.startswith(".")
             and entry.is_file()
         )
-    if not names or not _is_shard(os.path.join(path, names[0])):
-        return None
     by_part = {name: [file for file in names if pattern.search(file)] for name, pattern in _PARTS.items()}
-    if any(by_part.values()):
-        names = by_part[part]
-    _raise_if_incomplete(path, names)
-    return [os.path.join(path, name) for name in names]
+    chosen = by_part[part] if any(by_part.values()) else names
+    if not names or not _is_shard(os.path.join(path, (chosen or names)[0])):
+        return None
+    _raise_if_incomplete(path, chosen)
+    return [os.path.join(path, name) for name in chosen]
 
 
 def read_shards(
@@ -139,18 +138,18 @@ def classes_of(found: LabelledImages, problems: list[str]) -> list[str]:
 
 
 def with_classes(found: LabelledImages, classes: Sequence[str], problems: list[str]) -> ImageMap:
-    """Images whose classes are known from elsewhere, compared with these."""
+    """The images, whose classes are compared with those known from elsewhere; raises `UserError` for further labels."""
     most = max(found.images.labels)
     if most >= len(classes):
-        problems.append(
+        raise UserError(
             f"the shards {found.shards[0]}, … have label {most + found.first_label:,}, but there are "
-            f"{len(classes):,} classes: give the shards, or the class list, that belong to the others"
+            f"{len(classes):,} classes: give the shards, or the class list, that belong to the others."
         )
     problems.extend(
         f"the shards {found.shards[0]}, … have class {class_id} at label {label + found.first_label:,}, "
         f"which is {classes[label]} in the class list: give the shards, or the class list, that belong to the others"
         for label, class_id in found.ids.items()
-        if label < len(classes) and classes[label] != class_id
+        if classes[label] != class_id
     )
     return found.images
 

@@ -154,7 +154,7 @@ class _ArchiveTree:
         if not folders:
             problems.append(
                 f"{what} {self.source} has no class folders with images ({' '.join(SUFFIXES)}) in it: expected one "
-                f"folder, or tar, of images per class; give another {flag}"
+                f"folder, or tar, of images per class; give another {flag}{_packed_again(self._entries)}"
             )
         folders = {name: self._shown(folders[name]) for name in sorted(folders, key=os.fsencode)}
         problems.extend(breaking_lines(list(folders.values()), len(self._archive)))
@@ -194,6 +194,12 @@ def add_entries(
     problems.extend(breaking_lines(paths, len(archive)))
     rows.add_entries(state, entries, chosen, paths)
     return paths
+
+
+def _packed_again(entries: Entries) -> str:
+    """Advice where an archive holds nothing but another one, as Kaggle's did once."""
+    inner = next((name for name in entries.names if name.endswith((b".tar.gz", b".tgz", b".zip"))), None)
+    return f", or unpack {os.fsdecode(inner)} from it, which cannot be read in place" if inner else ""
 
 
 def is_image(name: bytes) -> bool:
