@@ -48,6 +48,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -61,6 +62,9 @@ from keras_alexnet.data.shards import find_shards
 from keras_alexnet.errors import UserError
 from keras_alexnet.lock import exclusive
 from keras_alexnet.progress import ScanProgress, WorkProgress, say
+
+if TYPE_CHECKING:
+    from keras_alexnet.data.images import Finding
 
 # Fewer are read faster than processes start.
 _FEW_ARCHIVES = 16
@@ -162,6 +166,14 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         "resized_dir",
         None,
         "The folder for the copies, apart from the images. Copies that an earlier run has finished stay as they are.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_enum(
+        "resized_format",
+        "files",
+        ["files", "tar"],
+        "How the copies are kept: a file each, or one tar of the training and one of the validation images, which any "
+        "file system takes easily.",
         flag_values=flag_values,
     )
     flags.DEFINE_integer(
@@ -298,6 +310,8 @@ def _resized_dir(values: flags.FlagValues, image_folders: list[str | None]) -> s
     if bool(values.resized_dir) != bool(values.resize_shorter_side):
         raise UserError("--resize_shorter_side and --resized_dir go together: give both, or neither.")
     if not values.resized_dir:
+        if values.resized_format != "files":
+            raise UserError("--resized_format is of the copies in --resized_dir: give both, or neither.")
         return None
     from keras_alexnet.data import resize
 
@@ -312,45 +326,58 @@ def _resized_dir(values: flags.FlagValues, image_folders: list[str | None]) -> s
 def _read_images(values: flags.FlagValues, found: ilsvrc.ImageFolders, resized_dir: str | None) -> ilsvrc.ImageFolders:
     """Checks the images, and writes their copies if there is a folder for them; returns what the maps are to name."""
     # Here and above, so that --help and a mere scan do without NumPy and Pillow.
-    from keras_alexnet.data import images, resize
+    from keras_alexnet.data import images
 
-    sources = [*found.train.images(), *found.val.images()]
     num_workers = values.num_workers or workers.cpu_count()
+    count = len(found.train) + len(found.val)
+    copies = {}
     with WorkProgress() as progress:
         if resized_dir:
-            copies = [
-                *_resized(found.train, resized_dir, "train").paths,
-                *_resized(found.val, resized_dir, "val").paths,
-            ]
-            paths = [*found.train.paths, *found.val.paths]
-            resize.reject_overlap(*({os.path.dirname(path) for path in names} for names in (paths, copies)))
-            resize.claim_resized_dir(resized_dir, values.resize_shorter_side)
-            findings = resize.resize(
-                sources,
-                copies,
-                values.resize_shorter_side,
-                num_workers,
-                lambda done, total: progress(done, total, "images resized"),
-            )
+            findings, copies = _write_copies(values, found, resized_dir, num_workers, progress)
         else:
+            sources = [*found.train.images(), *found.val.images()]
             findings = images.check(sources, num_workers, lambda done, total: progress(done, total, "images checked"))
     table = os.path.join(values.output_dir, images.BAD_IMAGES)
     images.write_findings(table, findings)
-    say(f"{images.summary(findings, len(sources))}\nDetails: {table}")
+    say(f"{images.summary(findings, count)}\nDetails: {table}")
     if not values.skip_bad_images:
-        images.raise_if_unusable(findings, len(sources), table)
-    found = images.without_unusable(found, findings)
+        images.raise_if_unusable(findings, count, table)
     if resized_dir:
         say(f"Copies: {resized_dir}")
-        train, val = _resized(found.train, resized_dir, "train"), _resized(found.val, resized_dir, "val")
-        found = replace(found, train=train, val=val)
-    return found
+    return replace(images.without_unusable(found, findings), **copies)
 
 
-def _resized(image_map: maps.ImageMap, resized_dir: str, part: str) -> maps.ImageMap:
-    from keras_alexnet.data import resize
+def _write_copies(
+    values: flags.FlagValues,
+    found: ilsvrc.ImageFolders,
+    resized_dir: str,
+    num_workers: int,
+    progress: WorkProgress,
+) -> tuple[list["Finding"], dict[str, maps.ImageMap]]:
+    """Writes copies of the training and the validation images; returns what is the matter, and the maps of both."""
+    from keras_alexnet.data import resize, resized_tar
 
-    return resize.resized_paths(image_map, os.path.join(resized_dir, part))
+    write, suffix = (resized_tar.write_copies, ".tar") if values.resized_format == "tar" else (resize.write_copies, "")
+    originals = {"train": found.train, "val": found.val}
+    targets = {part: os.path.join(resized_dir, part + suffix) for part in originals}
+    if not suffix:
+        copied = [resize.resized_paths(images, targets[part]) for part, images in originals.items()]
+        folders, targeted = (
+            {os.path.dirname(path) for images in both for path in images.paths} for both in (originals.values(), copied)
+        )
+        resize.reject_overlap(folders, targeted)
+    resize.claim_resized_dir(resized_dir, values.resize_shorter_side, values.resized_format)
+    findings, copies = [], {}
+    count, before = len(found.train) + len(found.val), 0
+    for part, images in originals.items():
+
+        def report(done: int, _: int, before: int = before) -> None:
+            progress(before + done, count, "images resized")
+
+        more, copies[part] = write(images, targets[part], values.resize_shorter_side, num_workers, report)
+        findings += more
+        before += len(images)
+    return findings, copies
 
 
 def _in_parallel(num_workers: int, progress: ScanProgress, function: Callable, items: Sequence) -> list:

@@ -35,7 +35,17 @@ def map_in_processes(
     num_workers: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Result]:
-    """Computes `[function(item) for item in items]` in processes of their own.
+    """As `imap_in_processes`, all results at once."""
+    return list(imap_in_processes(function, items, num_workers, progress))
+
+
+def imap_in_processes(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    num_workers: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[Result]:
+    """Computes `function(item) for item in items` in processes of their own.
 
     They end with this process, however it ends.
 
@@ -45,8 +55,8 @@ def map_in_processes(
         num_workers: how many processes.
         progress: called with (items done, items in all).
 
-    Returns:
-        The results in the order of `items`.
+    Yields:
+        The results in the order of `items`; a few at a time are in memory.
 
     Raises:
         UserError: a process ended by itself, such as one killed for want of memory.
@@ -75,14 +85,16 @@ def map_in_processes(
                     ) from None
             yield future
 
-    results: list[Result] = []
+    done = 0
     try:
         submitted = deque(submit(_CHUNKS_PER_WORKER * num_workers))
         while submitted:
-            results += submitted.popleft().result()
+            results = submitted.popleft().result()
             submitted.extend(submit(1))
+            yield from results
+            done += len(results)
             if progress:
-                progress(len(results), len(items))
+                progress(done, len(items))
     except BrokenProcessPool:
         raise UserError(
             "a worker process was killed or crashed, often for want of memory. Run the command again, with fewer "
@@ -90,7 +102,6 @@ def map_in_processes(
         ) from None
     finally:
         executor.shutdown(cancel_futures=True)
-    return results
 
 
 def _apply(function: Callable[[Item], Result], chunk: Sequence[Item]) -> list[Result]:

@@ -136,7 +136,7 @@ def test_copies_of_other_settings_are_refused(tree, tmp_path):
         with pytest.raises(UserError, match=message):
             call(tree, *resize_to(small))
     (small / "resize.json").unlink()
-    with pytest.raises(UserError, match=r"has a train folder but no resize\.json"):
+    with pytest.raises(UserError, match=r"has train but no resize\.json"):
         call(tree, *resize_to(small))
     assert state(small) == before
 

@@ -28,7 +28,7 @@ from keras_alexnet.workers import map_in_processes
 JPEG_QUALITY = 92
 
 _JPEG_LONGEST_SIDE = 65_500
-_JPEG_END = b"\xff\xd9"
+JPEG_END = b"\xff\xd9"
 _SETTINGS = "resize.json"
 
 
@@ -54,6 +54,25 @@ def resized_paths(images: maps.ImageMap, folder: str) -> maps.ImageMap:
         if other is not path:
             raise UserError(f"{path} and {other} would have the same copy, {copy}: rename one of the two.")
     return maps.ImageMap(list(original_of), images.labels, source=folder)
+
+
+def write_copies(
+    images: maps.ImageMap,
+    folder: str,
+    shorter_side: int,
+    num_workers: int,
+    progress: Progress | None = None,
+) -> tuple[list[Finding], maps.ImageMap]:
+    """Writes copies of the images of a map, as `resize` does, to the files that `resized_paths` names.
+
+    Returns:
+        What is the matter with some, and the map of the copies of those that are usable.
+    """
+    copies = resized_paths(images, folder)
+    findings = resize(images.images(), copies.paths, shorter_side, num_workers, progress)
+    unusable = {finding.path for finding in findings if not finding.usable}
+    rows = [row for row, path in enumerate(images.paths) if path not in unusable]
+    return findings, copies.take(rows) if unusable else copies
 
 
 def resize(
@@ -87,7 +106,7 @@ def resize(
         for folder in dict.fromkeys(map(os.path.dirname, copies)):
             os.makedirs(folder, exist_ok=True)
     except OSError as error:
-        raise _cannot_write(error.filename, error) from None
+        raise cannot_write(error.filename, error) from None
     work = functools.partial(_resize_one, shorter_side=shorter_side)
     found = map_in_processes(work, list(zip(sources, copies, strict=True)), num_workers, progress)
     if hasattr(os, "sync"):
@@ -110,24 +129,27 @@ def reject_overlap(sources: Iterable[str], targets: Iterable[str]) -> None:
                 )
 
 
-def claim_resized_dir(folder: str, shorter_side: int) -> None:
-    """Notes in `folder` of which size its copies are.
+def claim_resized_dir(folder: str, shorter_side: int, resized_format: str = "files") -> None:
+    """Notes in `folder` of which size and in which form its copies are.
 
     Raises:
         UserError: it has copies of another size, or image folders that were not written by `resize`.
     """
     path = os.path.join(folder, _SETTINGS)
     settings = {"version": 1, "shorter_side": shorter_side, "quality": JPEG_QUALITY}
+    if resized_format != "files":
+        settings["format"] = resized_format
     remedy = "Give another --resized_dir, or remove this one."
     try:
         with open(path, encoding="utf-8") as file:
             found = json.load(file)
     except FileNotFoundError:
-        taken = [name for name in ("train", "val") if os.path.lexists(os.path.join(folder, name))]
+        taken = [
+            name for name in ("train", "val", "train.tar", "val.tar") if os.path.lexists(os.path.join(folder, name))
+        ]
         if taken:
             raise UserError(
-                f"{folder} has a {taken[0]} folder but no {_SETTINGS}, so its images are not known to be copies. "
-                f"{remedy}"
+                f"{folder} has {taken[0]} but no {_SETTINGS}, so its images are not known to be copies. {remedy}"
             ) from None
         atomic.write_text(path, json.dumps(settings) + "\n")
     except (OSError, ValueError) as error:
@@ -138,23 +160,46 @@ def claim_resized_dir(folder: str, shorter_side: int) -> None:
             raise UserError(f"{folder} has copies of other settings: expected {expected}, found {received}. {remedy}")
 
 
+def resized_jpeg(item: tuple[Source, bool], shorter_side: int) -> tuple[Finding | None, bytes | None]:
+    """Checks an image and makes a smaller copy of it.
+
+    Args:
+        item: the image, and whether it has a copy, so that nothing but its header is checked.
+        shorter_side: of the copy, in pixels.
+
+    Returns:
+        What is the matter with the image, and the copy, a JPEG; None if it has one or is unusable.
+    """
+    source, has_copy = item
+    resized = None
+    with problems_told(source) as problems, open_image(source, problems) as image:
+        if not has_copy:
+            image.load()
+        turn = note_orientation(image, problems)
+        if not has_copy:
+            resized = _resized(upright_rgb(image, turn), shorter_side)
+    if resized is None:
+        return problems.finding, None
+    buffer = io.BytesIO()
+    resized.save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return problems.finding, buffer.getvalue()
+
+
+def modified(source: Source) -> int:
+    """When an image, or its archive, was modified, in nanoseconds; raises `OSError` if there is no such file."""
+    return os.stat(source if isinstance(source, str) else source.archive.path).st_mtime_ns
+
+
 def _resize_one(item: tuple[Source, str], shorter_side: int) -> Finding | None:
     source, copy = item
-    resized = None
-    with problems_told(source) as problems:
-        times = os.stat(source if isinstance(source, str) else source.archive.path)
-        keep = _is_whole(copy, times.st_mtime_ns)
-        with open_image(source, problems) as image:
-            if not keep:
-                image.load()
-            turn = note_orientation(image, problems)
-            if not keep:
-                resized = _resized(upright_rgb(image, turn), shorter_side)
-    if resized:
-        buffer = io.BytesIO()
-        resized.save(buffer, "JPEG", quality=JPEG_QUALITY)
-        _write_copy(copy, buffer.getbuffer(), times)
-    return problems.finding
+    try:
+        mtime_ns = modified(source)
+    except OSError:
+        mtime_ns = None  # Opening it fails as well.
+    finding, data = resized_jpeg((source, _is_whole(copy, mtime_ns)), shorter_side)
+    if data:
+        _write_copy(copy, data, mtime_ns)
+    return finding
 
 
 def _resized(image: Image.Image, shorter_side: int) -> Image.Image:
@@ -168,36 +213,37 @@ def _resized(image: Image.Image, shorter_side: int) -> Image.Image:
     return image.resize(size, Image.Resampling.LANCZOS)
 
 
-def _is_whole(copy: str, mtime_ns: int) -> bool:
+def _is_whole(copy: str, mtime_ns: int | None) -> bool:
     """Whether `copy` was made from a file of this time, and reaches to its end also after a power loss."""
     try:
         if os.stat(copy).st_mtime_ns != mtime_ns:
             return False
         with open(copy, "rb") as file:
-            file.seek(-len(_JPEG_END), os.SEEK_END)
-            return file.read() == _JPEG_END
+            file.seek(-len(JPEG_END), os.SEEK_END)
+            return file.read() == JPEG_END
     except OSError:
         return False
 
 
-def _write_copy(copy: str, data: bytes | memoryview, times: os.stat_result) -> None:
+def _write_copy(copy: str, data: bytes, mtime_ns: int) -> None:
     # Flushing each of a million files, as atomic.atomic_path does, would take hours; `_is_whole` looks instead.
     folder, name = os.path.split(copy)
     partial = os.path.join(folder, atomic.partial_name(name))
     try:
         with open(partial, "wb") as file:
             file.write(data)
-        os.utime(partial, ns=(times.st_atime_ns, times.st_mtime_ns))
+        os.utime(partial, ns=(mtime_ns, mtime_ns))
         os.replace(partial, copy)
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(partial)
         if isinstance(error, OSError):
-            raise _cannot_write(copy, error) from None
+            raise cannot_write(copy, error) from None
         raise
 
 
-def _cannot_write(path: str, error: OSError) -> UserError:
+def cannot_write(path: str, error: OSError) -> UserError:
+    """The error of a copy, or a tar of them, that cannot be written."""
     return UserError(
         f"cannot write {path}: {error.strerror or error}. Make room or permit writing there, or give another "
         "--resized_dir; the same command then goes on where this one has stopped."

@@ -41,6 +41,7 @@ class Member(NamedTuple):
     size: int
     link: bytes
     sparse: bool
+    mtime: int
 
 
 def is_tar(head: bytes) -> bool:
@@ -127,7 +128,7 @@ def members(file: int, part: TarPart, end: int) -> Iterator[Member]:
             if data + size > end:
                 raise truncated(part.path, f"its entry {os.fsdecode(part.prefix + name)}", data + size, end)
             link = extended.get(b"linkpath") or block[157:257].split(b"\0", 1)[0]
-            yield Member(_tidy(name), kind, data, size, _tidy(link), sparse)
+            yield Member(_tidy(name), kind, data, size, _tidy(link), sparse, _seconds(block[136:148], extended))
             extended = {}
         step = _MANY if size < _MANY // 8 else _FEW
         at = data + -(-size // _BLOCK) * _BLOCK
@@ -147,6 +148,14 @@ def _number(digits: bytes) -> int:
     if digits[0] & 0x80:  # GNU's way to write numbers that are too large for octal digits.
         return int.from_bytes(digits[1:], "big")
     return int(digits.rstrip(b"\0 ").lstrip(b" ") or b"0", 8)
+
+
+def _seconds(digits: bytes, extended: dict[bytes, bytes]) -> int:
+    """When a file was modified, in whole seconds."""
+    try:
+        return int(extended[b"mtime"].partition(b".")[0]) if b"mtime" in extended else _number(digits)
+    except ValueError:
+        return 0
 
 
 def _name(block: bytes) -> bytes:
