@@ -4,8 +4,9 @@
     find photos -name '*.jpg' | python -m keras_alexnet.predict --format=json - > predictions.jsonl
     python -m keras_alexnet.predict --features=relu7 --output=features.npz photos/
 
-Images are files, folders (with all in them), patterns in quotes, or - for a list of paths in standard input. Images
-that cannot be read are told, and the others go on; then the exit status is 1.
+Images are files, folders (with all in them), patterns in quotes, or - for a list of paths in standard input; also
+<archive>@/<file or folder> inside a zip or a tar. Images that cannot be read are told, and the others go on; then the
+exit status is 1.
 """
 
 import contextlib

@@ -1,6 +1,7 @@
 import io
 import os
 
+import archives
 import pytest
 
 from keras_alexnet.data.find import find_images
@@ -100,3 +101,15 @@ def test_the_home_folder_in_patterns(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "a.jpg").touch()
     assert find_images(["~/*.jpg"]) == ([str(tmp_path / "a.jpg")], [])
+
+
+def test_images_inside_archives(tree):
+    archives.write_zip(tree / "a.zip", dict.fromkeys(["x/2.jpg", "x/1.png", "x/notes", "y/3.jpg"], b""))
+    assert find_images(["a.zip@/x"])[0] == [f"{tree}/a.zip@/x/1.png", f"{tree}/a.zip@/x/2.jpg"]
+    assert len(find_images(["a.zip@/"])[0]) == 3
+    # A file is taken whatever it is called.
+    assert find_images(["a.zip@/x/notes", "a.zip@/y/3.jpg", "a.zip@/y"])[0] == [
+        f"{tree}/a.zip@/x/notes",
+        f"{tree}/a.zip@/y/3.jpg",
+    ]
+    assert find_images(["a.zip@/z"]) == ([], [("a.zip@/z", "the archive has no such image or folder of images")])

@@ -6,7 +6,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
-from keras_alexnet.data.trees import SUFFIXES
+from keras_alexnet.data.archives.files import entries_of, split_archive
+from keras_alexnet.data.archives.state import ArchiveState
+from keras_alexnet.data.trees import SUFFIXES, is_image
 from keras_alexnet.errors import UserError
 
 
@@ -19,8 +21,8 @@ def find_images(
         arguments: one or several. A file is taken whatever its suffix is. Of a folder, and of those in it and linked to
             it, all files with the suffix of an image are taken, in the order of their names; but not hidden ones. Where
             there is no file of that name, it may be a pattern, in which `*`, `?` and `[…]` stand for parts of names and
-            `**` for folders, and a leading `~` for the home folder. "-" stands for the paths of files and folders in
-            `listed`.
+            `**` for folders, and a leading `~` for the home folder. `<archive>@/<path>` is an image inside an archive,
+            or a folder of images. "-" stands for the paths of files and folders in `listed`.
         listed: paths, one a line, or each ended by a zero byte, as `find -print0` writes them. Standard input, if it is
             None.
 
@@ -28,11 +30,17 @@ def find_images(
         The paths, none of them twice, and (path or argument, what is wrong with it) for those that give no image.
 
     Raises:
-        UserError: standard input is closed.
+        UserError: standard input is closed, or an archive is damaged.
     """
     paths: dict[str, str] = {}
     problems: list[tuple[str, str]] = []
     for argument, is_pattern in _arguments(arguments, listed):
+        if not os.path.lexists(argument) and (archived := split_archive(argument)):
+            inside = _images_inside(*archived)
+            paths.update(zip(inside, inside, strict=True))
+            if not inside:
+                problems.append((argument, "the archive has no such image or folder of images"))
+            continue
         before = len(problems)
         if os.path.isdir(argument):
             found = _images_below(argument, problems)
@@ -75,6 +83,15 @@ def _arguments(
         lines = content.split(b"\0") if b"\0" in content else content.replace(b"\r\n", b"\n").split(b"\n")
         for line in filter(None, lines):
             yield os.fsdecode(line), False
+
+
+def _images_inside(archive: str, inside: str) -> list[str]:
+    """The path of an entry of an archive, or those of the images in a folder inside the archive."""
+    names = entries_of(ArchiveState.of(archive)).names
+    entry = os.fsencode(inside)
+    start = entry + b"/" if entry else b""
+    chosen = [entry] if entry in names else sorted(name for name in names if name.startswith(start) and is_image(name))
+    return [f"{archive}@/{os.fsdecode(name)}" for name in chosen]
 
 
 def _images_below(folder: str, problems: list[tuple[str, str]]) -> list[str]:

@@ -215,7 +215,7 @@ def _locations(paths: PathList, fingerprint: str, path: str | os.PathLike) -> "L
 
     encoded = _Encoded(paths)
     found = index.read_index(index_file(path), fingerprint, encoded)
-    return found or index.find_images(encoded, str(path))
+    return found or index.locate(encoded, str(path))
 
 
 def _zip_next_to(path: str | os.PathLike, paths: PathList) -> bytes | None:

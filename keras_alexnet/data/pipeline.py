@@ -11,6 +11,7 @@ import tensorflow as tf
 from PIL import UnidentifiedImageError
 
 from keras_alexnet.data import images
+from keras_alexnet.data.archives.index import locate
 from keras_alexnet.data.crops import check_batch_size, check_crops
 from keras_alexnet.data.decode import decode_image
 from keras_alexnet.data.maps import ImageMap
@@ -121,7 +122,9 @@ def unlabelled_map(paths: ImageMap | Iterable[str | os.PathLike]) -> ImageMap:
         raise UserError(
             f"the images are {paths!r}; expected a list of paths, as find_images gives it, or a map, as read_map does."
         )
-    return ImageMap(found, np.zeros(len(found), np.int32), source="the list of paths")
+    source = "the list of paths"
+    locations = locate(list(map(os.fsencode, found)), source) if any("@/" in path for path in found) else None
+    return ImageMap(found, np.zeros(len(found), np.int32), source=source, locations=locations)
 
 
 def padded_evaluation_dataset(

@@ -38,7 +38,7 @@ def candidates(path: bytes) -> list[tuple[bytes, bytes]]:
     return found
 
 
-def find_images(paths: Sequence[bytes], source: str) -> Locations | None:
+def locate(paths: Sequence[bytes], source: str) -> Locations | None:
     """Finds images in the directories of their archives.
 
     A path is read as CNTK does: up to the first `@/` that an existing file comes before it is the archive, and the rest
