@@ -2,9 +2,10 @@
 
   python -m keras_alexnet.prepare --imagenet_dir=/data/ILSVRC --output_dir=data
 
-This folder holds ILSVRC2012 as Kaggle's tree or zip, or as the official archives: ILSVRC2012_img_train.tar,
-ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz. Archives need not be unpacked: the maps name images inside them
-as <archive>@/<entry>, and training reads them in place. Or each part by itself, a folder or an archive:
+This folder holds ILSVRC2012 as Kaggle's tree or zip, as the official archives (ILSVRC2012_img_train.tar,
+ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz), or as shards of WebDataset or TFRecord. Archives need not be
+unpacked: the maps name images inside them as <archive>@/<entry>, and training reads them in place. If there are
+validation images alone, only these are prepared, for evaluate. Or each part by itself, a folder or an archive:
 
   python -m keras_alexnet.prepare --train_dir=/data/train --val_dir=/data/val \\
       --val_annotations_dir=/data/val_annotations --output_dir=data
@@ -24,7 +25,8 @@ If there is one folder of images per class and nothing else, a tenth of each cla
 With --relative_paths and an --output_dir beside or above the images, all of it can be moved or mounted elsewhere.
 
 --check_images decodes every image and names those that cannot be used. Copies whose shorter side has 256 pixels are
-read several times as fast; writing them goes on where it was interrupted, and checks the images as well:
+read several times as fast; writing them goes on where it was interrupted, and checks the images as well.
+--resized_format=tar writes one tar of them per split:
 
   python -m keras_alexnet.prepare --imagenet_dir=/data/ILSVRC --output_dir=data \\
       --resize_shorter_side=256 --resized_dir=/data/ILSVRC_256 --skip_bad_images

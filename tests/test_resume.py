@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from archives import write_zip
 from training_process import arrays_of, assert_close, finish, history_of, installed, newest_checkpoint, start_training
 
 from keras_alexnet.compute import PORTABLE, Forms
+from keras_alexnet.data import maps
 from keras_alexnet.errors import UserError
 from keras_alexnet.training import build, loop, run_folder
 from keras_alexnet.training.config import TrainConfig
@@ -121,6 +123,24 @@ def test_killed_after_any_step_it_goes_on_bit_for_bit(whole, tmp_path, monkeypat
     assert_same_results(run, whole)
     starts = json.loads((tmp_path / "run/run.json").read_text())["starts"]
     assert [start["step"] for start in starts] == [0] + [step for step, _ in expected]
+
+
+def test_images_inside_archives_are_as_good_as_files(whole, tmp_path, monkeypatch):
+    for part in ("train", "val"):
+        images = maps.read_map(Path(whole.data_dir) / f"{part}_map.txt")
+        names = [f"{row:03}.jpg" for row in range(len(images))]
+        write_zip(tmp_path / f"{part}.zip", dict(zip(names, images.read_many(range(len(images))), strict=True)))
+        lines = zip([f"{part}.zip@/{name}" for name in names], images.labels, strict=True)
+        maps.write_map(tmp_path / f"{part}_map.txt", lines)
+    shutil.copy(Path(whole.data_dir) / "classmappings.txt", tmp_path)
+    run = dataclasses.replace(whole, data_dir=str(tmp_path), output_dir=str(tmp_path / "run"))
+    saves = Saves(monkeypatch)
+    saves.then(2, killed)
+    with pytest.raises(ZeroDivisionError):
+        loop.train(run)
+    assert saves.seen[-1] == (2, 0)
+    loop.train(run)
+    assert_same_results(run, whole)
 
 
 @pytest.mark.parametrize(

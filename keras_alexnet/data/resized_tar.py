@@ -22,6 +22,7 @@ from keras_alexnet.data.images import Finding, Progress, Source
 from keras_alexnet.data.maps import ImageMap
 from keras_alexnet.data.resize import JPEG_END, cannot_write, modified, resized_jpeg, resized_paths
 from keras_alexnet.errors import UserError
+from keras_alexnet.progress import ScanProgress
 from keras_alexnet.workers import imap_in_processes
 
 
@@ -81,7 +82,8 @@ def resize_into_tar(
     """
     partial = f"{tar}.partial"
     times = list(map(_seconds, sources))
-    finished, begun = (dict(_copies(path)) for path in (tar, partial))
+    with ScanProgress() as looking:
+        finished, begun = (dict(_copies(path, looking)) for path in (tar, partial))
     kept, continued = (
         {name: copies[name] for name, time in zip(names, times, strict=True) if _is_of(time, copies.get(name))}
         for copies in (finished, begun)
@@ -129,13 +131,15 @@ def _is_of(time: int | None, copy: Copy | None) -> bool:
     return copy is not None and copy.mtime == time
 
 
-def _copies(tar: str) -> Iterator[tuple[str, Copy]]:
+def _copies(tar: str, progress: ScanProgress) -> Iterator[tuple[str, Copy]]:
     """The copies in a tar, up to the first that is not whole: a killed process, or a power loss, may leave such."""
     if not os.path.exists(tar):
         return
     with opened(tar) as file:
+        size = os.fstat(file).st_size
         try:
-            for member in members(file, TarPart(tar), os.fstat(file).st_size):
+            for member in members(file, TarPart(tar), size):
+                progress(member.offset >> 20, size >> 20, f"MiB of {os.path.basename(tar)} looked through")
                 end = member.offset + member.size
                 if read_range(file, end - len(JPEG_END), len(JPEG_END)) != JPEG_END:
                     return
