@@ -58,6 +58,7 @@ from keras_alexnet import cli, workers
 from keras_alexnet.atomic import make_folder
 from keras_alexnet.data import ilsvrc, maps
 from keras_alexnet.data.archives import files
+from keras_alexnet.data.archives.paths import split_archive
 from keras_alexnet.data.layout import find_layout
 from keras_alexnet.data.official import check_archives
 from keras_alexnet.data.shards import find_shards
@@ -396,7 +397,7 @@ def _synset_mapping(values: flags.FlagValues, train_dir: str | None) -> str | No
     folders = [values.imagenet_dir] if values.imagenet_dir else []
     if train_dir is not None:
         folders += map(str, list(Path(os.path.abspath(train_dir)).parents)[:3])
-        if archived := files.split_archive(train_dir):
+        if archived := split_archive(train_dir):
             folders.append(f"{archived[0]}@")
     candidates = (os.path.join(folder, ilsvrc.SYNSET_MAPPING) for folder in folders)
     return next(filter(files.exists, candidates), None)

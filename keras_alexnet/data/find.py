@@ -6,7 +6,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
-from keras_alexnet.data.archives.files import entries_of, split_archive
+from keras_alexnet.data.archives.files import entries_of
+from keras_alexnet.data.archives.paths import split_archive
 from keras_alexnet.data.archives.state import ArchiveState
 from keras_alexnet.data.trees import SUFFIXES, is_image
 from keras_alexnet.errors import UserError

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, BinaryIO
 
 from keras_alexnet.atomic import atomic_path
+from keras_alexnet.data.archives.paths import split_archive
 from keras_alexnet.errors import UserError, raise_if_any
 from keras_alexnet.file_names import from_utf8, to_utf8
 
@@ -221,7 +222,10 @@ def _locations(paths: PathList, fingerprint: str, path: str | os.PathLike) -> "L
 def _zip_next_to(path: str | os.PathLike, paths: PathList) -> bytes | None:
     """The name of the archive that has the images of a map of Swin Transformer; None for any other map."""
     stem, is_map, _ = os.fspath(path).rpartition("_map.txt")
-    if is_map and os.path.isfile(f"{stem}.zip") and paths.is_relative(0) and _is_missing(paths.encoded([0])[0]):
+    if is_map and os.path.isfile(f"{stem}.zip") and paths.is_relative(0):
+        first = paths.encoded([0])[0]
+        if not _is_missing(first) or split_archive(os.fsdecode(first)):
+            return None
         return os.fsencode(f"{os.path.basename(stem)}.zip")
     return None
 

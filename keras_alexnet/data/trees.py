@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from keras_alexnet.data.archives.entries import Entries
-from keras_alexnet.data.archives.files import entries_of, split_archive
+from keras_alexnet.data.archives.files import entries_of
+from keras_alexnet.data.archives.paths import split_archive
 from keras_alexnet.data.archives.rows import ImageRows
 from keras_alexnet.data.archives.scan import Mapper, Progress, duplicates, read_archive
 from keras_alexnet.data.archives.state import ArchiveState

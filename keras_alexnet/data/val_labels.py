@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from keras_alexnet.data.annotations import annotated_label
 from keras_alexnet.data.archives import files
+from keras_alexnet.data.archives.paths import split_archive
 from keras_alexnet.data.archives.scan import Progress
 from keras_alexnet.data.ilsvrc2012 import CLASS_IDS_BY_ILSVRC2012_ID
 from keras_alexnet.errors import UserError
@@ -88,7 +89,7 @@ def validation_labels(
 
 def _is_file(path: str) -> bool:
     """Whether `path` is a file rather than a folder, by its suffix where it is inside an archive."""
-    return bool(os.path.splitext(path)[1]) if files.split_archive(path) else os.path.isfile(path)
+    return bool(os.path.splitext(path)[1]) if split_archive(path) else os.path.isfile(path)
 
 
 def _stem(path: str) -> str:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 
 from keras_alexnet.data.archives.entries import Entries
+from keras_alexnet.data.archives.paths import split_archive
 from keras_alexnet.data.archives.scan import Mapper, Progress, read_archive
 from keras_alexnet.data.archives.state import ArchiveState
 
@@ -14,17 +15,6 @@ from keras_alexnet.data.archives.state import ArchiveState
 _MOST_BYTES = 2**26
 
 _last: list[tuple[ArchiveState, Entries]] = []
-
-
-def split_archive(path: str | os.PathLike) -> tuple[str, str] | None:
-    """Takes `<archive>@/<path>` apart; None if there is no such archive."""
-    path = os.fspath(path)
-    at = path.find("@/")
-    while at >= 0:
-        if os.path.isfile(path[:at]):
-            return os.path.abspath(path[:at]), path[at + 2 :].strip("/")
-        at = path.find("@/", at + 1)
-    return None
 
 
 def entries_of(state: ArchiveState, mapper: Mapper = map, progress: Progress | None = None) -> Entries:

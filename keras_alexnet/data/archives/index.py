@@ -16,6 +16,7 @@ import numpy as np
 from keras_alexnet.atomic import atomic_path
 from keras_alexnet.data.archives.entries import Entries, opened, read_range
 from keras_alexnet.data.archives.locations import Locations
+from keras_alexnet.data.archives.paths import candidates
 from keras_alexnet.data.archives.scan import duplicates, read_archive
 from keras_alexnet.data.archives.state import ArchiveState
 from keras_alexnet.errors import UserError, raise_if_any
@@ -25,17 +26,6 @@ _VERSION = 1
 # Blocks of an archive that identify it.
 _SAMPLED_BLOCKS, _BLOCK = 8, 4096
 _ANEW = "run python -m keras_alexnet.prepare again"
-
-
-def candidates(path: bytes) -> list[tuple[bytes, bytes]]:
-    """The ways to read a path as (archive, entry): at each `@` that `/` or a backslash follows."""
-    found = []
-    at = path.find(b"@")
-    while at >= 0:
-        if path[at + 1 : at + 2] in (b"/", b"\\"):
-            found.append((path[:at], path[at + 2 :].replace(b"\\", b"/")))
-        at = path.find(b"@", at + 1)
-    return found
 
 
 def locate(paths: Sequence[bytes], source: str) -> Locations | None:
