@@ -18,7 +18,7 @@ def split_archive(path: str | os.PathLike) -> tuple[str, str] | None:
     """Takes a path apart at the first `@/` that an existing file comes before.
 
     Returns:
-        The absolute path of the archive and the path in it, without slashes around it; None if there is no such archive.
+        The absolute path of the archive, and the path in it without slashes around it; None if there is none.
     """
     for archive, inside in candidates(os.fsencode(path)):
         if os.path.isfile(archive):
