@@ -200,6 +200,23 @@ def test_validation_shards_alone(images, tmp_path):
     assert not (tmp_path / "out/train_map.txt").exists()
 
 
+def test_shards_are_resized(images, tmp_path):
+    tfrecord_for_tpus(tmp_path, *images)
+    copies = []
+    for kind in ("files", "tar"):
+        call(
+            f"--imagenet_dir={tmp_path}",
+            f"--output_dir={tmp_path}/{kind}",
+            "--resize_shorter_side=32",
+            f"--resized_dir={tmp_path}/{kind}_copies",
+            f"--resized_format={kind}",
+        )
+        found = maps.read_map(tmp_path / kind / "val_map.txt")
+        assert found.paths[0].endswith("/validation-00001-of-00002/ILSVRC2012_val_00000001.JPEG")
+        copies.append(found.read_many(range(8)))
+    assert copies[0] == copies[1]
+
+
 def test_what_is_wrong_with_shards_is_told(images, tmp_path):
     name, _, data = images[0][0]
 
@@ -256,6 +273,9 @@ def test_what_is_wrong_with_shards_is_told(images, tmp_path):
             "--val_labels=x",
             f"--output_dir={tmp_path}/out",
         )
+
+    with pytest.raises(UserError, match=r"have their labels with them: leave out --val_labels"):
+        call(f"--val_dir={tmp_path}/a.tar", "--val_labels=x", f"--output_dir={tmp_path}/out")
 
     archives.write_webdataset(
         tmp_path / "c.tar",

@@ -76,6 +76,8 @@ def scan(
     """
     problems: list[str] = []
     train_shards, val_shards = _shards(train_dir, "train"), _shards(val_dir, "val")
+    if val_shards and val_labels:
+        raise UserError(f"the shards in {val_dir} have their labels with them: leave out --val_labels.")
     found = None
     if train_shards:
         found = read_shards(train_shards, problems, mapper=mapper)

@@ -43,8 +43,8 @@ def resized_paths(images: maps.ImageMap, folder: str) -> maps.ImageMap:
     original_of: dict[str, str] = {}
     for row, path in enumerate(images.paths):
         below = path.removeprefix(images.source).removeprefix("@").removeprefix("/")
-        if images.is_archived(row):  # A tar of a class becomes a folder.
-            below = below.replace(".tar@/", "/").replace(".tar/", "/")
+        if images.is_archived(row):  # An archive, or a tar of a class in it, becomes a folder.
+            below = below.replace(".tar@/", "/").replace(".tar/", "/").replace("@/", "/")
         if ".." in below.split("/"):
             raise UserError(f"{path} would have its copy outside {folder}: write the archive with names without '..'.")
         name = os.path.join(folder, below)
