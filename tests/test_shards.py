@@ -118,8 +118,7 @@ def test_shards_give_the_same_images_in_the_same_order_as_the_tree(images, tmp_p
     write_tree(tmp_path / "tree", *images)
     (tmp_path / "shards").mkdir()
     pack(tmp_path / "shards", *images)
-    (tmp_path / "all.txt").write_text("".join(f"{name}\t{label}\n" for label, name in enumerate(CLASS_IDS[:3])))
-    call(f"--imagenet_dir={tmp_path}/shards", f"--output_dir={tmp_path}/packed", f"--classmappings={tmp_path}/all.txt")
+    call(f"--imagenet_dir={tmp_path}/shards", f"--output_dir={tmp_path}/packed")
     assert "Found " in capsys.readouterr().out
     call(f"--imagenet_dir={tmp_path}/tree", f"--output_dir={tmp_path}/plain")
     for part in ("train", "val"):
@@ -142,6 +141,13 @@ def test_shards_give_the_same_images_in_the_same_order_as_the_tree(images, tmp_p
 def test_class_ids_come_from_the_shards(images, tmp_path, pack):
     pack(tmp_path, *images)
     call(f"--imagenet_dir={tmp_path}", f"--output_dir={tmp_path}/out")
+    assert maps.read_class_mappings(tmp_path / "out/classmappings.txt") == list(CLASS_IDS[:3])
+
+
+def test_some_shards_of_imagenet_have_all_its_classes(images, tmp_path):
+    train, val = ([image for image in part if image[1] != 1] for part in images)
+    webdataset_of_timm(tmp_path, train, val)
+    call(f"--imagenet_dir={tmp_path}", f"--output_dir={tmp_path}/out")
     assert maps.read_class_mappings(tmp_path / "out/classmappings.txt") == list(CLASS_IDS)
 
 
@@ -153,7 +159,7 @@ def test_class_ids_of_other_data(images, tmp_path):
     arguments = (f"--train_dir={tmp_path}/flowers-*.tar", "--val_fraction=0.3", f"--output_dir={tmp_path}/out")
     call(*arguments)
     assert maps.read_class_mappings(tmp_path / "out/classmappings.txt") == ["0", "1", "2"]
-    (tmp_path / "label.labels.txt").write_text("daisy\nrose\ntulip\n")
+    (tmp_path / "label.labels.txt").write_text("daisy\nrose\ntulip")
     call(*arguments)
     assert maps.read_class_mappings(tmp_path / "out/classmappings.txt") == ["daisy", "rose", "tulip"]
     (tmp_path / "label.labels.txt").unlink()

@@ -114,18 +114,19 @@ def read_shards(
 def classes_of(found: LabelledImages, problems: list[str]) -> list[str]:
     """The class ids of training images, in label order.
 
-    They are those that the shards have, or, where these tell nothing but labels, of a list next to them, the classes
-    of ILSVRC2012 if the shards are named as ImageNet's and have 1,000 labels, or else the labels themselves.
+    They are those that the shards have; if these have only some, with the labels of ILSVRC2012, all of its classes.
+    Where shards have nothing but labels, the classes are those of a list next to them, those of ILSVRC2012 if the
+    shards are named after ImageNet and have 1,000 labels, or else the labels themselves.
     """
     count = max(found.images.labels) + 1
-    if found.ids and all(label < len(CLASS_IDS) and CLASS_IDS[label] == found.ids[label] for label in found.ids):
-        return list(CLASS_IDS)
     if len(found.ids) == count:
         return [found.ids[label] for label in range(count)]
+    if found.ids and all(label < len(CLASS_IDS) and CLASS_IDS[label] == found.ids[label] for label in found.ids):
+        return list(CLASS_IDS)
     listed = os.path.join(os.path.dirname(found.shards[0]), _CLASS_LIST)
     if os.path.isfile(listed):
         with open(listed, encoding="utf-8-sig", errors="surrogateescape") as file:
-            return file.read().split("\n")[: -1 or None]
+            return file.read().removesuffix("\n").split("\n")
     if count == len(CLASS_IDS) and "imagenet" in os.path.basename(found.shards[0]).lower():
         return list(CLASS_IDS)
     absent = set(range(count)) - set(found.images.labels)
