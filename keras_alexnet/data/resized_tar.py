@@ -48,7 +48,8 @@ def write_copies(
     for name, copy in copies.items():
         entries.append(os.fsencode(name), copy.offset, copy.size)
     position = {name: number for number, name in enumerate(copies)}
-    chosen = [row for row, name in enumerate(names) if name in position]
+    unusable = {finding.path for finding in findings if not finding.usable}
+    chosen = [row for row, name in enumerate(names) if name in position and images.paths[row] not in unusable]
     rows.add_entries(
         ArchiveState.of(tar), entries, (position[names[row]] for row in chosen), [start + names[row] for row in chosen]
     )
