@@ -1,5 +1,6 @@
 import io
 import os
+import tarfile
 
 import archives
 import pytest
@@ -113,3 +114,12 @@ def test_images_inside_archives(tree):
         f"{tree}/a.zip@/y/3.jpg",
     ]
     assert find_images(["a.zip@/z"]) == ([], [("a.zip@/z", "the archive has no such image or folder of images")])
+
+
+def test_entries_that_cannot_be_read_do_not_stop_the_others(tree):
+    with tarfile.open(tree / "a.tar", "w") as archive:
+        archives.add(archive, "1.jpg")
+        archives.add(archive, "2.jpg", type=tarfile.SYMTYPE, linkname="1.jpg")
+    paths, problems = find_images(["a.tar@/"])
+    assert paths == [f"{tree}/a.tar@/1.jpg"]
+    assert problems == [(f"{tree}/a.tar@/2.jpg", "it is a link to 1.jpg; write the archive with tar --dereference")]

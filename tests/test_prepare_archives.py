@@ -76,6 +76,11 @@ def kaggle_tree(folder, train, val):
     write_annotations(folder)
 
 
+def kaggle_tree_with_a_stray_folder(folder, train, val):
+    kaggle_tree(folder, train, val)
+    (folder / "Data/CLS-LOC/val/@eaDir").mkdir()
+
+
 def kaggle_folder_above(folder, train, val):
     (folder / "ILSVRC").mkdir()
     kaggle_tree(folder / "ILSVRC", train, val)
@@ -143,6 +148,7 @@ def inner_tars_and_an_unpacked_devkit(folder, train, val):
 
 LAYOUTS = [
     kaggle_tree,
+    kaggle_tree_with_a_stray_folder,
     kaggle_folder_above,
     kaggle_zip,
     kaggle_zip_with_its_labels,
@@ -256,7 +262,7 @@ def test_archives_with_a_folder_per_class(images, tmp_path, write):
     found, expected = (maps.read_map(tmp_path / f"out/{part}_map.txt") for part in ("train", "val"))
     assert found.read_many(range(len(found))) == expected.read_many(range(len(expected)))
     assert found.labels == expected.labels
-    call(f"--train_dir={tmp_path}/train", "--val_fraction=0.25", f"--output_dir={tmp_path}/split")
+    call(f"--train_dir={tmp_path}/train@/", "--val_fraction=0.25", f"--output_dir={tmp_path}/split")
     for part, count in (("train", 9), ("val", 3)):
         found = maps.read_map(tmp_path / f"split/{part}_map.txt")
         names = [path.rpartition("/")[2] for path in found.paths]

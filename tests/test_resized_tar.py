@@ -120,6 +120,22 @@ def test_it_goes_on_behind_the_last_copy_that_is_whole(tree, small, cut):
     assert not partial.exists()
 
 
+def test_it_goes_on_with_new_copies_beside_a_finished_tar(tree, small):
+    names = names_of(tree)
+    call(tree, *into_tar(small))
+    expected = contents(small / "train.tar")
+    # As if the first images had come later, and the run had been killed while it appended the older copies.
+    (small / "train.tar").rename(small / "all.tar")
+    for path, chosen in (("train.tar", names[2:]), ("train.tar.partial", names[:2])):
+        with tarfile.open(small / "all.tar") as old, tarfile.open(small / path, "w") as new:
+            for member in old:
+                if member.name in chosen:
+                    new.addfile(member, old.extractfile(member))
+    call(tree, *into_tar(small))
+    assert contents(small / "train.tar") == expected
+    assert sorted(mapped(tree)) == sorted(f"{small}/train.tar@/{name}" for name in names)
+
+
 def test_a_full_disk_is_told_and_writing_goes_on(tree, small):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     tree.images[4].write_bytes(encode(noise, "JPEG", quality=99))

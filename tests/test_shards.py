@@ -223,6 +223,48 @@ def test_shards_are_resized(images, tmp_path):
     assert copies[0] == copies[1]
 
 
+def test_shards_of_both_parts_are_not_told_apart_by_guessing(images, tmp_path):
+    for number, (name, label, data) in enumerate(images[0]):
+        archives.write_webdataset(tmp_path / f"{number:04}.tar", [{"__key__": name, "cls": b"%d" % label, "jpg": data}])
+    with pytest.raises(UserError, match=r"0000.tar would be taken for training and for validation"):
+        call(f"--imagenet_dir={tmp_path}", f"--output_dir={tmp_path}/out")
+
+
+def test_classes_listed_in_another_order_are_refused(images, tmp_path):
+    write_tree(tmp_path, images[0], [])
+    ids = list(CLASS_IDS[:3])
+    samples = [{"image": data, "label": label} for _, label, data in images[1]]
+    (tmp_path / "shards").mkdir()
+    archives.write_tfrecord(tmp_path / "shards/val.tfrecord", samples)
+    arguments = (f"--train_dir={tmp_path}/train", f"--val_dir={tmp_path}/shards", f"--output_dir={tmp_path}/out")
+    (tmp_path / "shards/label.labels.txt").write_text("\n".join(ids))
+    call(*arguments)
+    (tmp_path / "shards/label.labels.txt").write_text("\n".join(reversed(ids)))
+    with pytest.raises(UserError, match=rf"have class {ids[2]} at label 0, which is {ids[0]} in the class list"):
+        call(*arguments)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_labels_that_may_count_from_0_or_1_are_refused_or_told_by_class_ids(images, tmp_path, first):
+    write_tree(tmp_path, images[0], [])
+
+    def prepare_with(*labels, **more):
+        records = [
+            {"image/encoded": data, "image/class/label": label + first}
+            | {name: ids[label] for name, ids in more.items()}
+            for label, (_, _, data) in zip(labels, images[1], strict=False)
+        ]
+        archives.write_tfrecord(tmp_path / "val.tfrecord", records)
+        call(f"--train_dir={tmp_path}/train", f"--val_dir={tmp_path}/val.tfrecord", f"--output_dir={tmp_path}/out")
+        return list(maps.read_map(tmp_path / "out/val_map.txt").labels)
+
+    ids = {"image/class/synset": [class_id.encode() for class_id in CLASS_IDS]}
+    assert prepare_with(1, 1, **ids) == [1, 1]
+    assert prepare_with(0, 2) == [0, 2]
+    with pytest.raises(UserError, match=r"have labels from [12] to [12], which may count from 0 or from 1"):
+        prepare_with(1, 1)
+
+
 def test_what_is_wrong_with_shards_is_told(images, tmp_path):
     name, _, data = images[0][0]
 
@@ -241,6 +283,12 @@ def test_what_is_wrong_with_shards_is_told(images, tmp_path):
         r"a.tar: sample x has no label in .cls: expected an integer, found b'cat'", webdataset(jpg=data, cls=b"cat")
     )
     error_of(r"a.tar: sample x has no label in .json", webdataset(jpg=data, json=b'{"label": "1"}'))
+    error_of(
+        r"a.tar: sample x has no image: .* behind the first dot .*, found cls, v2.jpg",
+        webdataset(**{"v2.jpg": data, "cls": b"1"}),
+    )
+    error_of(r"a.tar: sample x has no image: .*, found cls", webdataset(tif=data, cls=b"1"))
+    error_of(r"a.tar: sample first has several .jpg files", webdataset(cls=b"0", jpg=data, __key__="first"))
     error_of(r"a.tar: sample x has several images \(jpg, png\)", webdataset(jpg=data, png=data, cls=b"1"))
 
     def tfrecord(**record):
@@ -271,6 +319,9 @@ def test_what_is_wrong_with_shards_is_told(images, tmp_path):
         r"1 of the 3 shards train in .* are missing, the first is train-00001-of-00003", f"--train_dir={tmp_path}/parts"
     )
     assert len(find_shards(tmp_path / "parts/train-*", "train")) == 2
+    (tmp_path / "parts/train-00001-of-00003").symlink_to("nowhere")
+    error_of(r"train-00001-of-00003 is a broken link", f"--train_dir={tmp_path}/parts")
+    (tmp_path / "parts/train-00001-of-00003").unlink()
     with pytest.raises(UserError, match=r"none of the shards in .*/parts has 'val' in its name"):
         (tmp_path / "parts/train-00001-of-00003").touch()
         call(

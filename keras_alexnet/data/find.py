@@ -8,6 +8,7 @@ from typing import BinaryIO
 
 from keras_alexnet.data.archives.files import entries_of
 from keras_alexnet.data.archives.paths import split_archive
+from keras_alexnet.data.archives.scan import duplicates
 from keras_alexnet.data.archives.state import ArchiveState
 from keras_alexnet.data.trees import SUFFIXES, is_image
 from keras_alexnet.errors import UserError
@@ -38,7 +39,8 @@ def find_images(
     for argument, is_pattern in _arguments(arguments, listed):
         if not os.path.lexists(argument) and (archived := split_archive(argument)):
             inside = _images_inside(*archived)
-            paths.update(zip(inside, inside, strict=True))
+            paths.update((path, path) for path, problem in inside.items() if not problem)
+            problems += [(path, problem) for path, problem in inside.items() if problem]
             if not inside:
                 problems.append((argument, "the archive has no such image or folder of images"))
             continue
@@ -86,13 +88,16 @@ def _arguments(
             yield os.fsdecode(line), False
 
 
-def _images_inside(archive: str, inside: str) -> list[str]:
-    """The path of an entry of an archive, or those of the images in a folder inside the archive."""
-    names = entries_of(ArchiveState.of(archive)).names
+def _images_inside(archive: str, inside: str) -> dict[str, str | None]:
+    """The path of an entry of an archive, or those of the images in a folder inside it, and why one cannot be read."""
+    entries = entries_of(ArchiveState.of(archive))
     entry = os.fsencode(inside)
     start = entry + b"/" if entry else b""
-    chosen = [entry] if entry in names else sorted(name for name in names if name.startswith(start) and is_image(name))
-    return [f"{archive}@/{os.fsdecode(name)}" for name in chosen]
+    names = (
+        [entry] if entry in entries.names else sorted(n for n in entries.names if n.startswith(start) and is_image(n))
+    )
+    problems = dict.fromkeys(duplicates(names), "several entries have this name") | entries.unusable
+    return {f"{archive}@/{os.fsdecode(name)}": problems.get(name) for name in names}
 
 
 def _images_below(folder: str, problems: list[tuple[str, str]]) -> list[str]:

@@ -76,6 +76,11 @@ def scan(
     """
     problems: list[str] = []
     train_shards, val_shards = _shards(train_dir, "train"), _shards(val_dir, "val")
+    if train_shards and val_shards and (both := sorted({*train_shards} & {*val_shards})):
+        raise UserError(
+            f"{both[0]} would be taken for training and for validation, as its name does not say which: give patterns "
+            "of names with --train_dir and --val_dir, or --train_dir with --val_fraction."
+        )
     if val_shards and val_labels:
         raise UserError(f"the shards in {val_dir} have their labels with them: leave out --val_labels.")
     found = None
@@ -92,7 +97,7 @@ def scan(
     if val_fraction is not None:
         train, val = split(train, classes, val_fraction, split_seed, problems)
     elif val_shards:
-        val_found = read_shards(val_shards, problems, found.first_label if found else None, mapper)
+        val_found = read_shards(val_shards, problems, found.first_label if found else None, classes, mapper)
         classes = classes or classes_of(val_found, problems)
         val = by_name(with_classes(val_found, classes, problems))
     else:

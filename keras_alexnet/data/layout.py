@@ -1,11 +1,13 @@
 """Finds out in which of its usual forms ILSVRC2012 is in a folder. Standard library only."""
 
+import contextlib
 import os
 from dataclasses import dataclass
 
 from keras_alexnet.data.archives import files
 from keras_alexnet.data.official import TRAIN_TAR, VAL_TAR
 from keras_alexnet.data.shards import find_shards
+from keras_alexnet.data.trees import is_image
 from keras_alexnet.data.val_labels import DEVKIT, GROUND_TRUTH, SOLUTION
 from keras_alexnet.errors import UserError
 
@@ -78,12 +80,13 @@ def find_layout(folder: str) -> Layout:
 
 
 def _labels(val: str | None, candidates: list[str]) -> str | None:
-    """Empty if the validation images are in shards or in a folder per class, else the first candidate that exists."""
+    """Empty if the validation images are in shards or in folders alone, else the first candidate that exists."""
     if val and find_shards(val, "val"):
         return ""
     if val and os.path.isdir(val):
-        with os.scandir(val) as entries:
-            if any(entry.is_dir() and not entry.name.startswith(".") for entry in entries):
+        with contextlib.suppress(OSError), os.scandir(val) as entries:  # Who lists the images says why.
+            kinds = {entry.is_dir() for entry in entries if entry.is_dir() or is_image(os.fsencode(entry.name))}
+            if kinds == {True}:
                 return ""
     return _first(candidates)
 

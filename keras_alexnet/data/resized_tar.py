@@ -91,7 +91,8 @@ def resize_into_tar(
     )
     if len(continued) < len(begun):
         continued = {}  # A tar cannot lose single entries.
-    is_current = len(kept) == len(finished) and os.path.exists(tar)
+    # An older tar may have all that it should have, and a begun one what came later.
+    is_current = os.path.exists(tar) and len(kept) == len(finished) and continued.keys() <= kept.keys()
     findings = []
     try:
         with _Writer(partial, continued) as writer:
@@ -109,9 +110,9 @@ def resize_into_tar(
                 return findings, kept
             left = [(name, copy) for name, copy in kept.items() if name not in writer.copies]
             if left:
-                with opened(tar) as old:
+                with open(tar, "rb", buffering=0) as old:
                     for name, copy in left:
-                        writer.add(name, copy.mtime, read_range(old, copy.offset, copy.size))
+                        writer.add(name, copy.mtime, read_range(old.fileno(), copy.offset, copy.size))
             writer.finish()
         os.replace(partial, tar)
         sync_folder(Path(tar).parent)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from keras_alexnet.data.archives.entries import Samples, opened, read_range
+from keras_alexnet.data.archives.files import read_file
 from keras_alexnet.data.archives.rows import ImageRows
 from keras_alexnet.data.archives.scan import Mapper
 from keras_alexnet.data.archives.state import ArchiveState
@@ -21,7 +22,7 @@ from keras_alexnet.errors import UserError, raise_if_any
 
 # TensorFlow Datasets lists the classes in a file of this name beside the shards.
 _CLASS_LIST = "label.labels.txt"
-_NUMBERED = re.compile(r"(.*)-(\d{5})-of-(\d{5})")
+_NUMBERED = re.compile(r"(.*)-(\d{5})-of-(\d{5})((?:\.\w+)?)")
 _WORDNET_ID = re.compile(rb"(?:.*/)?(n\d{8})[_/]")
 _PARTS = {part: re.compile(rf"(?:^|[^a-z]){part}", re.IGNORECASE) for part in ("train", "val")}
 
@@ -60,14 +61,10 @@ def find_shards(path: str | os.PathLike, part: str) -> list[str] | None:
     if not os.path.isdir(path):
         files = [path] if os.path.isfile(path) else sorted(glob.glob(path))
         return files if files and _is_shard(files[0]) else None
-    with os.scandir(path) as entries:
-        names = sorted(
-            entry.name
-            for entry in entries
-            if (entry.name.endswith(".tar") or ".tfrecord" in entry.name or _NUMBERED.fullmatch(entry.name))
-            and not entry.name.startswith(".")
-            and entry.is_file()
-        )
+    try:
+        names = sorted(name for name in os.listdir(path) if _may_be_shard(path, name))
+    except OSError:
+        return None  # Who lists it as a tree of images says why.
     by_part = {name: [file for file in names if pattern.search(file)] for name, pattern in _PARTS.items()}
     chosen = by_part[part] if any(by_part.values()) else names
     if not names or not _is_shard(os.path.join(path, (chosen or names)[0])):
@@ -77,7 +74,11 @@ def find_shards(path: str | os.PathLike, part: str) -> list[str] | None:
 
 
 def read_shards(
-    shards: Sequence[str], problems: list[str], first_label: int | None = None, mapper: Mapper = map
+    shards: Sequence[str],
+    problems: list[str],
+    first_label: int | None = None,
+    classes: Sequence[str] | None = None,
+    mapper: Mapper = map,
 ) -> LabelledImages:
     """Finds the images of shards and their labels.
 
@@ -86,10 +87,12 @@ def read_shards(
         problems: what is wrong is appended here, for `errors.raise_if_any`.
         first_label: what the first label is in the shards. If it is None, it is 1 where labels are in the feature that
             scripts for TPUs count from 1, and none is 0; else 0.
+        classes: the class ids in label order, if they are known.
         mapper: computes a function of each shard.
 
     Raises:
-        UserError: a shard is of another kind, truncated or damaged, or has images without labels.
+        UserError: a shard is of another kind, truncated or damaged, or has images without labels; or it cannot be told
+            whether labels count from 0 or from 1.
     """
     states = [ArchiveState.of(path) for path in shards]  # Before they are read: a change meanwhile is then found.
     all_samples: list[Samples] = list(mapper(read_shard, shards))
@@ -103,12 +106,28 @@ def read_shards(
     if first_label is None:
         from_one = all(samples.label_feature == FROM_ONE for samples in all_samples)
         first_label = 1 if from_one and min(labels) > 0 else 0
+        if first_label and classes is not None:
+            first_label = _first_label(shards, labels, ids, classes)
     if min(labels) < first_label:
         raise UserError(f"the shards {shards[0]}, … have label {min(labels)}, but the first is {first_label}.")
     labels = array("i", (label - first_label for label in labels))
     by_class = sorted(range(len(rows)), key=lambda row: (labels[row], os.path.basename(rows.paths[row])))
     images = rows.image_map(labels, os.path.dirname(shards[0])).take(by_class)
     return LabelledImages(images, _ids_of_labels(labels, ids, rows.paths, problems), first_label, shards)
+
+
+def _first_label(shards: Sequence[str], labels: Sequence[int], ids: Sequence[bytes], classes: Sequence[str]) -> int:
+    """What labels above 0 of known classes count from, in a feature that some scripts count from 1."""
+    for label, class_id in zip(labels, ids, strict=True):
+        for first in (0, 1):
+            if class_id and label - first < len(classes) and os.fsencode(classes[label - first]) == class_id:
+                return first
+    if max(labels) >= len(classes):
+        return 1
+    raise UserError(
+        f"the shards {shards[0]}, … have labels from {min(labels):,} to {max(labels):,}, which may count from 0 or "
+        "from 1: give the shards of the training images too, with --train_dir."
+    )
 
 
 def classes_of(found: LabelledImages, problems: list[str]) -> list[str]:
@@ -123,10 +142,8 @@ def classes_of(found: LabelledImages, problems: list[str]) -> list[str]:
         return [found.ids[label] for label in range(count)]
     if found.ids and all(label < len(CLASS_IDS) and CLASS_IDS[label] == found.ids[label] for label in found.ids):
         return list(CLASS_IDS)
-    listed = os.path.join(os.path.dirname(found.shards[0]), _CLASS_LIST)
-    if os.path.isfile(listed):
-        with open(listed, encoding="utf-8-sig", errors="surrogateescape") as file:
-            return file.read().removesuffix("\n").split("\n")
+    if listed := _listed_classes(found):
+        return listed
     if count == len(CLASS_IDS) and "imagenet" in os.path.basename(found.shards[0]).lower():
         return list(CLASS_IDS)
     absent = set(range(count)) - set(found.images.labels)
@@ -146,13 +163,26 @@ def with_classes(found: LabelledImages, classes: Sequence[str], problems: list[s
             f"the shards {found.shards[0]}, … have label {most + found.first_label:,}, but there are "
             f"{len(classes):,} classes: give the shards, or the class list, that belong to the others."
         )
+    listed = _listed_classes(found)
+    named = found.ids | (dict(enumerate(listed)) if listed and set(listed) == set(classes) else {})
     problems.extend(
         f"the shards {found.shards[0]}, … have class {class_id} at label {label + found.first_label:,}, "
         f"which is {classes[label]} in the class list: give the shards, or the class list, that belong to the others"
-        for label, class_id in found.ids.items()
+        for label, class_id in named.items()
         if classes[label] != class_id
     )
     return found.images
+
+
+def _listed_classes(found: LabelledImages) -> list[str] | None:
+    """The classes of the list that TensorFlow Datasets writes beside its shards, in label order; None without one."""
+    path = os.path.join(os.path.dirname(found.shards[0]), _CLASS_LIST)
+    if not os.path.isfile(path):
+        return None
+    try:
+        return read_file(path).decode("utf-8-sig", "surrogateescape").splitlines()
+    except OSError as error:
+        raise UserError(f"cannot read {path}, the list of the classes: {error.strerror}.") from None
 
 
 def by_name(images: ImageMap) -> ImageMap:
@@ -174,6 +204,15 @@ def read_shard(path: str) -> Samples:
     return samples
 
 
+def _may_be_shard(folder: str, name: str) -> bool:
+    if name.startswith(".") or not (name.endswith(".tar") or ".tfrecord" in name or _NUMBERED.fullmatch(name)):
+        return False
+    path = os.path.join(folder, name)
+    if os.path.islink(path) and not os.path.exists(path):
+        raise UserError(f"{path} is a broken link: expected a shard; fix or remove the link.")
+    return os.path.isfile(path)
+
+
 def _is_shard(path: str) -> bool:
     return _head_is(path, is_tfrecord) or (_head_is(path, is_tar) and is_webdataset(path))
 
@@ -184,16 +223,16 @@ def _head_is(path: str, kind) -> bool:
 
 
 def _raise_if_incomplete(folder: str, names: Sequence[str]) -> None:
-    groups: dict[tuple[str, str], set[int]] = {}
+    groups: dict[tuple[str, str, str], set[int]] = {}
     for match in filter(None, map(_NUMBERED.fullmatch, names)):
-        groups.setdefault((match[1], match[3]), set()).add(int(match[2]))
-    for (stem, total), numbers in groups.items():
+        groups.setdefault((match[1], match[3], match[4]), set()).add(int(match[2]))
+    for (stem, total, suffix), numbers in groups.items():
         missing = sorted(set(range(int(total))) - numbers)
         if missing:
             raise UserError(
                 f"{len(missing):,} of the {int(total):,} shards {stem} in {folder} are missing, the first is "
-                f"{stem}-{missing[0]:05}-of-{total}. Copy or download them; or, to do without them, give a pattern "
-                f"such as '{os.path.join(folder, stem)}-*' in place of the folder."
+                f"{stem}-{missing[0]:05}-of-{total}{suffix}. Copy or download them; or, to do without them, give a "
+                f"pattern such as '{os.path.join(folder, stem)}-*' in place of the folder."
             )
 
 

@@ -59,9 +59,10 @@ def open_tree(
     Raises:
         UserError: the archive is truncated or damaged.
     """
-    path = os.path.abspath(path)
-    archived = (path, "") if os.path.isfile(path) else split_archive(path)
-    return _ArchiveTree(*archived, mapper, progress) if archived else _FolderTree(path, pass_links, mapper)
+    archived = (os.path.abspath(path), "") if os.path.isfile(path) else split_archive(path)
+    if archived:
+        return _ArchiveTree(*archived, mapper, progress)
+    return _FolderTree(os.path.abspath(path), pass_links, mapper)
 
 
 class _FolderTree:

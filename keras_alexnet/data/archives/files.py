@@ -65,7 +65,7 @@ def reader(folder: str | os.PathLike) -> Callable[[str], bytes]:
 
 def read_file(path: str | os.PathLike) -> bytes:
     """The bytes of a file; raises as `reader`'s function."""
-    folder, name = os.path.split(path)
+    folder, name = os.path.split(os.path.abspath(path))
     return reader(f"{folder}/")(name)
 
 

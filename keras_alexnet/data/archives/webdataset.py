@@ -39,14 +39,23 @@ def read_webdataset(path: str | os.PathLike) -> Samples:
         parts = ((*_split(name), position) for position, name in enumerate(files.names))
         for key, group in groupby(parts, lambda part: part[0]):
             by_kind: dict[bytes, int] = {}
+            problem = label = None
             for _, kind, position in group:
-                by_kind.setdefault(kind, position)
+                if kind in by_kind:
+                    problem = f"several .{kind.decode(errors='replace')} files"
+                by_kind[kind] = position
             images = [kind for kind in _IMAGES if kind in by_kind]
             if not images:
-                continue
-            problem = None
-            label = None
-            if len(images) > 1:
+                others = sorted(kind for kind in by_kind if kind == b"cls" or kind.endswith(_IMAGES))
+                if not others:
+                    continue  # Other files, which are no sample of images.
+                problem = (
+                    f"no image: expected a file with the suffix {', '.join(map(bytes.decode, _IMAGES))} behind the "
+                    f"first dot of the name, found {b', '.join(others).decode(errors='replace')}"
+                )
+            elif problem:
+                pass
+            elif len(images) > 1:
                 problem = f"several images ({', '.join(map(bytes.decode, images))})"
             elif (source := next((kind for kind in _LABELS if kind in by_kind), None)) is None:
                 problem = "no label: expected a .cls or .json file beside the image"
