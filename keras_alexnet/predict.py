@@ -5,7 +5,7 @@
     python -m keras_alexnet.predict --features=relu7 --output=features.npz photos/
 
 Images are files, folders (with all in them), patterns in quotes, or - for a list of paths in standard input; also
-<archive>@/<file or folder> inside a zip or a tar. Images that cannot be read are told, and the others go on; then the
+<archive>@/<file or folder> inside a zip or a tar. Images that cannot be read are named, and the others go on; then the
 exit status is 1.
 """
 

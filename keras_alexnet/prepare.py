@@ -249,8 +249,8 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
 def _folders(values: flags.FlagValues) -> list[str | None]:
     """Where the training images, the validation images and these' labels are.
 
-    There are no training images (None) if only validation images are to be prepared; no validation images (None) with
-    --val_fraction; and no labels (empty) where the validation images have them in their folders or shards.
+    The first is None if only validation images are to be prepared; the others are None with --val_fraction. The labels
+    are empty where the validation images have them in their folders or shards.
     """
     if values.val_fraction is not None:
         return [_folder_to_split(values), None, None]
@@ -267,7 +267,7 @@ def _folders(values: flags.FlagValues) -> list[str | None]:
         given = {name: found[name] if value is None else value for name, value in given.items()}
     missing = [name.replace("val_annotations_dir", "val_labels") for name in given if given[name] is None]
     if missing == ["train_dir"]:
-        say("There are no training images: preparing the validation images alone")
+        say("Found no training images: preparing the validation images alone")
     elif missing and values.imagenet_dir:
         first = next(name for name in missing if name != "train_dir")
         raise UserError(

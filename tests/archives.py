@@ -7,6 +7,18 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from absl import flags
+
+from keras_alexnet import prepare as command
+
+
+def prepare(*arguments: str) -> None:
+    """Calls the command in this process."""
+    values = flags.FlagValues()
+    command.define_flags(values)
+    values(["prepare", *arguments])
+    command.main(values, [])
+
 
 def write_tar(path: Path, files: Mapping[str, bytes], tar_format: int = tarfile.PAX_FORMAT) -> dict[str, str]:
     """Writes a tar; returns the name of each file in a map, behind `@/`."""

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import archives
 import pytest
-from absl import flags
+from archives import prepare as call
 from conftest import write_images
 
-from keras_alexnet import prepare
 from keras_alexnet.data import maps, official
 from keras_alexnet.data.ilsvrc2012 import CLASS_IDS, CLASS_IDS_BY_ILSVRC2012_ID
 from keras_alexnet.errors import UserError
@@ -19,13 +18,6 @@ from keras_alexnet.errors import UserError
 CLASSES = CLASS_IDS[:3]
 # Of validation images 1 to 4, labels that are neither in order nor those of the ILSVRC2012_IDs.
 VAL_LABELS = (2, 0, 1, 0)
-
-
-def call(*arguments):
-    values = flags.FlagValues()
-    prepare.define_flags(values)
-    values(["prepare", *arguments])
-    prepare.main(values, [])
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ def contents(path):
 
 
 def mark(path, name):
-    """Changes the last byte before the end of a copy, so that it can be told from one that is made again."""
+    """Changes the last byte before the end of a copy, to distinguish it from one that is made again."""
     with tarfile.open(path) as archive:
         member = next(member for member in archive if member.name == name)
     with open(path, "r+b") as file:
@@ -109,7 +109,7 @@ def test_it_goes_on_behind_the_last_copy_that_is_whole(tree, small, cut):
     os.truncate(partial, at)
     if cut == "zeros":  # As a power loss may leave it.
         os.truncate(partial, at + 20_000)
-    if cut == "another file":  # Of which there is no original any more.
+    if cut == "another file":  # Its original has been removed.
         with open(partial, "ab") as file:
             gone = tarfile.TarInfo("gone.JPEG")
             gone.size = 512

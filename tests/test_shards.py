@@ -7,10 +7,9 @@ from pathlib import Path
 import archives
 import numpy as np
 import pytest
-from absl import flags
+from archives import prepare as call
 from conftest import write_images
 
-from keras_alexnet import prepare
 from keras_alexnet.data import maps
 from keras_alexnet.data.archives.scan import read_archive
 from keras_alexnet.data.ilsvrc2012 import CLASS_IDS
@@ -19,13 +18,6 @@ from keras_alexnet.data.shards import find_shards
 from keras_alexnet.errors import UserError
 
 LABELS = (1, 0, 2, 1, 0, 2, 2, 1)
-
-
-def call(*arguments):
-    values = flags.FlagValues()
-    prepare.define_flags(values)
-    values(["prepare", *arguments])
-    prepare.main(values, [])
 
 
 @pytest.fixture(scope="module")
@@ -305,7 +297,7 @@ def test_what_is_wrong_with_shards_is_told(images, tmp_path):
     error_of(r"b.tfrecord is damaged: the length of the record at byte", f"--train_dir={tmp_path}/b.tfrecord")
     (tmp_path / "b.tfrecord").write_bytes(gzip.compress(whole))
     error_of(r"b.tfrecord is compressed \(gzip\)", f"--train_dir={tmp_path}/b.tfrecord")
-    # An example within a record that is no example.
+    # A record that is not an example.
     import tensorflow as tf
 
     with tf.io.TFRecordWriter(str(tmp_path / "b.tfrecord")) as writer:

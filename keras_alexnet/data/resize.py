@@ -186,7 +186,7 @@ def resized_jpeg(item: tuple[Source, bool], shorter_side: int) -> tuple[Finding 
 
 
 def modified(source: Source) -> int:
-    """When an image, or its archive, was modified, in nanoseconds; raises `OSError` if there is no such file."""
+    """When an image, or its archive, was modified, in nanoseconds; raises `OSError` if it does not exist."""
     return os.stat(source if isinstance(source, str) else source.archive.path).st_mtime_ns
 
 

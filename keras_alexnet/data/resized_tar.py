@@ -122,7 +122,7 @@ def resize_into_tar(
 
 
 def _seconds(source: Source) -> int | None:
-    """When an image, or its archive, was modified; None if there is no such file."""
+    """When an image, or its archive, was modified; None if it does not exist."""
     try:
         return modified(source) // 10**9
     except OSError:
@@ -139,9 +139,10 @@ def _copies(tar: str, progress: ScanProgress) -> Iterator[tuple[str, Copy]]:
         return
     with opened(tar) as file:
         size = os.fstat(file).st_size
+        what = f"MiB of {os.path.basename(tar)} searched for copies"
         try:
             for member in members(file, TarPart(tar), size):
-                progress(member.offset >> 20, size >> 20, f"MiB of {os.path.basename(tar)} looked through")
+                progress(member.offset >> 20, size >> 20, what)
                 end = member.offset + member.size
                 if read_range(file, end - len(JPEG_END), len(JPEG_END)) != JPEG_END:
                     return

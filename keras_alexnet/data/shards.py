@@ -91,7 +91,7 @@ def read_shards(
         mapper: computes a function of each shard.
 
     Raises:
-        UserError: a shard is of another kind, truncated or damaged, or has images without labels; or it cannot be told
+        UserError: a shard is of another kind, truncated or damaged, or has images without labels; or it is unclear
             whether labels count from 0 or from 1.
     """
     states = [ArchiveState.of(path) for path in shards]  # Before they are read: a change meanwhile is then found.

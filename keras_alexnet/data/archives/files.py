@@ -38,7 +38,7 @@ def exists(path: str | os.PathLike) -> bool:
 def reader(folder: str | os.PathLike) -> Callable[[str], bytes]:
     """A function that gives the bytes of a file in a folder.
 
-    It raises `OSError` if there is no such file, if it cannot be read, or if it is larger than 64 MiB.
+    It raises `OSError` if the file does not exist, if it cannot be read, or if it is larger than 64 MiB.
     """
     archived = split_archive(folder)
     if archived is None:
@@ -54,7 +54,7 @@ def reader(folder: str | os.PathLike) -> Callable[[str], bytes]:
     def read(name: str) -> bytes:
         position = positions.get(start + os.fsencode(name))
         if position is None:
-            raise FileNotFoundError(None, "there is no such entry")
+            raise FileNotFoundError(None, "the archive has no entry of this name")
         where = entries.offset[position], entries.size[position], entries.method[position]
         if where[1] > _MOST_BYTES:
             raise _too_large()

@@ -67,10 +67,11 @@ def read_tar(part: TarPart, progress: Callable[[int, int, str], None] | None = N
     with opened(part.path) as file:
         size = os.fstat(file).st_size if part.end is None else part.end
         ranges: dict[bytes, tuple[int, int]] = {}
+        what = f"MiB of {os.path.basename(part.path)} searched for images"
         for member in members(file, part, size):
             name = part.prefix + member.name
             if progress:
-                progress(member.offset >> 20, size >> 20, f"MiB of {os.path.basename(part.path)} searched for images")
+                progress(member.offset >> 20, size >> 20, what)
             if member.kind in _REGULAR and not member.sparse:
                 if member.name.endswith(b".tar"):
                     inner.append(TarPart(part.path, member.offset, member.offset + member.size, name + b"/"))

@@ -48,7 +48,7 @@ def read_webdataset(path: str | os.PathLike) -> Samples:
             if not images:
                 others = sorted(kind for kind in by_kind if kind == b"cls" or kind.endswith(_IMAGES))
                 if not others:
-                    continue  # Other files, which are no sample of images.
+                    continue  # Not a sample of an image.
                 problem = (
                     f"no image: expected a file with the suffix {', '.join(map(bytes.decode, _IMAGES))} behind the "
                     f"first dot of the name, found {b', '.join(others).decode(errors='replace')}"
