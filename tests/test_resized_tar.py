@@ -154,6 +154,19 @@ def test_a_full_disk_is_told_and_writing_goes_on(tree, small):
     assert len(made) == 6
 
 
+def test_a_full_disk_while_older_copies_are_carried_over_is_told_and_costs_none(tree, small):
+    call(tree, *into_tar(small, 256))
+    before = contents(small / "train.tar")
+    os.utime(tree.images[0], (1, 1))
+    process = start(tree, *into_tar(small, 256), before=["sh", "-c", 'ulimit -f 48; exec "$@"', "sh"])
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert err.startswith(f"python -m keras_alexnet.prepare: cannot write {small}/train.tar: File too large. Make room")
+    assert contents(small / "train.tar") == before
+    call(tree, *into_tar(small, 256))
+    assert contents(small / "train.tar") == before
+
+
 def test_unusable_images_are_left_out(tree, small):
     tree.images[2].write_bytes(b"no image")
     with pytest.raises(UserError, match=r"not an image"):
