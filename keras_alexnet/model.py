@@ -202,7 +202,8 @@ def is_local_response_norm(x: keras.KerasTensor, y: keras.KerasTensor) -> bool:
     values = np.random.default_rng(0).integers(0, 256, (1, *x.shape[1:])).astype("float32")
     found = ops.convert_to_numpy(network(values))
     expected = values * (LRN_K + np.square(values) @ lrn_band(x.shape[-1])) ** -LRN_BETA
-    return np.allclose(found, expected, rtol=1e-4)
+    # The products of GPUs may be in TF32, which is 4e-4 off at most; a constant that is off by half a percent shows.
+    return np.allclose(found, expected, rtol=1e-3)
 
 
 def _norm_and_pool(x, n: str, preset: Preset):

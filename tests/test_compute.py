@@ -15,7 +15,7 @@ from training_process import installed
 from keras_alexnet import model as model_module
 from keras_alexnet.compute import PORTABLE, BlockConv2D, SlicedMaxPool, choose_forms, compute_form
 from keras_alexnet.inference.outputs import Outputs
-from keras_alexnet.model import build_alexnet, set_precision
+from keras_alexnet.model import build_alexnet, is_local_response_norm, lrn_band, set_precision
 from keras_alexnet.presets import PRESETS
 from keras_alexnet.training.model_file import load_model, save_model
 
@@ -26,6 +26,16 @@ def assert_all_close(distances: dict[str, dict[str, float]]) -> None:
             assert distance < TOLERANCE, (forms, name)
     # Not the same operations, or nothing was compared.
     assert any(distances[str(ALL)].values())
+
+
+@pytest.mark.parametrize(("scale", "is_norm"), [(1.0, True), (1.005, False)])
+def test_a_normalization_is_known_by_its_constants_though_gpus_round_its_products(scale, is_norm):
+    x = keras.Input((13, 13, 96))
+    # TF32 has the digits of float16, but not its range.
+    band = (scale * lrn_band(96) * 2**14).astype("float16").astype("float32") / 2**14
+    squares = keras.ops.cast(keras.ops.cast(keras.ops.square(x), "float16"), "float32")
+    sums = keras.ops.matmul(squares, band)
+    assert is_local_response_norm(x, keras.layers.Multiply()([x, (1 + sums) ** -0.75])) == is_norm
 
 
 @pytest.mark.parametrize("preset", [name for name in PRESETS if name != "cntk"])
