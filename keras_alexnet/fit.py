@@ -19,7 +19,7 @@ from keras_alexnet.determinism import set_environment
 from keras_alexnet.errors import UserError
 from keras_alexnet.presets import FREEZABLE, PRESETS
 from keras_alexnet.progress import say
-from keras_alexnet.training.config import JIT_COMPILE, PRECISIONS, STRATEGIES, TrainConfig
+from keras_alexnet.training.config import CACHES, JIT_COMPILE, PRECISIONS, STRATEGIES, TrainConfig
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -89,6 +89,13 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         flags.DEFINE_bool,
         "synthetic_data",
         "Train on the same random images again and again, without any files, to find the limit of the devices.",
+    )
+    define(
+        flags.DEFINE_enum,
+        "cache",
+        "auto: if all decoded images fit into half of the free memory, keep them there from the first epoch on, so "
+        "that later epochs need no decoding; off: never. The pixels are the same.",
+        list(CACHES),
     )
     define(
         flags.DEFINE_float,

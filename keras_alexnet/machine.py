@@ -1,5 +1,6 @@
 """Facts of the machine and of the software, to stand beside every figure. No framework is imported."""
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -8,6 +9,11 @@ from pathlib import Path
 
 from keras_alexnet.workers import cpu_count
 
+# Of control groups, version 2 and 1: the folder, the limit, the usage, and what memory.stat calls cached files.
+_CONTAINERS = (
+    ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
 _INSTRUCTIONS = ("avx512f", "avx512_bf16", "amx_bf16")
 
 
@@ -35,6 +41,21 @@ def versions(packages: tuple[str, ...] = ("keras_alexnet", "keras", "tensorflow"
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def available_bytes() -> int | None:
+    """The memory that processes can still have here, of the machine and of its container; None if unknown."""
+    free = []
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+        free.append({name: 1024 * int(value) for name, value, *_ in lines}["MemAvailable:"])
+    for folder, limit, usage, cached in _CONTAINERS:
+        with contextlib.suppress(OSError, ValueError, KeyError):  # "max" means unlimited.
+            # What is cached of files is free for whoever needs it.
+            counts = dict(line.split() for line in Path(folder, "memory.stat").read_text().splitlines())
+            most, used = (int(Path(folder, name).read_text()) for name in (limit, usage))
+            free.append(most - used + int(counts[cached]))
+    return max(min(free), 0) if free else None
 
 
 def commit() -> str | None:

@@ -13,6 +13,25 @@ RESIZES = {
 }
 CROPS = (1, 10)
 
+# CNTK's side_ratio 0.88671875 is 227/256: the paper's crop of 227 out of a shorter side of 256.
+RATIO_NUMERATOR, RATIO_DENOMINATOR = 227, 256
+
+# Training images whose third random number is below this are mirrored.
+MIRRORED_BELOW = 0.5
+
+
+def ratio_numerator(resize: str, image_size: int) -> int:
+    """The side of an evaluation crop in 256ths of the shorter side, for "square" and "shorter256"."""
+    return {"square": RATIO_NUMERATOR, "shorter256": image_size}[resize]
+
+
+def crop_side(shorter, numerator: int = RATIO_NUMERATOR):
+    """The side of a crop from the shorter side of its image: an integer, an array or a tensor. May be 0 for 1 pixel.
+
+    Halves are rounded up, as C++'s `std::round` does (CNTK, ImageTransformers.cpp).
+    """
+    return (2 * numerator * shorter + RATIO_DENOMINATOR) // (2 * RATIO_DENOMINATOR)
+
 
 def check_crops(resize: str, crops: int, image_size: int | None = None) -> None:
     """Raises `UserError` for an unknown way to cut images, or one that has no crops of `image_size` pixels."""

@@ -20,6 +20,10 @@ _OTHER = np.full(3, 2**30, np.int32)
 # The standard wants EXIF data right behind the start of a file; behind other headers they are found up to here.
 _EXIF_WITHIN = 2**14
 
+# How a JPEG begins, what its fourth byte is if a JFIF header follows, and how quantization tables begin.
+_JPEG, _JFIF, _TABLES = b"\xff\xd8\xff", b"\xe0", b"\xff\xdb"
+_EXIF = b"Exif\0\0"
+
 
 def decode_square(data: tf.Tensor, window: Window) -> tf.Tensor:
     """Decodes a square part of an image, for use inside a tf.data map.
@@ -70,6 +74,17 @@ def decode_image(data: tf.Tensor) -> tf.Tensor:
     return tf.cond(_is_plain(_upright_jpeg_shape(data)), decode_plain, lambda: _decode_with_pillow(data))
 
 
+def decode_bytes(data: bytes) -> np.ndarray:
+    """`decode_image` outside of a graph, with as few operations as can be, as each takes longer there."""
+    if data.startswith(_JPEG) and ((data[3:4] == _JFIF and data[20:22] == _TABLES) or _EXIF not in data[:_EXIF_WITHIN]):
+        shape = tf.io.extract_jpeg_shape(data).numpy()
+    else:
+        shape = jpeg_shape_if_upright(data)
+    if (shape <= (_LONGEST_SIDE, _LONGEST_SIDE, 3)).all():
+        return tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE").numpy()
+    return images.decode(data)
+
+
 def jpeg_shape_if_upright(data: bytes) -> np.ndarray:
     """Reads the header of a JPEG that may have EXIF data, or finds out that a file is something else.
 
@@ -79,7 +94,7 @@ def jpeg_shape_if_upright(data: bytes) -> np.ndarray:
     position = 2
     while data[:2] == b"\xff\xd8" and data[position : position + 1] == b"\xff" and position + 10 <= len(data):
         marker, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4], "big")
-        if marker == 0xE1 and data[position + 4 : position + 10] == b"Exif\0\0" and images.orientation(data) != 1:
+        if marker == 0xE1 and data[position + 4 : position + 10] == _EXIF and images.orientation(data) != 1:
             break
         # Start of frame: baseline, extended or progressive. Others are arithmetic or lossless coding.
         if marker in (0xC0, 0xC1, 0xC2):
@@ -99,7 +114,7 @@ def _upright_jpeg_shape(data: tf.Tensor) -> tf.Tensor:
     """
     # The padding keeps shorter files from being an error here: decoding says better what is wrong with them.
     head = tf.strings.join([tf.strings.substr(data, 0, 22), b"\0" * 22])
-    marks = tf.equal(tf.strings.substr(head, [0, 3, 20], [3, 1, 2]), [b"\xff\xd8\xff", b"\xe0", b"\xff\xdb"])
+    marks = tf.equal(tf.strings.substr(head, [0, 3, 20], [3, 1, 2]), [_JPEG, _JFIF, _TABLES])
 
     def jpeg_without_exif() -> tf.Tensor:
         # \C is any byte; a dot would be a UTF-8 character.

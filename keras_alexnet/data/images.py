@@ -16,7 +16,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from keras_alexnet import atomic
-from keras_alexnet.data import maps
+from keras_alexnet.data import maps, ppm
 from keras_alexnet.data.archives.locations import ArchivedImage
 from keras_alexnet.data.ilsvrc import ImageFolders
 from keras_alexnet.errors import UserError, raise_if_any
@@ -25,7 +25,15 @@ from keras_alexnet.workers import map_in_processes
 
 BAD_IMAGES = "bad_images.tsv"
 SMALL = 32
-KIND_OF_SUFFIX = {".jpeg": "JPEG", ".jpg": "JPEG", ".png": "PNG", ".gif": "GIF", ".bmp": "BMP", ".webp": "WEBP"}
+KIND_OF_SUFFIX = {
+    ".jpeg": "JPEG",
+    ".jpg": "JPEG",
+    ".png": "PNG",
+    ".gif": "GIF",
+    ".bmp": "BMP",
+    ".webp": "WEBP",
+    ".ppm": "PPM",
+}
 
 # Called with (images done, images in all).
 Progress = Callable[[int, int], None]
@@ -85,8 +93,15 @@ def decode(data: bytes) -> np.ndarray:
         Exception: of whatever kind Pillow raises, since `data` is no whole image.
     """
     with Image.open(io.BytesIO(data), formats=_kinds()) as image:
+        raise_if_damaged(image, data)
         image.load()
         return np.asarray(upright_rgb(image, _orientation(image)))
+
+
+def raise_if_damaged(image: Image.Image, data: bytes) -> None:
+    """Raises `ValueError` for an image of a format without checksums that has one of this project (`ppm`)."""
+    if image.format == "PPM" and ppm.is_damaged(data):
+        raise ValueError("its pixels do not fit their checksum")
 
 
 def orientation(data: bytes) -> int:
@@ -230,6 +245,9 @@ def open_image(source: Source, problems: Problems) -> Iterator[Image.Image]:
                 raise UnusableError("truncated or corrupt: its header cannot be read") from None
             raise UnusableError(f"not an image: begins with {start!r}") from None
         with image:
+            if image.format == "PPM":
+                file.seek(0)
+                raise_if_damaged(image, file.read())
             problems.odd += _header_problems(image, source)
             yield image
 

@@ -12,18 +12,33 @@ from PIL import UnidentifiedImageError
 
 from keras_alexnet.data import images
 from keras_alexnet.data.archives.index import locate
-from keras_alexnet.data.crops import check_batch_size, check_crops
+from keras_alexnet.data.crops import check_batch_size, check_crops, ratio_numerator
 from keras_alexnet.data.decode import decode_image
 from keras_alexnet.data.maps import ImageMap
 from keras_alexnet.data.order import batch_rows, crop_numbers, steps_per_pass
-from keras_alexnet.data.transforms import evaluation_image, ten_crops, training_image
+from keras_alexnet.data.pixels import (
+    Pixels,
+    Squares,
+    StoredPixels,
+    Windows,
+    cut,
+    cut_uneven,
+    middle_windows,
+    training_windows,
+)
+from keras_alexnet.data.transforms import evaluation_image, resized_square, ten_crops, training_image
 from keras_alexnet.errors import UserError
 from keras_alexnet.presets import IMAGE_SIZE
 from keras_alexnet.workers import cpu_count
 
 _NUM_THREADS = cpu_count()
 _LARGEST_CHUNK = 64
+# Batches of stored pixels that are worked on at a time.
+_PIXEL_BATCHES = 2
+# Stored pixels are brought to memory while so many images in front of them are read: 0.3 GB of pixels.
+_AHEAD = 1024
 _PREFETCH = 2
+_NO_SQUARES = np.array([], np.uint8), np.array([], np.int32), np.array([], bool)
 
 
 def training_dataset(
@@ -35,6 +50,7 @@ def training_dataset(
     worker: int = 0,
     num_workers: int = 1,
     image_size: int = IMAGE_SIZE,
+    kept: Pixels | None = None,
 ) -> tf.data.Dataset:
     """The endless training set from `first_step` on.
 
@@ -45,6 +61,7 @@ def training_dataset(
         first_step: where to begin.
         worker, num_workers: worker k of W reads and decodes rows k, k + W, … of each global batch only.
         image_size: side of the images.
+        kept: what keeps images of the map decoded in memory, if anything does.
 
     Returns:
         A dataset of (uint8 (batch_size / num_workers, image_size, image_size, 3) RGB, int32 labels).
@@ -67,6 +84,8 @@ def training_dataset(
         _share(batch_size, num_workers),
         (image_size, image_size, 3),
         first_step=first_step,
+        windows=training_windows,
+        kept=kept,
     ).prefetch(_PREFETCH)
 
 
@@ -136,6 +155,7 @@ def padded_evaluation_dataset(
     image_size: int = IMAGE_SIZE,
     resize: str = "square",
     crops: int = 1,
+    kept: Pixels | None = None,
 ) -> tf.data.Dataset:
     """`evaluation_dataset` in batches that are all full: black images of weight 0 fill up the last one.
 
@@ -143,7 +163,7 @@ def padded_evaluation_dataset(
     batches as in `training_dataset`.
 
     Args:
-        image_map, batch_size, worker, num_workers, image_size: as for `training_dataset`.
+        image_map, batch_size, worker, num_workers, image_size, kept: as for `training_dataset`.
         resize: which part of an image is seen, a key of `crops.RESIZES`.
         crops: 1 for the square in the middle of each image, 10 for `ten_crops`.
 
@@ -155,9 +175,15 @@ def padded_evaluation_dataset(
         UserError: an unknown `resize` or `crops`, or workers that do not divide the batch.
     """
     check_crops(resize, crops, image_size)
-    crop, shape = evaluation_image, (image_size, image_size, 3)
+    crop, shape, windows = evaluation_image, (image_size, image_size, 3), None
     if crops > 1:
         crop, shape = ten_crops, (crops, *shape)
+    elif resize != "warp256":
+        numerator = ratio_numerator(resize, image_size)
+
+        def windows(sizes: np.ndarray, _: np.ndarray) -> Windows:
+            return middle_windows(sizes, numerator)
+
     num_images = len(image_map)
 
     def rows_at(step: int, part: slice) -> tuple[np.ndarray, np.ndarray]:
@@ -176,6 +202,8 @@ def padded_evaluation_dataset(
         _share(batch_size, num_workers),
         shape,
         num_steps=num_steps,
+        windows=windows,
+        kept=kept,
     )
     return tf.data.Dataset.zip(tf.data.Dataset.range(num_steps), batches).map(weighted).prefetch(_PREFETCH)
 
@@ -260,6 +288,8 @@ def _batches(
     *,
     first_step: int = 0,
     num_steps: int | None = None,
+    windows: Callable[[np.ndarray, np.ndarray], Windows] | None = None,
+    kept: Pixels | None = None,
 ) -> tf.data.Dataset:
     """Reads the images of each step and puts them into full batches.
 
@@ -273,37 +303,98 @@ def _batches(
         batch_size: images a batch. Where `rows_at` gives fewer, black images with label 0 follow.
         shape: of an image, or of its crops.
         first_step, num_steps: where to begin, and how many batches to give; without end if None.
+        windows: for images that are decoded already, (their sizes, their numbers) → the squares that `transform` takes;
+            None if it does something else.
+        kept: decoded images of the map; None for those that are stored decoded, if they are.
     """
+    pixels = (kept or StoredPixels.find(image_map)) if windows else None
     chunk_size = _chunk_size(batch_size, _LARGEST_CHUNK if len(shape) == 3 else _LARGEST_CHUNK // shape[0])
+    num_threads = _NUM_THREADS
+    if isinstance(pixels, StoredPixels):
+        # Several threads copy each batch: chunks would have to be copied once more, into batches.
+        chunk_size, num_threads = batch_size, _PIXEL_BATCHES
     chunks = batch_size // chunk_size
-    # TensorFlow keeps this function, and what it refers to, until the process ends (`_py_funcs_used_in_graph` of
+    # TensorFlow keeps the functions below, and what they refer to, until the process ends (`_py_funcs_used_in_graph` of
     # script_ops.py). The dataset keeps the map alive instead, as every dataset and iterator keeps what it is made from.
     image_map = dataclasses.replace(image_map, labels=np.asarray(image_map.labels, np.int32))
-    reference = weakref.ref(image_map)
+    source = _Source(image_map, pixels, Squares(shape[0]))
+    reference = weakref.ref(source)
     in_archives = image_map.locations is not None
 
+    def rows_of(chunk: int) -> tuple[np.ndarray, np.ndarray]:
+        step, number = divmod(chunk, chunks)
+        return rows_at(step, slice(number * chunk_size, (number + 1) * chunk_size))
+
     def read_rows(index: np.int64) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        step, chunk = divmod(int(index), chunks)
-        rows, numbers = rows_at(step, slice(chunk * chunk_size, (chunk + 1) * chunk_size))
-        images = _alive(reference)
+        rows, numbers = rows_of(int(index))
+        images = _alive(reference).image_map
         data = images.read_many(rows.tolist()) if in_archives else images.encoded_paths(rows)
         return np.array(data, object), images.labels[rows], numbers
 
-    def load(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        columns = tf.numpy_function(read_rows, [index], (tf.string, tf.int32, tf.float32), stateful=False)
-        shapes = ((None,), (None,), (None, 3))
-        data, labels, numbers = (tf.ensure_shape(*both) for both in zip(columns, shapes, strict=True))
-        pixels = tf.map_fn(
+    def read_pixels(index: np.int64) -> tuple[np.ndarray, ...]:
+        source = _alive(reference)
+        rows, numbers = rows_of(int(index))
+        source.pixels.read_ahead(rows_of(int(index) + -(-_AHEAD // chunk_size))[0])
+        images = source.pixels.images(rows)
+        if not images:
+            return *read_rows(index), *_NO_SQUARES
+        found = windows(np.array([image.shape[:2] for image in images]), numbers)
+        nothing, labels = np.array([], object), source.image_map.labels[rows]
+        if (found.sides == shape[0]).all():
+            squares = source.squares.take(len(images))
+            cut(images, found, squares)
+            return nothing, labels, numbers, squares.reshape(-1), *_NO_SQUARES[1:]
+        squares = cut_uneven(images, found)
+        return nothing, labels, numbers, squares, found.sides.astype(np.int32), found.mirrored
+
+    def from_files(data: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
+        return tf.map_fn(
             lambda row: transform(row[0] if in_archives else tf.io.read_file(row[0]), row[1]),
             (data, numbers),
             fn_output_signature=tf.TensorSpec(shape, tf.uint8),
             parallel_iterations=1,
         )
+
+    def from_squares(squares: tf.Tensor, sides: tf.Tensor, mirrored: tf.Tensor) -> tf.Tensor:
+        def resized(square: tuple[tf.Tensor, ...]) -> tf.Tensor:
+            start, side, is_mirrored = square
+            pixels = tf.reshape(squares[start : start + 3 * side * side], (side, side, 3))
+            return resized_square(pixels, is_mirrored, shape[0])
+
+        return tf.map_fn(
+            resized,
+            (tf.cumsum(3 * sides * sides, exclusive=True), sides, mirrored),
+            fn_output_signature=tf.TensorSpec(shape, tf.uint8),
+            parallel_iterations=1,
+        )
+
+    def load(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        types = (tf.string, tf.int32, tf.float32)
+        if not pixels:
+            data, labels, numbers = tf.numpy_function(read_rows, [index], types, stateful=False)
+        else:
+            types += (tf.uint8, tf.int32, tf.bool)
+            data, labels, numbers, *squares = tf.numpy_function(read_pixels, [index], types, stateful=False)
+            squares, sides, mirrored = (tf.ensure_shape(part, (None,)) for part in squares)
+        data, labels = (tf.ensure_shape(part, (None,)) for part in (data, labels))
+        numbers = tf.ensure_shape(numbers, (None, 3))
+        if not pixels:
+            images = from_files(data, numbers)
+        else:
+            images = tf.cond(
+                tf.size(squares) == 0,
+                lambda: from_files(data, numbers),
+                lambda: tf.cond(
+                    tf.size(sides) == 0,
+                    lambda: tf.reshape(squares, (-1, *shape)),
+                    lambda: from_squares(squares, sides, mirrored),
+                ),
+            )
         missing = chunk_size - tf.size(labels)
         # Padding by nothing would still copy the images.
-        pixels = tf.cond(missing > 0, lambda: tf.pad(pixels, [[0, missing], *[[0, 0]] * len(shape)]), lambda: pixels)
+        images = tf.cond(missing > 0, lambda: tf.pad(images, [[0, missing], *[[0, 0]] * len(shape)]), lambda: images)
         labels = tf.pad(labels, [[0, missing]])
-        return tf.ensure_shape(pixels, (chunk_size, *shape)), tf.ensure_shape(labels, (chunk_size,))
+        return tf.ensure_shape(images, (chunk_size, *shape)), tf.ensure_shape(labels, (chunk_size,))
 
     def join(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return tf.reshape(images, (batch_size, *shape)), tf.reshape(labels, (batch_size,))
@@ -318,18 +409,27 @@ def _batches(
     indices = tf.data.Dataset.counter(first_step * chunks)
     if num_steps is not None:
         indices = indices.take(num_steps * chunks)
-    loaded = indices.map(load, num_parallel_calls=_NUM_THREADS, deterministic=True)
-    loaded._image_map = image_map
+    loaded = indices.map(load, num_parallel_calls=num_threads, deterministic=True)
+    loaded._source = source
     if chunks > 1:
         loaded = loaded.batch(chunks, drop_remainder=True).map(join)
     return loaded.with_options(options)
 
 
-def _alive(reference: weakref.ref[ImageMap]) -> ImageMap:
-    image_map = reference()
-    if image_map is None:
+@dataclasses.dataclass(eq=False)
+class _Source:
+    """What a dataset reads from, and the memory that it copies to."""
+
+    image_map: ImageMap
+    pixels: Pixels | None
+    squares: Squares
+
+
+def _alive(reference: weakref.ref):
+    found = reference()
+    if found is None:
         raise RuntimeError("the dataset was deleted while it was read")
-    return image_map
+    return found
 
 
 def _share(batch_size: int, num_workers: int) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from PIL import Image
 
 from keras_alexnet import atomic
-from keras_alexnet.data import maps
+from keras_alexnet.data import maps, ppm
 from keras_alexnet.data.images import (
     KIND_OF_SUFFIX,
     Finding,
@@ -27,19 +27,23 @@ from keras_alexnet.workers import map_in_processes
 
 JPEG_QUALITY = 92
 
-_JPEG_LONGEST_SIDE = 65_500
+# How copies are kept, as --resized_format: JPEG files, JPEGs in a tar for each split, decoded pixels (PPM) in one.
+FORMATS = ("files", "tar", "pixels")
+
+_LONGEST_SIDE = 65_500  # of a JPEG
 JPEG_END = b"\xff\xd9"
 _SETTINGS = "resize.json"
 
 
-def resized_paths(images: maps.ImageMap, folder: str) -> maps.ImageMap:
+def resized_paths(images: maps.ImageMap, folder: str, resized_format: str = "files") -> maps.ImageMap:
     """Where the copies of `images` go: below `folder` as the images lie below their own (`images.source`).
 
-    A copy is a JPEG: a name that says otherwise gets `.JPEG` behind it.
+    A copy is a JPEG, or a PPM for "pixels": a name that says otherwise gets `.JPEG` or `.ppm` behind it.
 
     Raises:
         UserError: two images would have the same copy.
     """
+    kind, ending = ("PPM", ppm.SUFFIX) if resized_format == "pixels" else ("JPEG", ".JPEG")
     original_of: dict[str, str] = {}
     for row, path in enumerate(images.paths):
         below = path.removeprefix(images.source).removeprefix("@").removeprefix("/")
@@ -49,7 +53,7 @@ def resized_paths(images: maps.ImageMap, folder: str) -> maps.ImageMap:
             raise UserError(f"{path} would have its copy outside {folder}: write the archive with names without '..'.")
         name = os.path.join(folder, below)
         suffix = os.path.splitext(name)[1].lower()
-        copy = name if KIND_OF_SUFFIX.get(suffix) == "JPEG" else f"{name}.JPEG"
+        copy = name if KIND_OF_SUFFIX.get(suffix) == kind else name + ending
         other = original_of.setdefault(copy, path)
         if other is not path:
             raise UserError(f"{path} and {other} would have the same copy, {copy}: rename one of the two.")
@@ -136,7 +140,9 @@ def claim_resized_dir(folder: str, shorter_side: int, resized_format: str = "fil
         UserError: it has copies of another size, or image folders that were not written by `resize`.
     """
     path = os.path.join(folder, _SETTINGS)
-    settings = {"version": 1, "shorter_side": shorter_side, "quality": JPEG_QUALITY}
+    settings = {"version": 1, "shorter_side": shorter_side}
+    if resized_format != "pixels":
+        settings["quality"] = JPEG_QUALITY
     if resized_format != "files":
         settings["format"] = resized_format
     remedy = "Give another --resized_dir, or remove this one."
@@ -160,15 +166,18 @@ def claim_resized_dir(folder: str, shorter_side: int, resized_format: str = "fil
             raise UserError(f"{folder} has copies of other settings: expected {expected}, found {received}. {remedy}")
 
 
-def resized_jpeg(item: tuple[Source, bool], shorter_side: int) -> tuple[Finding | None, bytes | None]:
+def resized_copy(
+    item: tuple[Source, bool], shorter_side: int, resized_format: str = "files"
+) -> tuple[Finding | None, bytes | None]:
     """Checks an image and makes a smaller copy of it.
 
     Args:
         item: the image, and whether it has a copy, so that nothing but its header is checked.
         shorter_side: of the copy, in pixels.
+        resized_format: one of `FORMATS`.
 
     Returns:
-        What is the matter with the image, and the copy, a JPEG; None if it has one or is unusable.
+        What is the matter with the image, and the copy, a JPEG or PPM file; None if it has one or is unusable.
     """
     source, has_copy = item
     resized = None
@@ -180,6 +189,8 @@ def resized_jpeg(item: tuple[Source, bool], shorter_side: int) -> tuple[Finding 
             resized = _resized(upright_rgb(image, turn), shorter_side)
     if resized is None:
         return problems.finding, None
+    if resized_format == "pixels":
+        return problems.finding, ppm.encode(resized)
     buffer = io.BytesIO()
     resized.save(buffer, "JPEG", quality=JPEG_QUALITY)
     return problems.finding, buffer.getvalue()
@@ -196,18 +207,24 @@ def _resize_one(item: tuple[Source, str], shorter_side: int) -> Finding | None:
         mtime_ns = modified(source)
     except OSError:
         mtime_ns = None  # Opening it fails as well.
-    finding, data = resized_jpeg((source, _is_whole(copy, mtime_ns)), shorter_side)
+    finding, data = resized_copy((source, _is_whole(copy, mtime_ns)), shorter_side)
     if data:
         _write_copy(copy, data, mtime_ns)
     return finding
 
 
+def resized_size(size: tuple[int, int], shorter_side: int) -> tuple[int, int]:
+    """The sides of the copy of an image of this size."""
+    shortest = min(size)
+    return tuple((2 * side * shorter_side + shortest) // (2 * shortest) for side in size)
+
+
 def _resized(image: Image.Image, shorter_side: int) -> Image.Image:
     shortest, longest = min(image.size), max(image.size)
-    size = tuple((2 * side * shorter_side + shortest) // (2 * shortest) for side in image.size)
+    size = resized_size(image.size, shorter_side)
     # Pillow refuses to open an image of more pixels.
     most_pixels = 2 * (Image.MAX_IMAGE_PIXELS or longest * shortest)
-    if max(size) > _JPEG_LONGEST_SIDE or size[0] * size[1] > most_pixels:
+    if max(size) > _LONGEST_SIDE or size[0] * size[1] > most_pixels:
         raise UnusableError(f"too long and narrow to be resized: {image.width} x {image.height}")
     # Of Pillow's antialiasing filters the one that keeps most detail: training reads nothing but these copies.
     return image.resize(size, Image.Resampling.LANCZOS)

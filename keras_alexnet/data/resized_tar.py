@@ -1,7 +1,7 @@
 """Smaller copies of images in one tar instead of a file each. Pillow, no framework.
 
 A tar that is being written has the suffix `.partial`. It only grows at its end, so that a later run goes on behind the
-last copy that is whole.
+last copy that is whole. Copies are JPEGs, or PPM files of pixels that need no decoding (`ppm`).
 """
 
 import contextlib
@@ -14,16 +14,20 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from keras_alexnet.atomic import sync_folder
+from keras_alexnet.data import ppm
 from keras_alexnet.data.archives.entries import Entries, opened, read_range
 from keras_alexnet.data.archives.rows import ImageRows
 from keras_alexnet.data.archives.state import ArchiveState
-from keras_alexnet.data.archives.tar import TarPart, members
+from keras_alexnet.data.archives.tar import Member, TarPart, members
 from keras_alexnet.data.images import Finding, Progress, Source
 from keras_alexnet.data.maps import ImageMap
-from keras_alexnet.data.resize import JPEG_END, cannot_write, modified, resized_jpeg, resized_paths
+from keras_alexnet.data.resize import JPEG_END, cannot_write, modified, resized_copy, resized_paths
 from keras_alexnet.errors import UserError
 from keras_alexnet.progress import ScanProgress
 from keras_alexnet.workers import imap_in_processes
+
+# Bytes after which a tar that grows is brought to the disk, so that a power loss costs no more.
+_SYNCED_EVERY = 2**30
 
 
 class Copy(NamedTuple):
@@ -35,14 +39,19 @@ class Copy(NamedTuple):
 
 
 def write_copies(
-    images: ImageMap, tar: str, shorter_side: int, num_workers: int, progress: Progress | None = None
+    images: ImageMap,
+    tar: str,
+    shorter_side: int,
+    num_workers: int,
+    progress: Progress | None = None,
+    resized_format: str = "tar",
 ) -> tuple[list[Finding], ImageMap]:
-    """As `resize.write_copies`, for copies in one tar."""
+    """As `resize.write_copies`, for copies in one tar: JPEGs, or pixels for the format "pixels"."""
     if not len(images):
         return [], images
     start = f"{tar}@/"
-    names = [path.removeprefix(start) for path in resized_paths(images, start).paths]
-    findings, copies = resize_into_tar(tar, images.images(), names, shorter_side, num_workers, progress)
+    names = [path.removeprefix(start) for path in resized_paths(images, start, resized_format).paths]
+    findings, copies = resize_into_tar(tar, images.images(), names, shorter_side, num_workers, progress, resized_format)
     rows = ImageRows()
     entries = Entries()
     for name, copy in copies.items():
@@ -63,6 +72,7 @@ def resize_into_tar(
     shorter_side: int,
     num_workers: int,
     progress: Progress | None = None,
+    resized_format: str = "tar",
 ) -> tuple[list[Finding], dict[str, Copy]]:
     """As `resize.resize`, for copies in one tar.
 
@@ -74,6 +84,7 @@ def resize_into_tar(
         sources: the images.
         names: what their copies are called in the tar, as many.
         shorter_side, num_workers, progress: as for `resize.resize`.
+        resized_format: "tar" or "pixels".
 
     Returns:
         What is the matter with some, as of `resize.resize`, and the copies by name.
@@ -96,7 +107,7 @@ def resize_into_tar(
     findings = []
     try:
         with _Writer(partial, continued) as writer:
-            work = functools.partial(resized_jpeg, shorter_side=shorter_side)
+            work = functools.partial(resized_copy, shorter_side=shorter_side, resized_format=resized_format)
             items = [(source, name in kept or name in continued) for source, name in zip(sources, names, strict=True)]
             with contextlib.closing(imap_in_processes(work, items, num_workers, progress)) as results:
                 for name, time, (finding, data) in zip(names, times, results, strict=True):
@@ -143,12 +154,22 @@ def _copies(tar: str, progress: ScanProgress) -> Iterator[tuple[str, Copy]]:
         try:
             for member in members(file, TarPart(tar), size):
                 progress(member.offset >> 20, size >> 20, what)
-                end = member.offset + member.size
-                if read_range(file, end - len(JPEG_END), len(JPEG_END)) != JPEG_END:
+                if not _is_whole(file, member, size):
                     return
                 yield os.fsdecode(member.name), Copy(member.mtime, member.offset, member.size)
         except UserError:
             return
+
+
+def _is_whole(file: int, member: Member, size: int) -> bool:
+    end = member.offset + member.size
+    if not member.name.endswith(os.fsencode(ppm.SUFFIX)):
+        return read_range(file, end - len(JPEG_END), len(JPEG_END)) == JPEG_END
+    if size - end > 2 * _SYNCED_EVERY:
+        return True  # It was on the disk before what follows was written. To read all pixels would take hours.
+    data = read_range(file, member.offset, member.size)
+    header = ppm.read_header(data)
+    return header is not None and header.file_size == len(data) and not ppm.is_damaged(data)
 
 
 class _Writer:
@@ -159,6 +180,7 @@ class _Writer:
         self._file: BinaryIO = open(path, "r+b" if os.path.exists(path) else "w+b")  # noqa: SIM115
         self._file.truncate(max((_padded(copy.offset + copy.size) for copy in copies.values()), default=0))
         self._file.seek(0, os.SEEK_END)
+        self._synced = self._file.tell()
 
     def __enter__(self) -> "_Writer":
         return self
@@ -173,12 +195,18 @@ class _Writer:
         self.copies[name] = Copy(mtime, self._file.tell(), len(data))
         self._file.write(data)
         self._file.write(bytes(_padded(len(data)) - len(data)))
+        if self._file.tell() - self._synced > _SYNCED_EVERY:
+            self._sync()
 
     def finish(self) -> None:
         """Ends the tar, and waits until it is on the disk."""
         self._file.write(bytes(tarfile.RECORDSIZE))
+        self._sync()
+
+    def _sync(self) -> None:
         self._file.flush()
         os.fsync(self._file.fileno())
+        self._synced = self._file.tell()
 
 
 def _padded(size: int) -> int:

@@ -4,11 +4,12 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tensorflow as tf
 
+from keras_alexnet.data.cache import KeptPixels, keep_pixels
 from keras_alexnet.data.maps import (
     CLASS_MAPPINGS,
     CLASS_NAMES,
@@ -36,12 +37,16 @@ _SIZES = 16
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What `prepare` wrote: both maps, the class ids in label order, and a name for each, if it found any."""
+    """What `prepare` wrote: both maps, the class ids in label order, and a name for each, if it found any.
+
+    `keep_decoded` gives data whose images stay decoded in memory.
+    """
 
     train: ImageMap
     validation: ImageMap
     classes: list[str]
     class_names: list[str] | None = None
+    kept: tuple[KeptPixels, KeptPixels] | None = None  # of the training and the validation images
 
     @property
     def num_training(self) -> int:
@@ -81,6 +86,16 @@ class TrainingData:
             if unreadable:
                 raise unreadable
 
+    def keep_decoded(self, num_workers: int) -> tuple["TrainingData", str | None]:
+        """The same data with all images kept decoded, and a line about it, if they fit into the memory."""
+        found = keep_pixels((self.train, self.validation), num_workers)
+        return (replace(self, kept=tuple(found[0])), found[1]) if found else (self, None)
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether decoded images were kept, until the memory became scarce."""
+        return any(kept.is_given_up for kept in self.kept or ())
+
     def training_batches(
         self, batch_size: int, *, image_size: int, seed: int, first_step: int, worker: int = 0, num_workers: int = 1
     ) -> tf.data.Dataset:
@@ -93,6 +108,7 @@ class TrainingData:
             worker=worker,
             num_workers=num_workers,
             image_size=image_size,
+            kept=self.kept and self.kept[0],
         )
 
     def validation_batches(
@@ -100,7 +116,12 @@ class TrainingData:
     ) -> tf.data.Dataset:
         """This worker's share of the validation images: `padded_evaluation_dataset`."""
         return padded_evaluation_dataset(
-            self.validation, batch_size, worker=worker, num_workers=num_workers, image_size=image_size
+            self.validation,
+            batch_size,
+            worker=worker,
+            num_workers=num_workers,
+            image_size=image_size,
+            kept=self.kept and self.kept[1],
         )
 
     def training_errors(

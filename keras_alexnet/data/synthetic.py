@@ -36,6 +36,12 @@ class SyntheticData:
     def check_first_and_last(self) -> None:
         """There is nothing that could be wrong."""
 
+    is_given_up = False
+
+    def keep_decoded(self, num_workers: int) -> tuple["SyntheticData", None]:
+        """There is nothing to decode."""
+        return self, None
+
     def training_batches(
         self, batch_size: int, *, image_size: int, seed: int, first_step: int, worker: int = 0, num_workers: int = 1
     ):

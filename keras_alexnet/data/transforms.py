@@ -2,11 +2,15 @@
 
 import tensorflow as tf
 
-from keras_alexnet.data.crops import RESIZED_SIDE
+from keras_alexnet.data.crops import (
+    MIRRORED_BELOW,
+    RATIO_DENOMINATOR,
+    RATIO_NUMERATOR,
+    RESIZED_SIDE,
+    crop_side,
+    ratio_numerator,
+)
 from keras_alexnet.data.decode import decode_image, decode_square
-
-# CNTK's side_ratio 0.88671875 is 227/256: the paper's crop of 227 out of a shorter side of 256.
-_RATIO_NUMERATOR, _RATIO_DENOMINATOR = 227, 256
 
 # Where `ten_crops` takes its squares, as (row, column): 0 for the first place, 2 for the last, 1 for the middle.
 _FIVE_PLACES = ((0, 0), (0, 2), (2, 0), (2, 2), (1, 1))
@@ -29,8 +33,13 @@ def training_image(data: tf.Tensor, random: tf.Tensor, image_size: int) -> tf.Te
         # Uniform over 0, 1, … size - side: (1 - 2^-24)·n is below n in float32 too, for any n.
         return tf.cast(random[:2] * tf.cast(size - side + 1, tf.float32), tf.int32), side
 
-    image = _resize(decode_square(data, window), image_size)
-    return tf.cond(random[2] < 0.5, lambda: tf.reverse(image, axis=[1]), lambda: image)
+    return resized_square(decode_square(data, window), random[2] < MIRRORED_BELOW, image_size)
+
+
+def resized_square(square: tf.Tensor, mirrored: tf.Tensor, image_size: int) -> tf.Tensor:
+    """The last steps of `training_image`: a square of uint8 RGB of any side → (image_size, image_size, 3)."""
+    image = _resize(square, image_size)
+    return tf.cond(mirrored, lambda: tf.reverse(image, axis=[1]), lambda: image)
 
 
 def evaluation_image(data: tf.Tensor, image_size: int, resize: str = "square") -> tf.Tensor:
@@ -50,7 +59,7 @@ def evaluation_image(data: tf.Tensor, image_size: int, resize: str = "square") -
     if resize == "warp256":
         begin = (RESIZED_SIDE - image_size) // 2
         return _warped(data)[begin : begin + image_size, begin : begin + image_size]
-    numerator = _numerator(resize, image_size)
+    numerator = ratio_numerator(resize, image_size)
 
     def window(size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         side = _crop_side(size, numerator)
@@ -72,7 +81,7 @@ def ten_crops(data: tf.Tensor, image_size: int, resize: str = "square") -> tf.Te
     if resize == "warp256":
         whole, side = _warped(data), tf.constant(image_size)
     else:
-        numerator = _numerator(resize, image_size)
+        numerator = ratio_numerator(resize, image_size)
 
         def window(size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             side, shorter = _crop_side(size, numerator), tf.reduce_min(size)
@@ -92,15 +101,10 @@ def ten_crops(data: tf.Tensor, image_size: int, resize: str = "square") -> tf.Te
     return tf.concat([five, tf.reverse(five, axis=[2])], axis=0)
 
 
-def _numerator(resize: str, image_size: int) -> int:
-    return {"square": _RATIO_NUMERATOR, "shorter256": image_size}[resize]
-
-
-def _crop_side(size: tf.Tensor, numerator: int = _RATIO_NUMERATOR) -> tf.Tensor:
-    """The ratio of the shorter side, halves rounded up as C++'s `std::round` does (CNTK, ImageTransformers.cpp)."""
-    side = (2 * numerator * tf.reduce_min(size) + _RATIO_DENOMINATOR) // (2 * _RATIO_DENOMINATOR)
-    # Less than half of a single pixel would be rounded to none.
-    return side if 2 * numerator >= _RATIO_DENOMINATOR else tf.maximum(side, 1)
+def _crop_side(size: tf.Tensor, numerator: int = RATIO_NUMERATOR) -> tf.Tensor:
+    side = crop_side(tf.reduce_min(size), numerator)
+    # An operation less for most: less than half of a single pixel would be rounded to none.
+    return side if 2 * numerator >= RATIO_DENOMINATOR else tf.maximum(side, 1)
 
 
 def _warped(data: tf.Tensor) -> tf.Tensor:

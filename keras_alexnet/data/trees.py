@@ -16,7 +16,7 @@ from keras_alexnet.data.archives.rows import ImageRows
 from keras_alexnet.data.archives.scan import Mapper, Progress, duplicates, read_archive
 from keras_alexnet.data.archives.state import ArchiveState
 
-SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".gif", ".webp")
+SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".gif", ".webp", ".ppm")
 
 
 class Tree(Protocol):

@@ -11,6 +11,7 @@ from keras_alexnet.presets import FREEZABLE, PRESETS
 PRECISIONS = ("float32", "mixed_bfloat16")
 STRATEGIES = ("auto", "none", "mirrored", "multi_worker")
 JIT_COMPILE = ("auto", "on", "off")
+CACHES = ("auto", "off")
 
 # A run may go on with other values of these; with any other setting changed it would be another run.
 _MAY_CHANGE = {
@@ -24,6 +25,7 @@ _MAY_CHANGE = {
     "report",
     "profile_steps",
     "deterministic",
+    "cache",
 }
 _PATHS = ("data_dir", "output_dir", "initial_model")
 
@@ -57,6 +59,7 @@ class TrainConfig:
     initial_model: str | None = None
     freeze_through: str | None = None
     synthetic_data: bool = False
+    cache: str = "auto"
     checkpoint_minutes: float = 10.0
     log_every: int = 0
     tensorboard: bool = False
@@ -83,6 +86,7 @@ class TrainConfig:
         _check("precision", self.precision, self.precision in PRECISIONS, " or ".join(PRECISIONS))
         _check("seed", self.seed, 0 <= self.seed < 2**32, "0 up to 4294967295")
         _check("strategy", self.strategy, self.strategy in STRATEGIES, ", ".join(STRATEGIES))
+        _check("cache", self.cache, self.cache in CACHES, ", ".join(CACHES))
         _check("jit_compile", self.jit_compile, self.jit_compile in JIT_COMPILE, ", ".join(JIT_COMPILE))
         layers, layer = FREEZABLE, self.freeze_through
         _check("freeze_through", layer, layer is None or layer in layers, ", ".join(layers))
