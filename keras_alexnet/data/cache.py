@@ -8,7 +8,7 @@ import numpy as np
 from keras_alexnet.data.decode import decode_bytes
 from keras_alexnet.data.images import open_image, problems_told
 from keras_alexnet.data.maps import ImageMap, sample_rows
-from keras_alexnet.data.pixels import StoredPixels
+from keras_alexnet.data.pixels import ImageList
 from keras_alexnet.machine import available_bytes
 
 # Of the memory that is free at the start, decoded images may take this part, and they are given up when less than that
@@ -39,12 +39,12 @@ class KeptPixels:
         """Whether the memory became too scarce."""
         return self._images is None
 
-    def images(self, rows: np.ndarray) -> list[np.ndarray] | None:
+    def images(self, rows: np.ndarray) -> ImageList | None:
         """As of `pixels.Pixels`: decodes what is missing; None once the images are given up."""
         kept = self._images
         if kept is None:
             return None
-        found = []
+        found = ImageList()
         for row in rows.tolist():
             image = kept.get(row)
             if image is None:
@@ -70,14 +70,14 @@ class KeptPixels:
 def keep_pixels(image_maps: Sequence[ImageMap], num_workers: int) -> tuple[list[KeptPixels], str] | None:
     """Returns what keeps the images of maps decoded, and a line about it; None if they need too much memory.
 
-    So it is if the system does not say how much is free, and if they are stored decoded.
+    So it is as well if the system does not say how much is free.
 
     Args:
         image_maps: all maps of a run.
         num_workers: the processes that share its images. As they may share a machine, each gets its part of the memory.
     """
     free = available_bytes()
-    if free is None or all(map(StoredPixels.find, image_maps)):
+    if free is None:
         return None
     needed = sum(map(_decoded_bytes, image_maps))
     if needed > free * SHARE / num_workers:

@@ -21,7 +21,6 @@ from keras_alexnet.data.pixels import (
     Squares,
     StoredPixels,
     Windows,
-    cut,
     cut_uneven,
     middle_windows,
     training_windows,
@@ -50,7 +49,7 @@ def training_dataset(
     worker: int = 0,
     num_workers: int = 1,
     image_size: int = IMAGE_SIZE,
-    kept: Pixels | None = None,
+    pixels: Pixels | None = None,
 ) -> tf.data.Dataset:
     """The endless training set from `first_step` on.
 
@@ -61,7 +60,7 @@ def training_dataset(
         first_step: where to begin.
         worker, num_workers: worker k of W reads and decodes rows k, k + W, … of each global batch only.
         image_size: side of the images.
-        kept: what keeps images of the map decoded in memory, if anything does.
+        pixels: the images of the map decoded; None to look whether they are stored so.
 
     Returns:
         A dataset of (uint8 (batch_size / num_workers, image_size, image_size, 3) RGB, int32 labels).
@@ -85,7 +84,7 @@ def training_dataset(
         (image_size, image_size, 3),
         first_step=first_step,
         windows=training_windows,
-        kept=kept,
+        pixels=pixels,
     ).prefetch(_PREFETCH)
 
 
@@ -155,7 +154,7 @@ def padded_evaluation_dataset(
     image_size: int = IMAGE_SIZE,
     resize: str = "square",
     crops: int = 1,
-    kept: Pixels | None = None,
+    pixels: Pixels | None = None,
 ) -> tf.data.Dataset:
     """`evaluation_dataset` in batches that are all full: black images of weight 0 fill up the last one.
 
@@ -163,7 +162,7 @@ def padded_evaluation_dataset(
     batches as in `training_dataset`.
 
     Args:
-        image_map, batch_size, worker, num_workers, image_size, kept: as for `training_dataset`.
+        image_map, batch_size, worker, num_workers, image_size, pixels: as for `training_dataset`.
         resize: which part of an image is seen, a key of `crops.RESIZES`.
         crops: 1 for the square in the middle of each image, 10 for `ten_crops`.
 
@@ -203,7 +202,7 @@ def padded_evaluation_dataset(
         shape,
         num_steps=num_steps,
         windows=windows,
-        kept=kept,
+        pixels=pixels,
     )
     return tf.data.Dataset.zip(tf.data.Dataset.range(num_steps), batches).map(weighted).prefetch(_PREFETCH)
 
@@ -289,7 +288,7 @@ def _batches(
     first_step: int = 0,
     num_steps: int | None = None,
     windows: Callable[[np.ndarray, np.ndarray], Windows] | None = None,
-    kept: Pixels | None = None,
+    pixels: Pixels | None = None,
 ) -> tf.data.Dataset:
     """Reads the images of each step and puts them into full batches.
 
@@ -305,9 +304,9 @@ def _batches(
         first_step, num_steps: where to begin, and how many batches to give; without end if None.
         windows: for images that are decoded already, (their sizes, their numbers) → the squares that `transform` takes;
             None if it does something else.
-        kept: decoded images of the map; None for those that are stored decoded, if they are.
+        pixels: the images of the map decoded; None to look whether they are stored so.
     """
-    pixels = (kept or StoredPixels.find(image_map)) if windows else None
+    pixels = (pixels or StoredPixels.find(image_map)) if windows else None
     chunk_size = _chunk_size(batch_size, _LARGEST_CHUNK if len(shape) == 3 else _LARGEST_CHUNK // shape[0])
     num_threads = _NUM_THREADS
     if isinstance(pixels, StoredPixels):
@@ -338,11 +337,11 @@ def _batches(
         images = source.pixels.images(rows)
         if not images:
             return *read_rows(index), *_NO_SQUARES
-        found = windows(np.array([image.shape[:2] for image in images]), numbers)
+        found = windows(images.sizes, numbers)
         nothing, labels = np.array([], object), source.image_map.labels[rows]
         if (found.sides == shape[0]).all():
             squares = source.squares.take(len(images))
-            cut(images, found, squares)
+            images.cut(found, squares)
             return nothing, labels, numbers, squares.reshape(-1), *_NO_SQUARES[1:]
         squares = cut_uneven(images, found)
         return nothing, labels, numbers, squares, found.sides.astype(np.int32), found.mirrored

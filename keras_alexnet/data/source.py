@@ -24,6 +24,7 @@ from keras_alexnet.data.maps import (
 )
 from keras_alexnet.data.order import batch_rows
 from keras_alexnet.data.pipeline import find_unreadable, padded_evaluation_dataset, training_dataset
+from keras_alexnet.data.pixels import Pixels, StoredPixels
 from keras_alexnet.errors import UserError
 
 # Batches in which an image that cannot be read is looked for. The input tells of it in its turn, however far it has
@@ -46,7 +47,8 @@ class TrainingData:
     validation: ImageMap
     classes: list[str]
     class_names: list[str] | None = None
-    kept: tuple[KeptPixels, KeptPixels] | None = None  # of the training and the validation images
+    # Of the training and the validation images, where these are stored or kept decoded.
+    pixels: tuple[Pixels | None, Pixels | None] = (None, None)
 
     @property
     def num_training(self) -> int:
@@ -88,13 +90,15 @@ class TrainingData:
 
     def keep_decoded(self, num_workers: int) -> tuple["TrainingData", str | None]:
         """The same data with all images kept decoded, and a line about it, if they fit into the memory."""
+        if all(self.pixels):
+            return self, None
         found = keep_pixels((self.train, self.validation), num_workers)
-        return (replace(self, kept=tuple(found[0])), found[1]) if found else (self, None)
+        return (replace(self, pixels=tuple(found[0])), found[1]) if found else (self, None)
 
     @property
     def is_given_up(self) -> bool:
         """Whether decoded images were kept, until the memory became scarce."""
-        return any(kept.is_given_up for kept in self.kept or ())
+        return any(isinstance(pixels, KeptPixels) and pixels.is_given_up for pixels in self.pixels)
 
     def training_batches(
         self, batch_size: int, *, image_size: int, seed: int, first_step: int, worker: int = 0, num_workers: int = 1
@@ -108,7 +112,7 @@ class TrainingData:
             worker=worker,
             num_workers=num_workers,
             image_size=image_size,
-            kept=self.kept and self.kept[0],
+            pixels=self.pixels[0],
         )
 
     def validation_batches(
@@ -121,7 +125,7 @@ class TrainingData:
             worker=worker,
             num_workers=num_workers,
             image_size=image_size,
-            kept=self.kept and self.kept[1],
+            pixels=self.pixels[1],
         )
 
     def training_errors(
@@ -146,11 +150,13 @@ def read_training_data(data_dir: str | os.PathLike) -> TrainingData:
     """Reads the three files of `data_dir`; raises `UserError` where one is missing or does not fit the others."""
     folder = Path(data_dir)
     classes = read_class_mappings(folder / CLASS_MAPPINGS)
+    train, validation = (read_map(folder / name, len(classes)) for name in (TRAIN_MAP, VAL_MAP))
     return TrainingData(
-        train=read_map(folder / TRAIN_MAP, len(classes)),
-        validation=read_map(folder / VAL_MAP, len(classes)),
+        train=train,
+        validation=validation,
         classes=classes,
         class_names=read_class_names(folder / CLASS_NAMES, classes),
+        pixels=(StoredPixels.find(train), StoredPixels.find(validation)),
     )
 
 
