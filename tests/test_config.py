@@ -41,6 +41,7 @@ def test_flags_reach_the_settings():
         "initial_model": "m.keras",
         "freeze_through": "conv5",
         "synthetic_data": True,
+        "cache": "off",
         "checkpoint_minutes": 0.5,
         "log_every": 20,
         "tensorboard": True,

@@ -92,7 +92,7 @@ def test_what_stands_for_no_image_is_told(tree):
     paths, problems = find_images(["empty", "gone.jpg", "a.png", "*.gif"])
     assert paths == ["a.png"]
     assert problems == [
-        ("empty", "the folder has no images (.jpeg, .jpg, .png, .bmp, .gif, .webp)"),
+        ("empty", "the folder has no images (.jpeg, .jpg, .png, .bmp, .gif, .webp, .ppm)"),
         ("gone.jpg", "there is no such file or folder"),
         ("*.gif", "no image has a name like that"),
     ]

@@ -1,6 +1,7 @@
 """Runs that are interrupted anywhere, and go on as if they had not been."""
 
 import dataclasses
+import io
 import json
 import os
 import re
@@ -11,11 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from archives import write_zip
+from archives import write_tar, write_zip
+from PIL import Image
 from training_process import arrays_of, assert_close, finish, history_of, installed, newest_checkpoint, start_training
 
 from keras_alexnet.compute import PORTABLE, Forms
-from keras_alexnet.data import maps
+from keras_alexnet.data import cache, maps, ppm
+from keras_alexnet.data.pixels import StoredPixels
 from keras_alexnet.errors import UserError
 from keras_alexnet.training import build, loop, run_folder
 from keras_alexnet.training.config import TrainConfig
@@ -125,12 +128,16 @@ def test_killed_after_any_step_it_goes_on_bit_for_bit(whole, tmp_path, monkeypat
     assert [start["step"] for start in starts] == [0] + [step for step, _ in expected]
 
 
-def test_images_inside_archives_are_as_good_as_files(whole, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", ["zip", "pixels"])
+def test_images_inside_archives_are_as_good_as_files(whole, tmp_path, monkeypatch, kind):
     for part in ("train", "val"):
         images = maps.read_map(Path(whole.data_dir) / f"{part}_map.txt")
-        names = [f"{row:03}.jpg" for row in range(len(images))]
-        write_zip(tmp_path / f"{part}.zip", dict(zip(names, images.read_many(range(len(images))), strict=True)))
-        lines = zip([f"{part}.zip@/{name}" for name in names], images.labels, strict=True)
+        files = {f"{row:03}.jpg": images.read(row) for row in range(len(images))}
+        if kind == "pixels":
+            files = {f"{name}.ppm": ppm.encode(Image.open(io.BytesIO(data))) for name, data in files.items()}
+        archive = tmp_path / (f"{part}.tar" if kind == "pixels" else f"{part}.zip")
+        (write_tar if kind == "pixels" else write_zip)(archive, files)
+        lines = zip([f"{archive.name}@/{name}" for name in files], images.labels, strict=True)
         maps.write_map(tmp_path / f"{part}_map.txt", lines)
     shutil.copy(Path(whole.data_dir) / "classmappings.txt", tmp_path)
     run = dataclasses.replace(whole, data_dir=str(tmp_path), output_dir=str(tmp_path / "run"))
@@ -141,6 +148,26 @@ def test_images_inside_archives_are_as_good_as_files(whole, tmp_path, monkeypatc
     assert saves.seen[-1] == (2, 0)
     loop.train(run)
     assert_same_results(run, whole)
+    assert (StoredPixels.find(maps.read_map(tmp_path / "train_map.txt")) is None) == (kind == "zip")
+
+
+def test_images_kept_decoded_change_nothing(whole, tmp_path, monkeypatch, capsys):
+    run = dataclasses.replace(whole, output_dir=str(tmp_path / "off"), cache="off")
+    loop.train(run)
+    assert "Decoded images" not in capsys.readouterr().out
+    assert_same_results(run, whole)
+    saves = Saves(monkeypatch)
+    saves.then(2, killed)
+    run = dataclasses.replace(whole, output_dir=str(tmp_path / "auto"))
+    with pytest.raises(ZeroDivisionError):
+        loop.train(run)
+    monkeypatch.setattr(cache, "_LOOK_EVERY", 1)
+    monkeypatch.setattr(cache, "LEFT", 2)  # More than there is must be free.
+    loop.train(run)
+    assert_same_results(run, whole)
+    out = capsys.readouterr().out
+    assert out.count("Decoded images stay in memory from the first epoch on") == 2
+    assert out.count("Note: little memory is free, so decoded images are no longer kept") == 1
 
 
 @pytest.mark.parametrize(

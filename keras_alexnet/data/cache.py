@@ -59,7 +59,7 @@ class KeptPixels:
     def _count(self, size: int) -> None:
         with self._lock:
             self._unseen += size
-            if self._unseen < _LOOK_EVERY:
+            if self._unseen < _LOOK_EVERY or self.is_given_up:
                 return
             self._unseen = 0
         free = available_bytes()

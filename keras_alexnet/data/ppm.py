@@ -12,6 +12,7 @@ from PIL import Image
 SUFFIX = ".ppm"
 HEADER_SIZE = 48  # or less
 
+_START = b"P6\n# crc32 "
 _HEADER = re.compile(rb"P6\n# crc32 ([0-9a-f]{8})\n([1-9][0-9]{0,5}) ([1-9][0-9]{0,5})\n255\n")
 
 
@@ -45,6 +46,10 @@ def read_header(data: bytes) -> Header | None:
 
 
 def is_damaged(data: bytes) -> bool:
-    """Whether a file has a checksum that is not that of its pixels."""
+    """Whether a file that has a checksum is not what `encode` returned."""
+    if not data.startswith(_START):
+        return False
     header = read_header(data[:HEADER_SIZE])
-    return header is not None and zlib.crc32(memoryview(data)[header.size :]) != header.crc32
+    if header is None or header.file_size != len(data):
+        return True
+    return zlib.crc32(memoryview(data)[header.size :]) != header.crc32

@@ -1,0 +1,288 @@
+"""Decoded pixels: written by prepare, or kept in memory, and cut."""
+
+import os
+import tarfile
+
+import numpy as np
+import pytest
+from drawn_images import draw, encode
+from image_tree import Tree, call, start
+from PIL import Image
+
+from keras_alexnet.data import cache, images, maps, pipeline, pixels, ppm, space
+from keras_alexnet.data.cache import KeptPixels, keep_pixels
+from keras_alexnet.data.pixels import StoredPixels
+from keras_alexnet.errors import UserError
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """One image in each direction is the longer, and one has sides that a row of pixels does not divide evenly."""
+    tree = Tree(tmp_path / "imagenet")
+    for number, size in enumerate([(41, 60), (80, 47)]):
+        tree.images[number].write_bytes(encode(draw(*size, number), "JPEG", quality=90))
+    return tree
+
+
+def as_pixels(folder, side=32):
+    return [f"--resize_shorter_side={side}", f"--resized_dir={folder}", "--resized_format=pixels"]
+
+
+@pytest.fixture
+def stored(tree, tmp_path):
+    """The map of the training images as pixels."""
+    call(tree, *as_pixels(tmp_path / "small"))
+    return maps.read_map(tmp_path / "data/train_map.txt")
+
+
+@pytest.fixture
+def as_png(stored, tmp_path):
+    """The map of the same pixels in files that have to be decoded."""
+    paths = []
+    for row in range(len(stored)):
+        paths.append(str(tmp_path / f"{row}.png"))
+        Image.fromarray(images.decode(stored.read(row))).save(paths[-1])
+    return maps.ImageMap(paths, stored.labels)
+
+
+def flip_a_bit(path, number, at):
+    """In the pixels of an entry of a tar; returns its name."""
+    with tarfile.open(path) as archive:
+        member = archive.getmembers()[number]
+    status = path.stat()
+    with open(path, "r+b") as file:
+        file.seek(member.offset_data + at)
+        byte = file.read(1)[0] ^ 4
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte]))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    return member.name
+
+
+def arrays(dataset, batches):
+    return [[part.numpy() for part in batch] for batch in dataset.take(batches)]
+
+
+def assert_same(found, expected):
+    for got, wanted in zip(found, expected, strict=True):
+        for one, other in zip(got, wanted, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_pixels_are_those_of_the_resized_image(tree, stored):
+    assert [path.rpartition("@/")[2] for path in stored.paths] == [
+        f"{path.relative_to(tree.train)}.ppm" for path in tree.images[:6]
+    ]
+    for row, path in enumerate(tree.images[:6]):
+        with Image.open(path) as image:
+            width, height = image.size
+            shorter = min(width, height)
+            size = tuple((2 * side * 32 + shorter) // (2 * shorter) for side in image.size)
+            expected = np.asarray(image.convert("RGB").resize(size, Image.Resampling.LANCZOS))
+        np.testing.assert_array_equal(images.decode(stored.read(row)), expected)
+        np.testing.assert_array_equal(StoredPixels.find(stored).images(np.array([row]))[0], expected)
+    # As any program reads it.
+    with (
+        tarfile.open(stored.paths[0].partition("@/")[0]) as archive,
+        Image.open(archive.extractfile(archive.next())) as image,
+    ):
+        assert image.size == (32, 47)
+
+
+# 28 is the side of the crops themselves; others are resized.
+@pytest.mark.parametrize("image_size", [28, 24])
+@pytest.mark.parametrize("share", [{}, {"worker": 1, "num_workers": 2}])
+def test_training_batches_are_those_of_decoded_files(stored, as_png, image_size, share):
+    both = [
+        arrays(pipeline.training_dataset(each, 4, seed=1, first_step=2, image_size=image_size, **share), 20)
+        for each in (stored, as_png)
+    ]
+    assert_same(*both)
+    assert both[0][0][0].shape == (4 // share.get("num_workers", 1), image_size, image_size, 3)
+
+
+@pytest.mark.parametrize("cut", [{}, {"resize": "shorter256"}, {"resize": "warp256"}, {"crops": 10}])
+def test_evaluation_batches_are_those_of_decoded_files(stored, as_png, cut):
+    assert_same(
+        *(arrays(pipeline.padded_evaluation_dataset(each, 4, image_size=28, **cut), 9) for each in (stored, as_png))
+    )
+
+
+def test_large_batches_are_cut_by_several_threads(stored):
+    rows = np.arange(200) % len(stored)
+    numbers = np.random.default_rng(0).random((200, 3), np.float32)
+    found = StoredPixels.find(stored).images(rows)
+    windows = pixels.training_windows(found.sizes, numbers)
+    squares = pixels.Squares(28).take(200)
+    found.cut(windows, squares)
+    one_by_one = np.empty_like(squares)
+    pixels.ImageList(found[number] for number in range(200)).cut(windows, one_by_one)
+    np.testing.assert_array_equal(squares, one_by_one)
+    assert {(28, 28), (28, 32)} != {tuple(size) for size in found.sizes}
+    assert 50 < windows.mirrored.sum() < 150
+
+
+def test_memory_is_used_again_only_when_nobody_refers_to_it():
+    squares = pixels.Squares(4)
+    first = squares.take(2)
+    first[...] = 1
+    view = first.reshape(-1)[3:]
+    address = first.ctypes.data
+    del first
+    second = squares.take(2)
+    second[...] = 2
+    assert (view == 1).all()
+    del view
+    assert squares.take(2).ctypes.data == address
+    assert address % 64 == 0
+
+
+def test_a_flipped_bit_is_found_by_a_check_and_by_reading_a_whole_image(tree, tmp_path, stored):
+    tar = tmp_path / "small/train.tar"
+    name = flip_a_bit(tar, 3, 500)
+    stored = maps.read_map(tmp_path / "data/train_map.txt")
+    with pytest.raises(ValueError, match=r"do not fit their checksum"):
+        images.decode(stored.read(3))
+    assert "checksum" in pipeline.why_unreadable(stored, 3)
+    with pytest.raises(UserError, match=rf"{name}: truncated or corrupt: its pixels do not fit their checksum"):
+        call(tree, f"--train_dir={tar}", "--check_images")
+
+
+@pytest.mark.parametrize("damage", ["header", "size"])
+def test_an_entry_that_is_no_image_is_named_in_training(stored, tmp_path, damage):
+    tar = tmp_path / "small/train.tar"
+    name = flip_a_bit(tar, 2, {"header": 19, "size": 20}[damage])
+    stored = maps.read_map(tmp_path / "data/train_map.txt")
+    assert StoredPixels.find(stored).images(np.arange(4)) is None
+    assert StoredPixels.find(stored).images(np.array([1, 3])) is not None
+    assert name in str(pipeline.find_unreadable(stored, range(6)))
+
+
+def test_a_store_that_changed_since_is_found_out(stored, tmp_path):
+    os.truncate(tmp_path / "small/train.tar", 5000)
+    with pytest.raises(OSError, match=r"has changed since its entries were found"):
+        StoredPixels.find(stored).images(np.arange(2))
+
+
+def test_other_maps_are_not_taken_for_stores(stored, as_png, tmp_path):
+    assert StoredPixels.find(as_png) is None
+    assert StoredPixels.find(as_png.take([])) is None
+    # A PPM of another program has no checksum.
+    path = tmp_path / "other.tar"
+    Image.fromarray(images.decode(stored.read(0))).save(tmp_path / "x.ppm")
+    with tarfile.open(path, "w") as archive:
+        archive.add(tmp_path / "x.ppm", "x.ppm")
+    maps.write_map(tmp_path / "other_map.txt", [(f"{path}@/x.ppm", 0)] * 2)
+    other = maps.read_map(tmp_path / "other_map.txt")
+    assert StoredPixels.find(other).images(np.arange(2)) is None
+    batch, *_ = next(iter(pipeline.evaluation_dataset(other, 2, image_size=28)))
+    expected, *_ = next(iter(pipeline.evaluation_dataset(as_png.take([0, 0]), 2, image_size=28)))
+    np.testing.assert_array_equal(batch, expected)
+
+
+def test_writing_goes_on_behind_the_last_image_that_is_whole(tree, tmp_path):
+    call(tree, *as_pixels(tmp_path / "small"))
+    tar, partial = tmp_path / "small/train.tar", tmp_path / "small/train.tar.partial"
+    expected = tar.read_bytes()
+    for spoil in (lambda: flip_a_bit(partial, 4, 800), lambda: os.truncate(partial, len(expected) // 2)):
+        tar.rename(partial)
+        spoil()
+        call(tree, *as_pixels(tmp_path / "small"))
+        assert tar.read_bytes() == expected
+        assert not partial.exists()
+
+
+def test_only_the_last_part_is_verified_when_writing_goes_on(tree, tmp_path, monkeypatch):
+    monkeypatch.setattr("keras_alexnet.data.resized_tar._SYNCED_EVERY", 2**12)
+    call(tree, *as_pixels(tmp_path / "small"))
+    tar = tmp_path / "small/train.tar"
+    tar.rename(f"{tar}.partial")
+    flip_a_bit(tmp_path / "small/train.tar.partial", 0, 800)
+    damaged = (tmp_path / "small/train.tar.partial").read_bytes()
+    call(tree, *as_pixels(tmp_path / "small"))
+    assert tar.read_bytes() == damaged
+
+
+def test_room_and_time_are_told_before_and_too_little_room_is_refused(tree, tmp_path, monkeypatch, capsys):
+    call(tree, *as_pixels(tmp_path / "small"))
+    size = sum((tmp_path / f"small/{part}.tar").stat().st_size for part in ("train", "val")) / 1e6
+    told = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("Pixels: about"))
+    assert f"are free in {tmp_path}/small. It takes about 1 s" in told
+    about = float(told.split()[2])
+    assert about == pytest.approx(size, abs=0.1)
+    for tar in (tmp_path / "small").glob("*.tar"):
+        tar.unlink()
+    usage = space.shutil.disk_usage(tmp_path)._replace(free=3000)
+    monkeypatch.setattr(space.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(UserError, match=r"only 0\.0 MB are free in .*--resized_format=tar, which takes a tenth"):
+        call(tree, *as_pixels(tmp_path / "small"))
+    assert not list((tmp_path / "small").glob("*.tar*"))
+
+
+def test_a_disk_that_fills_is_told(tree, tmp_path):
+    process = start(tree, *as_pixels(tmp_path / "small", 64), before=["sh", "-c", 'ulimit -f 40; exec "$@"', "sh"])
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert f"cannot write {tmp_path}/small/train.tar: File too large. Make room" in err
+
+
+def test_other_settings_are_refused(tree, tmp_path):
+    call(tree, *as_pixels(tmp_path / "small"))
+    with pytest.raises(UserError, match=r'other settings: expected .*"shorter_side": 48.*, found .*"pixels"'):
+        call(tree, *as_pixels(tmp_path / "small", 48))
+
+
+def test_a_header_says_what_follows():
+    image = Image.fromarray(draw(7, 5, 0))
+    data = ppm.encode(image)
+    header = ppm.read_header(data[: ppm.HEADER_SIZE])
+    assert (header.height, header.width, header.file_size) == (5, 7, len(data))
+    assert not ppm.is_damaged(data)
+    assert ppm.is_damaged(data[:-1] + bytes([data[-1] ^ 1]))
+    assert ppm.read_header(b"P6\n7 5\n255\n" + bytes(105)) is None
+
+
+def test_kept_images_have_the_pixels_of_files(tree, tmp_path):
+    call(tree, "--check_images")
+    image_map = maps.read_map(tmp_path / "data/train_map.txt")
+    (kept,), line = keep_pixels([image_map], 1)
+    assert line.startswith("Decoded images stay in memory from the first epoch on: about 0.0 of ")
+    for dataset, sizes in ((pipeline.training_dataset, (24, 35)), (pipeline.padded_evaluation_dataset, (24,))):
+        for size in sizes:
+            more = {"seed": 3} if dataset is pipeline.training_dataset else {}
+            expected = arrays(dataset(image_map, 3, image_size=size, **more), 9)
+            for _ in range(2):
+                assert_same(arrays(dataset(image_map, 3, image_size=size, pixels=kept, **more), 9), expected)
+    for path in tree.images[:6]:
+        path.unlink()
+    arrays(pipeline.training_dataset(image_map, 3, seed=3, pixels=kept), 5)
+
+
+def test_images_are_given_up_when_memory_becomes_scarce(tree, tmp_path, monkeypatch):
+    call(tree, "--check_images")
+    image_map = maps.read_map(tmp_path / "data/train_map.txt")
+    monkeypatch.setattr(cache, "_LOOK_EVERY", 1)
+    free = iter([10, 10, 4])
+    monkeypatch.setattr(cache, "available_bytes", lambda: next(free))
+    kept = KeptPixels(image_map, least_free=5)
+    assert len(kept.images(np.arange(2))) == 2
+    assert not kept.is_given_up
+    assert len(kept.images(np.arange(4))) == 3 + 1  # What was asked for is still given.
+    assert kept.is_given_up
+    assert kept.images(np.arange(2)) is None
+    expected = arrays(pipeline.training_dataset(image_map, 3, seed=3), 3)
+    assert_same(arrays(pipeline.training_dataset(image_map, 3, seed=3, pixels=kept), 3), expected)
+
+
+def test_images_that_do_not_fit_are_not_kept(tree, tmp_path, monkeypatch):
+    call(tree, "--check_images")
+    image_map = maps.read_map(tmp_path / "data/train_map.txt")
+    needed = sum(images.decode(image_map.read(row)).nbytes for row in range(6))
+    for free, num_workers, fits in (
+        (2 * needed, 1, True),
+        (2 * needed - 2, 1, False),
+        (2 * needed, 2, False),
+        (None, 1, False),
+    ):
+        monkeypatch.setattr(cache, "available_bytes", lambda free=free: free)
+        assert bool(keep_pixels([image_map], num_workers)) == fits
