@@ -1,10 +1,12 @@
 """Input pipelines, from paths to finished batches, beside libjpeg-turbo and PyTorch.
 
-The training pipeline, its parts and the evaluation pipeline, beside libjpeg-turbo, which decodes the same files, held
-in memory, to whole images, and beside a PyTorch DataLoader with Pillow where PyTorch is installed. libjpeg-turbo runs
-in as many threads as there are cores, so that every side loads the machine alike; files that it cannot decode are left
-out of its count and of "decode and crop". Images per second are given by the clock and per core, which is per second of
-the processor's time in all threads and worker processes. It needs the extra `bench`.
+The training pipeline, its parts and the evaluation pipeline, and the training pipeline on the same images kept decoded
+in memory and on copies of them as pixels (`prepare --resize_shorter_side=256 --resized_format=pixels`). Beside them
+libjpeg-turbo, which decodes the same files, held in memory, to whole images, and a PyTorch DataLoader with Pillow where
+PyTorch is installed. libjpeg-turbo runs in as many threads as there are cores, so that every side loads the machine
+alike; files that it cannot decode are left out of its count and of "decode and crop". Images per second are given by
+the clock and per core, which is per second of the processor's time in all threads and worker processes. It needs the
+extra `bench`.
 
 The processor's time of a side is that of all threads of this process and of all its worker processes. A running
 pipeline reads ahead, so its processor time is taken between two moments at which it has read ahead as far as it will
@@ -12,6 +14,7 @@ and rests. Its wall time is taken in between, over batches that come as they are
 """
 
 import argparse
+import dataclasses
 import functools
 import importlib.util
 import io
@@ -43,6 +46,8 @@ LIBJPEG_TURBO = "libjpeg-turbo, full decode"
 READ = "read"
 DECODE = "+ decode and crop"
 TRAINING = "+ resize, round, mirror: training_dataset"
+KEPT = "training_dataset of images kept decoded"
+PIXELS = "training_dataset of stored pixels"
 EVALUATION = "evaluation_dataset"
 TORCH = "torch DataLoader, Pillow"
 
@@ -93,7 +98,7 @@ def run(options: argparse.Namespace) -> dict:
     """Prints the images per second of the input pipelines and of what they are compared with."""
     with tempfile.TemporaryDirectory() as folder:
         image_map = read_map(options.map) if options.map else _drawn_map(Path(folder))
-        stages = measure(image_map, options.batch_size, options.images, options.repeats)
+        stages = measure(image_map, options.batch_size, options.images, options.repeats, Path(folder))
     source = options.map or f"{len(image_map)} drawn images"
     print(f"{options.images:,} images a repeat out of {source}, batches of {options.batch_size}")
     print(f"{'img/s':43}{'by the clock':>25}{'per core':>25}")
@@ -129,7 +134,7 @@ def choose_rows(num_images: int, count: int) -> list[int]:
     return list(itertools.islice(itertools.cycle(order), count))
 
 
-def measure(image_map: ImageMap, batch_size: int, images: int, repeats: int) -> list[Stage]:
+def measure(image_map: ImageMap, batch_size: int, images: int, repeats: int, folder: Path) -> list[Stage]:
     """Measures every side that is installed.
 
     Args:
@@ -138,6 +143,7 @@ def measure(image_map: ImageMap, batch_size: int, images: int, repeats: int) -> 
         images: how many images a side goes through in a repeat.
         repeats: how often each side's turn comes, after a first round that is not counted: it fills the page cache,
             traces the functions and lets tf.data find its number of threads.
+        folder: for the pixels, 0.26 MB an image.
 
     Raises:
         UserError: simplejpeg is not installed, a batch is larger than the images, or an image cannot be read.
@@ -153,7 +159,7 @@ def measure(image_map: ImageMap, batch_size: int, images: int, repeats: int) -> 
 
         from keras_alexnet.data.pipeline import find_unreadable
     try:
-        sides = _sides(chosen, batch_size)
+        sides = _sides(chosen, batch_size, folder)
         samples: dict[str, list[Sample]] = {name: [] for name in sides}
         for round_number in range(repeats + 1):
             for name, (_, run) in sides.items():
@@ -169,8 +175,9 @@ def measure(image_map: ImageMap, batch_size: int, images: int, repeats: int) -> 
     return [Stage(name, count, samples[name]) for name, (count, _) in sides.items()]
 
 
-def _sides(image_map: ImageMap, batch_size: int) -> dict[str, tuple[int, Callable[[], Sample]]]:
+def _sides(image_map: ImageMap, batch_size: int, folder: Path) -> dict[str, tuple[int, Callable[[], Sample]]]:
     """Of each side, the images in a measurement and what measures it once."""
+    from keras_alexnet.data.cache import KeptPixels
     from keras_alexnet.data.pipeline import evaluation_dataset, training_dataset
 
     encoded, jpegs = _jpegs(image_map)
@@ -183,6 +190,8 @@ def _sides(image_map: ImageMap, batch_size: int) -> dict[str, tuple[int, Callabl
         READ: _read_dataset(range(len(image_map)), read, batch_size),
         DECODE: _decode_dataset(jpegs, read, batch_size),
         TRAINING: training_dataset(image_map, batch_size, seed=0),
+        KEPT: training_dataset(image_map, batch_size, seed=0, pixels=KeptPixels(image_map, least_free=0)),
+        PIXELS: training_dataset(_as_pixels(image_map, folder), batch_size, seed=0),
     }
     for name, dataset in datasets.items():
         sides[name] = (count * batch_size, _run(iter(dataset), batch_size, read_ahead, count))
@@ -193,6 +202,19 @@ def _sides(image_map: ImageMap, batch_size: int) -> dict[str, tuple[int, Callabl
         read_ahead = _PREFETCHED * cpu_count() + 1
         sides[TORCH] = (count * batch_size, _run(_torch_batches(image_map, batch_size), batch_size, read_ahead, count))
     return sides
+
+
+def _as_pixels(image_map: ImageMap, folder: Path) -> ImageMap:
+    """A map of the same images as decoded copies; each image is written once, however often it is in the map."""
+    from keras_alexnet.data.resized_tar import write_copies
+
+    first = {path: row for row, path in reversed(list(enumerate(image_map.paths)))}
+    unique = dataclasses.replace(image_map.take(sorted(first.values())), source=os.path.commonpath(list(first)))
+    findings, copies = write_copies(unique, str(folder / "pixels.tar"), 256, cpu_count(), resized_format="pixels")
+    if len(copies) < len(unique):
+        raise UserError(f"{next(found.path for found in findings if not found.usable)} cannot be read.")
+    position = {path: number for number, path in enumerate(unique.paths)}
+    return copies.take([position[path] for path in image_map.paths])
 
 
 def _run(batches: Iterator, batch_size: int, read_ahead: int, count: int) -> Callable[[], Sample]:
