@@ -47,8 +47,8 @@ def choose_forms(platform: str, precision: str, *, compiled: bool) -> Forms:
         compiled: whether XLA compiles the network.
     """
     if platform == "gpu":
-        # H100, JAX, bfloat16, batch size 1024, ms per training step (2026-11-27): portable 38.7, all three 18.2; without
-        # sliced norms 21.8, without sliced pools 23.9. Without XLA each slice would be a separate kernel.
+        # H100, JAX, bfloat16, batch size 1024, ms per training step (2026-11-27): portable 38.7, all three 18.2,
+        # without sliced norms 21.8, without sliced pools 23.9. Without XLA each slice would be a separate kernel.
         return Forms("blocks", "slices", "slices") if compiled else PORTABLE
     if platform == "cpu" and keras.backend.backend() == "jax" and precision == "float32":
         # Two CPU cores, batch size 32, forward and backward, ms, portable and sliced: norm1 104 and 67, pool1 159 and
