@@ -5,15 +5,16 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 from keras_alexnet.workers import cpu_count
 
-# Of control groups, version 2 and 1: the folder, the limit, the usage, and what memory.stat calls cached files.
-_CONTAINERS = (
-    ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
-    ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-)
+# The control groups of this process, and the files with the limit, the usage, and the name of cached files in
+# memory.stat, in version 1 and 2.
+_CONTROL_GROUPS, _GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_V2 = ("memory.max", "memory.current", "inactive_file")
 _INSTRUCTIONS = ("avx512f", "avx512_bf16", "amx_bf16")
 
 
@@ -44,18 +45,34 @@ def versions(packages: tuple[str, ...] = ("keras_alexnet", "keras", "tensorflow"
 
 
 def available_bytes() -> int | None:
-    """The memory that processes can still have here, of the machine and of its container; None if unknown."""
+    """The memory that this process can still get from the machine and its control groups; None if unknown."""
     free = []
     with contextlib.suppress(OSError, ValueError, KeyError):
         lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
         free.append({name: 1024 * int(value) for name, value, *_ in lines}["MemAvailable:"])
-    for folder, limit, usage, cached in _CONTAINERS:
+    for folder, (limit, usage, cached) in _control_groups():
         with contextlib.suppress(OSError, ValueError, KeyError):  # "max" means unlimited.
-            # What is cached of files is free for whoever needs it.
-            counts = dict(line.split() for line in Path(folder, "memory.stat").read_text().splitlines())
-            most, used = (int(Path(folder, name).read_text()) for name in (limit, usage))
+            # Cached file contents are given up when memory is needed.
+            counts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            most, used = (int((folder / name).read_text()) for name in (limit, usage))
             free.append(most - used + int(counts[cached]))
     return max(min(free), 0) if free else None
+
+
+def _control_groups() -> Iterator[tuple[Path, tuple[str, str, str]]]:
+    """The folders of the memory control groups of this process, up to the root, and the names of their files."""
+    with contextlib.suppress(OSError):
+        for line in _CONTROL_GROUPS.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers and "memory" not in controllers.split(","):
+                continue
+            root = _GROUPS / "memory" if controllers else _GROUPS
+            group = root / path.lstrip("/")
+            # In a container the path may be that of the host: only what exists counts.
+            for folder in (group, *group.parents):
+                yield folder, _V1 if controllers else _V2
+                if folder == root:
+                    break
 
 
 def commit() -> str | None:

@@ -27,7 +27,7 @@ With --relative_paths and an --output_dir beside or above the images, all of it 
 --check_images decodes every image and names those that cannot be used. Copies whose shorter side has 256 pixels are
 read several times as fast; writing them goes on where it was interrupted, and checks the images as well.
 --resized_format=tar writes one tar of them per split; --resized_format=pixels writes such tars of decoded pixels, which
-are read ten times as fast as JPEGs, and take ten times the room (all of ImageNet about 335 GB):
+need no decoding in training, and take ten times the space (about 335 GB for all of ImageNet):
 
   python -m keras_alexnet.prepare --imagenet_dir=/data/ILSVRC --output_dir=data \\
       --resize_shorter_side=256 --resized_dir=/data/ILSVRC_256 --skip_bad_images

@@ -27,18 +27,20 @@ def test_every_side_goes_through_the_same_images(tmp_path):
         tmp_path, "input", f"--map={write_images(tmp_path)}", "--images=14", "--batch_size=4", "--repeats=2"
     )
     names = [stage["name"] for stage in figures["stages"]]
-    assert names[:7] == [
+    assert names[:9] == [
         "libjpeg-turbo, full decode",
         "read",
         "+ decode and crop",
         "+ resize, round, mirror: training_dataset",
-        "training_dataset of images kept decoded",
+        "training_dataset of cached images",
+        "training_dataset of resized copies",
+        "training_dataset of resized copies in a tar",
         "training_dataset of stored pixels",
         "evaluation_dataset",
     ]
     assert all(name in printed for name in names)
     # Each row came twice, and the PNG is none for libjpeg-turbo. Whole batches, except in evaluation.
-    assert [stage["images"] for stage in figures["stages"]][:7] == [12, 16, 16, 16, 16, 16, 14]
+    assert [stage["images"] for stage in figures["stages"]][:9] == [12, *[16] * 7, 14]
     for stage in figures["stages"]:
         check_spread(stage["wall"])
         check_spread(stage["per_core"])

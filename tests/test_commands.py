@@ -51,9 +51,10 @@ def test_fit_tells_each_epoch_and_nothing_else(trained):
     _, result = trained
     lines = result.stdout.splitlines()
     assert lines[0].startswith("24 training and 7 validation images of 3 classes, 874,195 parameters, float32, CPU")
-    assert [line.split("  ")[0] for line in lines[2:4]] == ["epoch 1/2", "epoch 2/2"]
-    assert "model.keras" in lines[4]
-    assert len(lines) == 5
+    assert lines[2].startswith("Decoded images stay in memory")
+    assert [line.split("  ")[0] for line in lines[3:5]] == ["epoch 1/2", "epoch 2/2"]
+    assert "model.keras" in lines[5]
+    assert len(lines) == 6
     assert all(line.startswith("epoch ") for line in result.stderr.splitlines())  # progress, where it takes long
 
 

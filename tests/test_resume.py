@@ -17,8 +17,8 @@ from PIL import Image
 from training_process import arrays_of, assert_close, finish, history_of, installed, newest_checkpoint, start_training
 
 from keras_alexnet.compute import PORTABLE, Forms
-from keras_alexnet.data import cache, maps, ppm
-from keras_alexnet.data.pixels import StoredPixels
+from keras_alexnet.data import image_cache, maps, ppm
+from keras_alexnet.data.pixel_store import PixelStore
 from keras_alexnet.errors import UserError
 from keras_alexnet.training import build, loop, run_folder
 from keras_alexnet.training.config import TrainConfig
@@ -148,10 +148,10 @@ def test_images_inside_archives_are_as_good_as_files(whole, tmp_path, monkeypatc
     assert saves.seen[-1] == (2, 0)
     loop.train(run)
     assert_same_results(run, whole)
-    assert (StoredPixels.find(maps.read_map(tmp_path / "train_map.txt")) is None) == (kind == "zip")
+    assert (PixelStore.find(maps.read_map(tmp_path / "train_map.txt")) is None) == (kind == "zip")
 
 
-def test_images_kept_decoded_change_nothing(whole, tmp_path, monkeypatch, capsys):
+def test_cached_images_change_nothing(whole, tmp_path, monkeypatch, capsys):
     run = dataclasses.replace(whole, output_dir=str(tmp_path / "off"), cache="off")
     loop.train(run)
     assert "Decoded images" not in capsys.readouterr().out
@@ -161,13 +161,13 @@ def test_images_kept_decoded_change_nothing(whole, tmp_path, monkeypatch, capsys
     run = dataclasses.replace(whole, output_dir=str(tmp_path / "auto"))
     with pytest.raises(ZeroDivisionError):
         loop.train(run)
-    monkeypatch.setattr(cache, "_LOOK_EVERY", 1)
-    monkeypatch.setattr(cache, "LEFT", 2)  # More than there is must be free.
+    monkeypatch.setattr(image_cache, "_CHECK_EVERY", 1)
+    monkeypatch.setattr(image_cache, "_MIN_FREE_SHARE", 2)  # More than there is must be free.
     loop.train(run)
     assert_same_results(run, whole)
     out = capsys.readouterr().out
     assert out.count("Decoded images stay in memory from the first epoch on") == 2
-    assert out.count("Note: little memory is free, so decoded images are no longer kept") == 1
+    assert out.count("Note: memory became scarce") == 1
 
 
 @pytest.mark.parametrize(

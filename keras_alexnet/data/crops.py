@@ -16,8 +16,8 @@ CROPS = (1, 10)
 # CNTK's side_ratio 0.88671875 is 227/256: the paper's crop of 227 out of a shorter side of 256.
 RATIO_NUMERATOR, RATIO_DENOMINATOR = 227, 256
 
-# Training images whose third random number is below this are mirrored.
-MIRRORED_BELOW = 0.5
+# Training images whose third random number is below this are flipped horizontally.
+FLIPPED_BELOW = 0.5
 
 
 def ratio_numerator(resize: str, image_size: int) -> int:

@@ -124,6 +124,15 @@ def check(sources: Sequence[Source], num_workers: int, progress: Progress | None
     return [finding for finding in found if finding]
 
 
+def mean_over_sample(images: maps.ImageMap, function: Callable[[int, int], float], count: int = 100) -> float:
+    """The mean of a function of (width, height) over up to `count` images, evenly spread; unusable ones are skipped."""
+    values = []
+    for row in maps.sample_rows(len(images), count):
+        with problems_told(source := images.image(row)) as problems, open_image(source, problems) as image:
+            values.append(function(*image.size))
+    return sum(values) / max(len(values), 1)
+
+
 def write_findings(path: str | os.PathLike, findings: Iterable[Finding]) -> None:
     """Writes a table of `<path> TAB <unusable or odd> TAB <problems>`, headed by a line that says so."""
     lines = ["path\tseverity\tproblem\n"]

@@ -14,30 +14,26 @@ from keras_alexnet.data import images
 from keras_alexnet.data.archives.index import locate
 from keras_alexnet.data.crops import check_batch_size, check_crops, ratio_numerator
 from keras_alexnet.data.decode import decode_image
+from keras_alexnet.data.decoded import BufferPool, Crops, Decoded, center_crops, concatenate_crops, random_crops
 from keras_alexnet.data.maps import ImageMap
 from keras_alexnet.data.order import batch_rows, crop_numbers, steps_per_pass
-from keras_alexnet.data.pixels import (
-    Pixels,
-    Squares,
-    StoredPixels,
-    Windows,
-    cut_uneven,
-    middle_windows,
-    training_windows,
-)
-from keras_alexnet.data.transforms import evaluation_image, resized_square, ten_crops, training_image
+from keras_alexnet.data.pixel_store import PixelStore
+from keras_alexnet.data.transforms import evaluation_image, resize_square, ten_crops, training_image
 from keras_alexnet.errors import UserError
 from keras_alexnet.presets import IMAGE_SIZE
 from keras_alexnet.workers import cpu_count
 
 _NUM_THREADS = cpu_count()
 _LARGEST_CHUNK = 64
-# Batches of stored pixels that are worked on at a time.
-_PIXEL_BATCHES = 2
-# Stored pixels are brought to memory while so many images in front of them are read: 0.3 GB of pixels.
-_AHEAD = 1024
+# Bytes of decoded images that a thread works on at a time, if they have to be resized.
+_LARGEST_DECODED_CHUNK = 2**26
+# Batches that are cut out of a pixel store at a time, each by several threads.
+_STORE_BATCHES = 2
+# How many images ahead a store is read into memory: 0.3 GB of pixels.
+_READ_AHEAD = 1024
 _PREFETCH = 2
-_NO_SQUARES = np.array([], np.uint8), np.array([], np.int32), np.array([], bool)
+
+_NO_BYTES, _NO_SIDES, _NO_FLIPS = np.array([], np.uint8), np.array([], np.int64), np.array([], bool)
 
 
 def training_dataset(
@@ -49,7 +45,7 @@ def training_dataset(
     worker: int = 0,
     num_workers: int = 1,
     image_size: int = IMAGE_SIZE,
-    pixels: Pixels | None = None,
+    decoded: Decoded | None = None,
 ) -> tf.data.Dataset:
     """The endless training set from `first_step` on.
 
@@ -60,7 +56,7 @@ def training_dataset(
         first_step: where to begin.
         worker, num_workers: worker k of W reads and decodes rows k, k + W, … of each global batch only.
         image_size: side of the images.
-        pixels: the images of the map decoded; None to look whether they are stored so.
+        decoded: the images of the map, decoded; None to use their pixel store, if they are in one.
 
     Returns:
         A dataset of (uint8 (batch_size / num_workers, image_size, image_size, 3) RGB, int32 labels).
@@ -83,8 +79,8 @@ def training_dataset(
         _share(batch_size, num_workers),
         (image_size, image_size, 3),
         first_step=first_step,
-        windows=training_windows,
-        pixels=pixels,
+        choose_crops=random_crops,
+        decoded=decoded,
     ).prefetch(_PREFETCH)
 
 
@@ -154,7 +150,7 @@ def padded_evaluation_dataset(
     image_size: int = IMAGE_SIZE,
     resize: str = "square",
     crops: int = 1,
-    pixels: Pixels | None = None,
+    decoded: Decoded | None = None,
 ) -> tf.data.Dataset:
     """`evaluation_dataset` in batches that are all full: black images of weight 0 fill up the last one.
 
@@ -162,7 +158,7 @@ def padded_evaluation_dataset(
     batches as in `training_dataset`.
 
     Args:
-        image_map, batch_size, worker, num_workers, image_size, pixels: as for `training_dataset`.
+        image_map, batch_size, worker, num_workers, image_size, decoded: as for `training_dataset`.
         resize: which part of an image is seen, a key of `crops.RESIZES`.
         crops: 1 for the square in the middle of each image, 10 for `ten_crops`.
 
@@ -174,14 +170,14 @@ def padded_evaluation_dataset(
         UserError: an unknown `resize` or `crops`, or workers that do not divide the batch.
     """
     check_crops(resize, crops, image_size)
-    crop, shape, windows = evaluation_image, (image_size, image_size, 3), None
+    crop, shape, choose_crops = evaluation_image, (image_size, image_size, 3), None
     if crops > 1:
         crop, shape = ten_crops, (crops, *shape)
     elif resize != "warp256":
         numerator = ratio_numerator(resize, image_size)
 
-        def windows(sizes: np.ndarray, _: np.ndarray) -> Windows:
-            return middle_windows(sizes, numerator)
+        def choose_crops(sizes: np.ndarray, _: np.ndarray) -> Crops:
+            return center_crops(sizes, numerator)
 
     num_images = len(image_map)
 
@@ -201,8 +197,8 @@ def padded_evaluation_dataset(
         _share(batch_size, num_workers),
         shape,
         num_steps=num_steps,
-        windows=windows,
-        pixels=pixels,
+        choose_crops=choose_crops,
+        decoded=decoded,
     )
     return tf.data.Dataset.zip(tf.data.Dataset.range(num_steps), batches).map(weighted).prefetch(_PREFETCH)
 
@@ -287,8 +283,8 @@ def _batches(
     *,
     first_step: int = 0,
     num_steps: int | None = None,
-    windows: Callable[[np.ndarray, np.ndarray], Windows] | None = None,
-    pixels: Pixels | None = None,
+    choose_crops: Callable[[np.ndarray, np.ndarray], Crops] | None = None,
+    decoded: Decoded | None = None,
 ) -> tf.data.Dataset:
     """Reads the images of each step and puts them into full batches.
 
@@ -302,49 +298,55 @@ def _batches(
         batch_size: images a batch. Where `rows_at` gives fewer, black images with label 0 follow.
         shape: of an image, or of its crops.
         first_step, num_steps: where to begin, and how many batches to give; without end if None.
-        windows: for images that are decoded already, (their sizes, their numbers) → the squares that `transform` takes;
-            None if it does something else.
-        pixels: the images of the map decoded; None to look whether they are stored so.
+        choose_crops: (sizes of images, their numbers) → the crops that `transform` makes; None if it does more.
+        decoded: the images of the map, decoded; None to use their pixel store, if they are in one.
     """
-    pixels = (pixels or StoredPixels.find(image_map)) if windows else None
-    chunk_size = _chunk_size(batch_size, _LARGEST_CHUNK if len(shape) == 3 else _LARGEST_CHUNK // shape[0])
-    num_threads = _NUM_THREADS
-    if isinstance(pixels, StoredPixels):
-        # Several threads copy each batch: chunks would have to be copied once more, into batches.
-        chunk_size, num_threads = batch_size, _PIXEL_BATCHES
+    if choose_crops is None:
+        decoded = None
+    elif decoded is None:
+        decoded = PixelStore.find(image_map)
+    largest = _LARGEST_CHUNK if len(shape) == 3 else _LARGEST_CHUNK // shape[0]
+    if decoded is not None:
+        largest = min(max(int(_LARGEST_DECODED_CHUNK / decoded.mean_bytes), 1), largest)
+    chunk_size = _chunk_size(batch_size, largest)
+    num_threads, is_store = _NUM_THREADS, isinstance(decoded, PixelStore)
+    if is_store and choose_crops(decoded.first_size, np.zeros((1, 3), np.float32)).sides[0] == shape[0]:
+        # Nothing to resize. The store copies crops in threads of its own, straight into the batch.
+        chunk_size, num_threads = batch_size, _STORE_BATCHES
     chunks = batch_size // chunk_size
-    # TensorFlow keeps the functions below, and what they refer to, until the process ends (`_py_funcs_used_in_graph` of
-    # script_ops.py). The dataset keeps the map alive instead, as every dataset and iterator keeps what it is made from.
+    # TensorFlow keeps the Python functions below, and what they refer to, until the process ends
+    # (`_py_funcs_used_in_graph` of script_ops.py). The dataset keeps the images alive instead, as every dataset and
+    # iterator keeps what it is made from.
     image_map = dataclasses.replace(image_map, labels=np.asarray(image_map.labels, np.int32))
-    source = _Source(image_map, pixels, Squares(shape[0]))
+    source = _Source(image_map, decoded, BufferPool(shape[0]))
     reference = weakref.ref(source)
-    in_archives = image_map.locations is not None
+    in_archives, is_decoded = image_map.locations is not None, decoded is not None
 
     def rows_of(chunk: int) -> tuple[np.ndarray, np.ndarray]:
         step, number = divmod(chunk, chunks)
         return rows_at(step, slice(number * chunk_size, (number + 1) * chunk_size))
 
-    def read_rows(index: np.int64) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def read_files(index: np.int64) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         rows, numbers = rows_of(int(index))
         images = _alive(reference).image_map
         data = images.read_many(rows.tolist()) if in_archives else images.encoded_paths(rows)
         return np.array(data, object), images.labels[rows], numbers
 
-    def read_pixels(index: np.int64) -> tuple[np.ndarray, ...]:
+    def read_decoded(index: np.int64) -> tuple[np.ndarray, ...]:
         source = _alive(reference)
         rows, numbers = rows_of(int(index))
-        source.pixels.read_ahead(rows_of(int(index) + -(-_AHEAD // chunk_size))[0])
-        images = source.pixels.images(rows)
+        if is_store:
+            source.decoded.read_ahead(rows_of(int(index) + -(-_READ_AHEAD // chunk_size))[0])
+        images = source.decoded.images(rows)
         if not images:
-            return *read_rows(index), *_NO_SQUARES
-        found = windows(images.sizes, numbers)
-        nothing, labels = np.array([], object), source.image_map.labels[rows]
-        if (found.sides == shape[0]).all():
-            squares = source.squares.take(len(images))
-            images.cut(found, squares)
-            return nothing, labels, numbers, squares.reshape(-1), *_NO_SQUARES[1:]
-        squares = cut_uneven(images, found)
-        return nothing, labels, numbers, squares, found.sides.astype(np.int32), found.mirrored
+            return *read_files(index), _NO_BYTES, _NO_SIDES, _NO_FLIPS
+        crops = choose_crops(images.sizes, numbers)
+        others = np.array([], object), source.image_map.labels[rows], numbers
+        if (crops.sides == shape[0]).all():
+            pixels = source.buffers.take(len(images))
+            images.copy_crops(crops, pixels)
+            return *others, pixels.reshape(-1), _NO_SIDES, _NO_FLIPS
+        return *others, concatenate_crops(images, crops), crops.sides.astype(np.int64), crops.flipped
 
     def from_files(data: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
         return tf.map_fn(
@@ -354,41 +356,34 @@ def _batches(
             parallel_iterations=1,
         )
 
-    def from_squares(squares: tf.Tensor, sides: tf.Tensor, mirrored: tf.Tensor) -> tf.Tensor:
-        def resized(square: tuple[tf.Tensor, ...]) -> tf.Tensor:
-            start, side, is_mirrored = square
-            pixels = tf.reshape(squares[start : start + 3 * side * side], (side, side, 3))
-            return resized_square(pixels, is_mirrored, shape[0])
+    def from_crops(pixels: tf.Tensor, sides: tf.Tensor, flipped: tf.Tensor) -> tf.Tensor:
+        """As `from_files`, from the bytes of crops; without `sides` they need neither resizing nor flipping."""
 
-        return tf.map_fn(
-            resized,
-            (tf.cumsum(3 * sides * sides, exclusive=True), sides, mirrored),
-            fn_output_signature=tf.TensorSpec(shape, tf.uint8),
-            parallel_iterations=1,
-        )
+        def resized(crop: tuple[tf.Tensor, ...]) -> tf.Tensor:
+            start, side, is_flipped = crop
+            image = tf.reshape(pixels[start : start + 3 * side * side], tf.stack([side, side, 3]))
+            image = resize_square(image, shape[0])
+            return tf.cond(is_flipped, lambda: tf.reverse(image, axis=[1]), lambda: image)
+
+        def all_resized() -> tf.Tensor:
+            starts = tf.cumsum(3 * sides * sides, exclusive=True)
+            output = tf.TensorSpec(shape, tf.uint8)
+            return tf.map_fn(resized, (starts, sides, flipped), fn_output_signature=output, parallel_iterations=1)
+
+        return tf.cond(tf.size(sides) > 0, all_resized, lambda: tf.reshape(pixels, (-1, *shape)))
 
     def load(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         types = (tf.string, tf.int32, tf.float32)
-        if not pixels:
-            data, labels, numbers = tf.numpy_function(read_rows, [index], types, stateful=False)
+        if is_decoded:
+            types += (tf.uint8, tf.int64, tf.bool)
+        outputs = tf.numpy_function(read_decoded if is_decoded else read_files, [index], types, stateful=False)
+        shapes = ((None,), (None,), (None, 3), (None,), (None,), (None,))
+        data, labels, numbers, *crops = (tf.ensure_shape(*both) for both in zip(outputs, shapes, strict=False))
+        if is_decoded:
+            # Either the files or the crops are empty.
+            images = tf.cond(tf.size(data) > 0, lambda: from_files(data, numbers), lambda: from_crops(*crops))
         else:
-            types += (tf.uint8, tf.int32, tf.bool)
-            data, labels, numbers, *squares = tf.numpy_function(read_pixels, [index], types, stateful=False)
-            squares, sides, mirrored = (tf.ensure_shape(part, (None,)) for part in squares)
-        data, labels = (tf.ensure_shape(part, (None,)) for part in (data, labels))
-        numbers = tf.ensure_shape(numbers, (None, 3))
-        if not pixels:
             images = from_files(data, numbers)
-        else:
-            images = tf.cond(
-                tf.size(squares) == 0,
-                lambda: from_files(data, numbers),
-                lambda: tf.cond(
-                    tf.size(sides) == 0,
-                    lambda: tf.reshape(squares, (-1, *shape)),
-                    lambda: from_squares(squares, sides, mirrored),
-                ),
-            )
         missing = chunk_size - tf.size(labels)
         # Padding by nothing would still copy the images.
         images = tf.cond(missing > 0, lambda: tf.pad(images, [[0, missing], *[[0, 0]] * len(shape)]), lambda: images)
@@ -417,11 +412,11 @@ def _batches(
 
 @dataclasses.dataclass(eq=False)
 class _Source:
-    """What a dataset reads from, and the memory that it copies to."""
+    """What a dataset reads from, and the buffers that it writes to."""
 
     image_map: ImageMap
-    pixels: Pixels | None
-    squares: Squares
+    decoded: Decoded | None
+    buffers: BufferPool
 
 
 def _alive(reference: weakref.ref):

@@ -53,7 +53,7 @@ def resized_paths(images: maps.ImageMap, folder: str, resized_format: str = "fil
             raise UserError(f"{path} would have its copy outside {folder}: write the archive with names without '..'.")
         name = os.path.join(folder, below)
         suffix = os.path.splitext(name)[1].lower()
-        copy = name if KIND_OF_SUFFIX.get(suffix) == kind else name + ending
+        copy = name if name.endswith(ending) or KIND_OF_SUFFIX.get(suffix) == kind == "JPEG" else name + ending
         other = original_of.setdefault(copy, path)
         if other is not path:
             raise UserError(f"{path} and {other} would have the same copy, {copy}: rename one of the two.")
@@ -214,18 +214,18 @@ def _resize_one(item: tuple[Source, str], shorter_side: int) -> Finding | None:
 
 
 def resized_size(size: tuple[int, int], shorter_side: int) -> tuple[int, int]:
-    """The sides of the copy of an image of this size."""
-    shortest = min(size)
-    return tuple((2 * side * shorter_side + shortest) // (2 * shortest) for side in size)
+    """The sides of the copy of an image of this size; raises `UnusableError` if the longer one would be too long."""
+    shortest, longest = min(size), max(size)
+    width, height = ((2 * side * shorter_side + shortest) // (2 * shortest) for side in size)
+    # Pillow refuses to open an image of more pixels.
+    most_pixels = 2 * (Image.MAX_IMAGE_PIXELS or longest * shortest)
+    if max(width, height) > _LONGEST_SIDE or width * height > most_pixels:
+        raise UnusableError("too long and narrow to be resized: {} x {}".format(*size))
+    return width, height
 
 
 def _resized(image: Image.Image, shorter_side: int) -> Image.Image:
-    shortest, longest = min(image.size), max(image.size)
     size = resized_size(image.size, shorter_side)
-    # Pillow refuses to open an image of more pixels.
-    most_pixels = 2 * (Image.MAX_IMAGE_PIXELS or longest * shortest)
-    if max(size) > _LONGEST_SIDE or size[0] * size[1] > most_pixels:
-        raise UnusableError(f"too long and narrow to be resized: {image.width} x {image.height}")
     # Of Pillow's antialiasing filters the one that keeps most detail: training reads nothing but these copies.
     return image.resize(size, Image.Resampling.LANCZOS)
 

@@ -94,16 +94,7 @@ def resize_into_tar(
     """
     partial = f"{tar}.partial"
     times = list(map(_seconds, sources))
-    with ScanProgress() as looking:
-        finished, begun = (dict(_copies(path, looking)) for path in (tar, partial))
-    kept, continued = (
-        {name: copies[name] for name, time in zip(names, times, strict=True) if _is_of(time, copies.get(name))}
-        for copies in (finished, begun)
-    )
-    if len(continued) < len(begun):
-        continued = {}  # A tar cannot lose single entries.
-    # An older tar may have all that it should have, and a begun one what came later.
-    is_current = os.path.exists(tar) and len(kept) == len(finished) and continued.keys() <= kept.keys()
+    kept, continued, is_current = _existing(tar, names, times)
     findings = []
     try:
         with _Writer(partial, continued) as writer:
@@ -130,6 +121,32 @@ def resize_into_tar(
     except OSError as error:
         raise cannot_write(tar, error) from None
     return findings, writer.copies
+
+
+def count_missing(images: ImageMap, tar: str, resized_format: str) -> tuple[int, int]:
+    """How many copies `write_copies` has to make, and how many it has to write, with those carried over."""
+    start = f"{tar}@/"
+    names = [path.removeprefix(start) for path in resized_paths(images, start, resized_format).paths]
+    kept, continued, is_current = _existing(tar, names, list(map(_seconds, images.images())))
+    to_make = sum(name not in kept and name not in continued for name in names)
+    return to_make, 0 if is_current and not to_make else len(names) - len(continued)
+
+
+def _existing(
+    tar: str, names: Sequence[str], times: Sequence[int | None]
+) -> tuple[dict[str, Copy], dict[str, Copy], bool]:
+    """The usable copies of a finished tar, those of a begun one, and whether the former has nothing else."""
+    with ScanProgress() as looking:
+        finished, begun = (dict(_copies(path, looking)) for path in (tar, f"{tar}.partial"))
+    kept, continued = (
+        {name: copies[name] for name, time in zip(names, times, strict=True) if _is_of(time, copies.get(name))}
+        for copies in (finished, begun)
+    )
+    if len(continued) < len(begun):
+        continued = {}  # A tar cannot lose single entries.
+    # An older tar may have all that it should have, and a begun one what came later.
+    is_current = os.path.exists(tar) and len(kept) == len(finished) and continued.keys() <= kept.keys()
+    return kept, continued, is_current
 
 
 def _seconds(source: Source) -> int | None:
@@ -178,6 +195,7 @@ class _Writer:
         self.copies = copies
         self._file: BinaryIO = open(path, "r+b" if os.path.exists(path) else "w+b")  # noqa: SIM115
         self._file.truncate(max((_padded(copy.offset + copy.size) for copy in copies.values()), default=0))
+        os.fsync(self._file.fileno())  # What a killed run has written may still be in memory only.
         self._file.seek(0, os.SEEK_END)
         self._synced = self._file.tell()
 

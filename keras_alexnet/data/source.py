@@ -9,7 +9,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from keras_alexnet.data.cache import KeptPixels, keep_pixels
+from keras_alexnet.data.decoded import Decoded
+from keras_alexnet.data.image_cache import ImageCache, image_caches
 from keras_alexnet.data.maps import (
     CLASS_MAPPINGS,
     CLASS_NAMES,
@@ -24,7 +25,7 @@ from keras_alexnet.data.maps import (
 )
 from keras_alexnet.data.order import batch_rows
 from keras_alexnet.data.pipeline import find_unreadable, padded_evaluation_dataset, training_dataset
-from keras_alexnet.data.pixels import Pixels, StoredPixels
+from keras_alexnet.data.pixel_store import PixelStore
 from keras_alexnet.errors import UserError
 
 # Batches in which an image that cannot be read is looked for. The input tells of it in its turn, however far it has
@@ -40,15 +41,15 @@ _SIZES = 16
 class TrainingData:
     """What `prepare` wrote: both maps, the class ids in label order, and a name for each, if it found any.
 
-    `keep_decoded` gives data whose images stay decoded in memory.
+    `with_caches` returns data whose decoded images stay in memory.
     """
 
     train: ImageMap
     validation: ImageMap
     classes: list[str]
     class_names: list[str] | None = None
-    # Of the training and the validation images, where these are stored or kept decoded.
-    pixels: tuple[Pixels | None, Pixels | None] = (None, None)
+    # Of the training and of the validation images: their pixel store or cache, if they have one.
+    decoded: tuple[Decoded | None, Decoded | None] = (None, None)
 
     @property
     def num_training(self) -> int:
@@ -88,17 +89,20 @@ class TrainingData:
             if unreadable:
                 raise unreadable
 
-    def keep_decoded(self, num_workers: int) -> tuple["TrainingData", str | None]:
-        """The same data with all images kept decoded, and a line about it, if they fit into the memory."""
-        if all(self.pixels):
+    def with_caches(self, num_workers: int) -> tuple["TrainingData", str | None]:
+        """Returns the same data with caches of decoded images, if they fit into memory, and a line that says so."""
+        maps = (self.train, self.validation)
+        uncached = [images for images, decoded in zip(maps, self.decoded, strict=True) if decoded is None]
+        found = image_caches(uncached, num_workers) if uncached else None
+        if found is None:
             return self, None
-        found = keep_pixels((self.train, self.validation), num_workers)
-        return (replace(self, pixels=tuple(found[0])), found[1]) if found else (self, None)
+        caches = iter(found[0])
+        return replace(self, decoded=tuple(decoded or next(caches) for decoded in self.decoded)), found[1]
 
     @property
-    def is_given_up(self) -> bool:
-        """Whether decoded images were kept, until the memory became scarce."""
-        return any(isinstance(pixels, KeptPixels) and pixels.is_given_up for pixels in self.pixels)
+    def has_dropped_images(self) -> bool:
+        """Whether a cache was given up because memory became scarce."""
+        return any(isinstance(decoded, ImageCache) and decoded.is_dropped for decoded in self.decoded)
 
     def training_batches(
         self, batch_size: int, *, image_size: int, seed: int, first_step: int, worker: int = 0, num_workers: int = 1
@@ -112,7 +116,7 @@ class TrainingData:
             worker=worker,
             num_workers=num_workers,
             image_size=image_size,
-            pixels=self.pixels[0],
+            decoded=self.decoded[0],
         )
 
     def validation_batches(
@@ -125,7 +129,7 @@ class TrainingData:
             worker=worker,
             num_workers=num_workers,
             image_size=image_size,
-            pixels=self.pixels[1],
+            decoded=self.decoded[1],
         )
 
     def training_errors(
@@ -156,7 +160,7 @@ def read_training_data(data_dir: str | os.PathLike) -> TrainingData:
         validation=validation,
         classes=classes,
         class_names=read_class_names(folder / CLASS_NAMES, classes),
-        pixels=(StoredPixels.find(train), StoredPixels.find(validation)),
+        decoded=(PixelStore.find(train), PixelStore.find(validation)),
     )
 
 

@@ -1,76 +1,67 @@
-"""How much room and time decoded copies of images will take. Pillow, no framework."""
+"""How much disk space and time it takes to write decoded copies of images. Pillow, no framework."""
 
+import math
 import os
 import shutil
 import time
 from collections.abc import Sequence
 
-from keras_alexnet.data.images import open_image, problems_told
+from keras_alexnet.data.images import mean_over_sample
 from keras_alexnet.data.maps import ImageMap, sample_rows
 from keras_alexnet.data.resize import resized_copy, resized_size
+from keras_alexnet.data.resized_tar import count_missing
 from keras_alexnet.errors import UserError
 
-_SAMPLED = 100  # images whose headers are read
 _TIMED = 16  # images that are resized to see how long it takes
-# The sample may mislead by some percent: the disk is only called too small if it clearly is.
+# A sample may be some percent off: only a disk that is clearly too small is refused.
 _CLEARLY = 0.95
 
 
 def check_space(splits: Sequence[tuple[ImageMap, str]], shorter_side: int, num_workers: int) -> str:
-    """Estimates what writing images as pixels takes, from some of them.
+    """Estimates from a sample what writing decoded copies takes, beyond what an earlier run has written.
 
     Args:
-        splits: the images, and the tar that each split goes to; what is there already is taken off.
+        splits: the images of each split and the tar for them.
         shorter_side: of the copies.
-        num_workers: how many processes will write.
+        num_workers: processes that will write.
 
     Returns:
-        Size, time and free space, for people.
+        A line with size, time and free space.
 
     Raises:
-        UserError: the disk clearly has too little room.
+        UserError: the disk clearly has too little space.
     """
-    total, missing, seconds = 0, 0, 0.0
+    total, missing, seconds = 0.0, 0.0, 0.0
     for images, tar in splits:
-        size = _bytes_of_copies(images, shorter_side)
-        there = sum(os.path.getsize(path) for path in (tar, f"{tar}.partial") if os.path.exists(path))
-        total += size
-        missing += max(size - there, 0)
-        seconds += _seconds(images, shorter_side) * max(size - there, 0) / max(size, 1) / num_workers
+        size = 3 * mean_over_sample(images, lambda *size: math.prod(resized_size(size, shorter_side)))
+        to_make, to_write = count_missing(images, tar, "pixels")
+        total += size * len(images)
+        missing += size * to_write
+        seconds += _seconds_per_image(images, shorter_side) * to_make / num_workers if to_make else 0
     folder = os.path.dirname(splits[0][1])
     free = shutil.disk_usage(folder).free
     if _CLEARLY * missing > free:
         raise UserError(
-            f"the pixels take about {_gigabytes(total)}, of which {_gigabytes(missing)} are still to be written, but "
-            f"only {_gigabytes(free)} are free in {folder}. Make room, or give another --resized_dir, a smaller "
-            "--resize_shorter_side, or --resized_format=tar, which takes a tenth of that."
+            f"the pixels take about {_bytes(total)}, of which {_bytes(missing)} are still to be written, but only "
+            f"{_bytes(free)} are free in {folder}. Free some space, or give another --resized_dir, a smaller "
+            "--resize_shorter_side, or --resized_format=tar, which takes a tenth of the space."
         )
     return (
-        f"Pixels: about {_gigabytes(total)}, {_gigabytes(missing)} of them still to be written; {_gigabytes(free)} are "
-        f"free in {folder}. It takes about {_duration(seconds)}, unless the disk is slower."
+        f"Pixels: about {_bytes(total)}, {_bytes(missing)} of them still to be written, where {_bytes(free)} are free; "
+        f"about {_duration(seconds)}, unless the disk is slower"
     )
 
 
-def _bytes_of_copies(images: ImageMap, shorter_side: int) -> int:
-    sizes = []
-    for row in sample_rows(len(images), _SAMPLED):
-        with problems_told(source := images.image(row)) as problems, open_image(source, problems) as image:
-            width, height = resized_size(image.size, shorter_side)
-            sizes.append(3 * width * height)
-    return len(images) * sum(sizes) // max(len(sizes), 1)
-
-
-def _seconds(images: ImageMap, shorter_side: int) -> float:
-    """What one process would need for all images."""
+def _seconds_per_image(images: ImageMap, shorter_side: int) -> float:
     rows = sample_rows(len(images), _TIMED)
     started = time.perf_counter()
     for row in rows:
         resized_copy((images.image(row), False), shorter_side, "pixels")
-    return (time.perf_counter() - started) * len(images) / max(len(rows), 1)
+    return (time.perf_counter() - started) / max(len(rows), 1)
 
 
-def _gigabytes(size: float) -> str:
-    return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"
+def _bytes(size: float) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.2f} MB"
 
 
 def _duration(seconds: float) -> str:

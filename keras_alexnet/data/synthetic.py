@@ -36,9 +36,9 @@ class SyntheticData:
     def check_first_and_last(self) -> None:
         """There is nothing that could be wrong."""
 
-    is_given_up = False
+    has_dropped_images = False
 
-    def keep_decoded(self, num_workers: int) -> tuple["SyntheticData", None]:
+    def with_caches(self, num_workers: int) -> tuple["SyntheticData", None]:
         """There is nothing to decode."""
         return self, None
 

@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from keras_alexnet.data.crops import (
-    MIRRORED_BELOW,
+    FLIPPED_BELOW,
     RATIO_DENOMINATOR,
     RATIO_NUMERATOR,
     RESIZED_SIDE,
@@ -33,13 +33,8 @@ def training_image(data: tf.Tensor, random: tf.Tensor, image_size: int) -> tf.Te
         # Uniform over 0, 1, … size - side: (1 - 2^-24)·n is below n in float32 too, for any n.
         return tf.cast(random[:2] * tf.cast(size - side + 1, tf.float32), tf.int32), side
 
-    return resized_square(decode_square(data, window), random[2] < MIRRORED_BELOW, image_size)
-
-
-def resized_square(square: tf.Tensor, mirrored: tf.Tensor, image_size: int) -> tf.Tensor:
-    """The last steps of `training_image`: a square of uint8 RGB of any side → (image_size, image_size, 3)."""
-    image = _resize(square, image_size)
-    return tf.cond(mirrored, lambda: tf.reverse(image, axis=[1]), lambda: image)
+    image = resize_square(decode_square(data, window), image_size)
+    return tf.cond(random[2] < FLIPPED_BELOW, lambda: tf.reverse(image, axis=[1]), lambda: image)
 
 
 def evaluation_image(data: tf.Tensor, image_size: int, resize: str = "square") -> tf.Tensor:
@@ -65,7 +60,7 @@ def evaluation_image(data: tf.Tensor, image_size: int, resize: str = "square") -
         side = _crop_side(size, numerator)
         return (size - side) // 2, side
 
-    return _resize(decode_square(data, window), image_size)
+    return resize_square(decode_square(data, window), image_size)
 
 
 def ten_crops(data: tf.Tensor, image_size: int, resize: str = "square") -> tf.Tensor:
@@ -94,7 +89,7 @@ def ten_crops(data: tf.Tensor, image_size: int, resize: str = "square") -> tf.Te
     places = (0, last // 2, last)
     five = tf.stack(
         [
-            _resize(tf.slice(whole, (places[row], places[column], 0), (side, side, 3)), image_size)
+            resize_square(tf.slice(whole, (places[row], places[column], 0), (side, side, 3)), image_size)
             for row, column in _FIVE_PLACES
         ]
     )
@@ -112,8 +107,8 @@ def _warped(data: tf.Tensor) -> tf.Tensor:
     return _bilinear(decode_image(data), RESIZED_SIDE)
 
 
-def _resize(image: tf.Tensor, image_size: int) -> tf.Tensor:
-    """`_bilinear` of a square, which may have the size already."""
+def resize_square(image: tf.Tensor, image_size: int) -> tf.Tensor:
+    """Resizes a square of uint8 RGB to (image_size, image_size, 3), which it may have already: see `_bilinear`."""
     image = tf.cond(tf.equal(tf.shape(image)[0], image_size), lambda: image, lambda: _bilinear(image, image_size))
     return tf.ensure_shape(image, (image_size, image_size, 3))
 

@@ -144,7 +144,7 @@ class _Run:
                     restore(self.network, checkpoint)
         del checkpoint  # Its arrays take as much memory as the weights and the momenta.
         self._tell_start(progress)
-        self._keep_decoded(progress)
+        self._cache_images(progress)
         if self.devices.is_chief:
             if restart:
                 throw_away(self.folder)
@@ -203,11 +203,11 @@ class _Run:
                 raise
         self._say(f"The report is {self.folder / REPORT_FOLDER / REPORT_FILE}")
 
-    def _keep_decoded(self, progress: Progress) -> None:
-        """Has decoded images kept in memory where that helps and they fit."""
-        self._said_given_up = False
+    def _cache_images(self, progress: Progress) -> None:
+        """Caches decoded images if that helps and they fit into memory."""
+        self._reported_drop = False
         if self.config.cache == "auto" and self.config.epochs - progress.epochs > 1:
-            self.data, line = self.data.keep_decoded(self.devices.num_workers)
+            self.data, line = self.data.with_caches(self.devices.num_workers)
             if line:
                 self._say(line)
 
@@ -266,9 +266,9 @@ class _Run:
     def _end_epoch(self, epoch: int, training: dict[str, float], validation: dict[str, float]) -> None:
         """Prints and records the errors, and saves."""
         config, watch = self.config, self.watch
-        if self.data.is_given_up and not self._said_given_up:
-            self._said_given_up = True
-            self._say("Note: little memory is free, so decoded images are no longer kept; training goes on without")
+        if self.data.has_dropped_images and not self._reported_drop:
+            self._reported_drop = True
+            self._say("Note: memory became scarce, so decoded images no longer stay in it; they are decoded again")
         num_images = self.steps_per_epoch * config.batch_size
         best = min((row["val_top1_error"] for row in self.history), default=float("inf"))
         row = {

@@ -1,7 +1,7 @@
 """Input pipelines, from paths to finished batches, beside libjpeg-turbo and PyTorch.
 
 The training pipeline, its parts and the evaluation pipeline, and the training pipeline on the same images kept decoded
-in memory and on copies of them as pixels (`prepare --resize_shorter_side=256 --resized_format=pixels`). Beside them
+in memory and on copies of them (`prepare --resize_shorter_side=256`): files, in a tar, and decoded. Beside them
 libjpeg-turbo, which decodes the same files, held in memory, to whole images, and a PyTorch DataLoader with Pillow where
 PyTorch is installed. libjpeg-turbo runs in as many threads as there are cores, so that every side loads the machine
 alike; files that it cannot decode are left out of its count and of "decode and crop". Images per second are given by
@@ -46,8 +46,13 @@ LIBJPEG_TURBO = "libjpeg-turbo, full decode"
 READ = "read"
 DECODE = "+ decode and crop"
 TRAINING = "+ resize, round, mirror: training_dataset"
-KEPT = "training_dataset of images kept decoded"
-PIXELS = "training_dataset of stored pixels"
+CACHED = "training_dataset of cached images"
+# Of copies, by the format of prepare.
+COPIES = {
+    "files": "training_dataset of resized copies",
+    "tar": "training_dataset of resized copies in a tar",
+    "pixels": "training_dataset of stored pixels",
+}
 EVALUATION = "evaluation_dataset"
 TORCH = "torch DataLoader, Pillow"
 
@@ -143,7 +148,7 @@ def measure(image_map: ImageMap, batch_size: int, images: int, repeats: int, fol
         images: how many images a side goes through in a repeat.
         repeats: how often each side's turn comes, after a first round that is not counted: it fills the page cache,
             traces the functions and lets tf.data find its number of threads.
-        folder: for the pixels, 0.26 MB an image.
+        folder: for the copies, 0.3 MB an image.
 
     Raises:
         UserError: simplejpeg is not installed, a batch is larger than the images, or an image cannot be read.
@@ -177,7 +182,7 @@ def measure(image_map: ImageMap, batch_size: int, images: int, repeats: int, fol
 
 def _sides(image_map: ImageMap, batch_size: int, folder: Path) -> dict[str, tuple[int, Callable[[], Sample]]]:
     """Of each side, the images in a measurement and what measures it once."""
-    from keras_alexnet.data.cache import KeptPixels
+    from keras_alexnet.data.image_cache import ImageCache
     from keras_alexnet.data.pipeline import evaluation_dataset, training_dataset
 
     encoded, jpegs = _jpegs(image_map)
@@ -186,12 +191,16 @@ def _sides(image_map: ImageMap, batch_size: int, folder: Path) -> dict[str, tupl
     # Besides those prefetched, each thread may hold a whole batch, and one or two are being put together.
     read_ahead = _PREFETCHED + cpu_count() + 2
     sides = {LIBJPEG_TURBO: (len(encoded), lambda: _measure_whole(functools.partial(_decode_all, encoded)))}
+    cache = ImageCache(image_map, mean_bytes=1e6, min_free=0)
     datasets = {
         READ: _read_dataset(range(len(image_map)), read, batch_size),
         DECODE: _decode_dataset(jpegs, read, batch_size),
         TRAINING: training_dataset(image_map, batch_size, seed=0),
-        KEPT: training_dataset(image_map, batch_size, seed=0, pixels=KeptPixels(image_map, least_free=0)),
-        PIXELS: training_dataset(_as_pixels(image_map, folder), batch_size, seed=0),
+        CACHED: training_dataset(image_map, batch_size, seed=0, decoded=cache),
+        **{
+            name: training_dataset(_copies(image_map, folder, resized_format), batch_size, seed=0)
+            for resized_format, name in COPIES.items()
+        },
     }
     for name, dataset in datasets.items():
         sides[name] = (count * batch_size, _run(iter(dataset), batch_size, read_ahead, count))
@@ -204,13 +213,17 @@ def _sides(image_map: ImageMap, batch_size: int, folder: Path) -> dict[str, tupl
     return sides
 
 
-def _as_pixels(image_map: ImageMap, folder: Path) -> ImageMap:
-    """A map of the same images as decoded copies; each image is written once, however often it is in the map."""
-    from keras_alexnet.data.resized_tar import write_copies
+def _copies(image_map: ImageMap, folder: Path, resized_format: str) -> ImageMap:
+    """A map of smaller copies of the same images; each is written once, however often it is in the map."""
+    from keras_alexnet.data import resize, resized_tar
 
     first = {path: row for row, path in reversed(list(enumerate(image_map.paths)))}
     unique = dataclasses.replace(image_map.take(sorted(first.values())), source=os.path.commonpath(list(first)))
-    findings, copies = write_copies(unique, str(folder / "pixels.tar"), 256, cpu_count(), resized_format="pixels")
+    if resized_format == "files":
+        findings, copies = resize.write_copies(unique, str(folder / "copies"), 256, cpu_count())
+    else:
+        tar = str(folder / f"{resized_format}.tar")
+        findings, copies = resized_tar.write_copies(unique, tar, 256, cpu_count(), resized_format=resized_format)
     if len(copies) < len(unique):
         raise UserError(f"{next(found.path for found in findings if not found.usable)} cannot be read.")
     position = {path: number for number, path in enumerate(unique.paths)}

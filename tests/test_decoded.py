@@ -1,7 +1,8 @@
-"""Decoded pixels: written by prepare, or kept in memory, and cut."""
+"""Crops of decoded images, from a pixel store or a cache."""
 
 import os
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -9,9 +10,10 @@ from drawn_images import draw, encode
 from image_tree import Tree, call, start
 from PIL import Image
 
-from keras_alexnet.data import cache, images, maps, pipeline, pixels, ppm, space
-from keras_alexnet.data.cache import KeptPixels, keep_pixels
-from keras_alexnet.data.pixels import StoredPixels
+from keras_alexnet import machine
+from keras_alexnet.data import decoded, image_cache, images, maps, pipeline, pixel_store, ppm, space
+from keras_alexnet.data.image_cache import ImageCache, image_caches
+from keras_alexnet.data.pixel_store import PixelStore
 from keras_alexnet.errors import UserError
 
 
@@ -80,7 +82,7 @@ def test_pixels_are_those_of_the_resized_image(tree, stored):
             size = tuple((2 * side * 32 + shorter) // (2 * shorter) for side in image.size)
             expected = np.asarray(image.convert("RGB").resize(size, Image.Resampling.LANCZOS))
         np.testing.assert_array_equal(images.decode(stored.read(row)), expected)
-        np.testing.assert_array_equal(StoredPixels.find(stored).images(np.array([row]))[0], expected)
+        np.testing.assert_array_equal(PixelStore.find(stored).images(np.array([row]))[0], expected)
     # As any program reads it.
     with (
         tarfile.open(stored.paths[0].partition("@/")[0]) as archive,
@@ -108,32 +110,39 @@ def test_evaluation_batches_are_those_of_decoded_files(stored, as_png, cut):
     )
 
 
-def test_large_batches_are_cut_by_several_threads(stored):
+def test_any_number_of_threads_copies_the_same_crops(stored, monkeypatch):
     rows = np.arange(200) % len(stored)
     numbers = np.random.default_rng(0).random((200, 3), np.float32)
-    found = StoredPixels.find(stored).images(rows)
-    windows = pixels.training_windows(found.sizes, numbers)
-    squares = pixels.Squares(28).take(200)
-    found.cut(windows, squares)
-    one_by_one = np.empty_like(squares)
-    pixels.ImageList(found[number] for number in range(200)).cut(windows, one_by_one)
-    np.testing.assert_array_equal(squares, one_by_one)
-    assert {(28, 28), (28, 32)} != {tuple(size) for size in found.sizes}
-    assert 50 < windows.mirrored.sum() < 150
+    found = PixelStore.find(stored).images(rows)
+    crops = decoded.random_crops(found.sizes, numbers)
+    out = decoded.BufferPool(28).take(200)
+    found.copy_crops(crops, out)
+    with ThreadPoolExecutor(1) as pool:
+        monkeypatch.setattr(pixel_store, "_threads", lambda: pool)
+        again = np.empty_like(out)
+        found.copy_crops(crops, again)
+    np.testing.assert_array_equal(out, again)
+    # As at the exit of the interpreter.
+    again[...] = 0
+    found.copy_crops(crops, again)
+    np.testing.assert_array_equal(out, again)
+    decoded.ImageList(found[number] for number in range(200)).copy_crops(crops, again)
+    np.testing.assert_array_equal(out, again)
+    assert 50 < crops.flipped.sum() < 150
 
 
-def test_memory_is_used_again_only_when_nobody_refers_to_it():
-    squares = pixels.Squares(4)
-    first = squares.take(2)
+def test_a_buffer_is_reused_only_when_nothing_refers_to_it():
+    pool = decoded.BufferPool(4)
+    first = pool.take(2)
     first[...] = 1
     view = first.reshape(-1)[3:]
     address = first.ctypes.data
     del first
-    second = squares.take(2)
+    second = pool.take(2)
     second[...] = 2
     assert (view == 1).all()
     del view
-    assert squares.take(2).ctypes.data == address
+    assert pool.take(2).ctypes.data == address
     assert address % 64 == 0
 
 
@@ -153,20 +162,24 @@ def test_an_entry_that_is_no_image_is_named_in_training(stored, tmp_path, damage
     tar = tmp_path / "small/train.tar"
     name = flip_a_bit(tar, 2, {"header": 19, "size": 20}[damage])
     stored = maps.read_map(tmp_path / "data/train_map.txt")
-    assert StoredPixels.find(stored).images(np.arange(4)) is None
-    assert StoredPixels.find(stored).images(np.array([1, 3])) is not None
+    assert PixelStore.find(stored).images(np.arange(4)) is None
+    assert PixelStore.find(stored).images(np.array([1, 3])) is not None
     assert name in str(pipeline.find_unreadable(stored, range(6)))
 
 
 def test_a_store_that_changed_since_is_found_out(stored, tmp_path):
+    store = PixelStore.find(stored)
+    assert store.images(np.arange(2))
     os.truncate(tmp_path / "small/train.tar", 5000)
     with pytest.raises(OSError, match=r"has changed since its entries were found"):
-        StoredPixels.find(stored).images(np.arange(2))
+        store.images(np.arange(6))
+    assert PixelStore.find(stored) is None
+    assert "has changed since its entries were found" in pipeline.why_unreadable(stored, 5)
 
 
 def test_other_maps_are_not_taken_for_stores(stored, as_png, tmp_path):
-    assert StoredPixels.find(as_png) is None
-    assert StoredPixels.find(as_png.take([])) is None
+    assert PixelStore.find(as_png) is None
+    assert PixelStore.find(as_png.take([])) is None
     # A PPM of another program has no checksum.
     path = tmp_path / "other.tar"
     Image.fromarray(images.decode(stored.read(0))).save(tmp_path / "x.ppm")
@@ -174,7 +187,7 @@ def test_other_maps_are_not_taken_for_stores(stored, as_png, tmp_path):
         archive.add(tmp_path / "x.ppm", "x.ppm")
     maps.write_map(tmp_path / "other_map.txt", [(f"{path}@/x.ppm", 0)] * 2)
     other = maps.read_map(tmp_path / "other_map.txt")
-    assert StoredPixels.find(other).images(np.arange(2)) is None
+    assert PixelStore.find(other) is None
     batch, *_ = next(iter(pipeline.evaluation_dataset(other, 2, image_size=28)))
     expected, *_ = next(iter(pipeline.evaluation_dataset(as_png.take([0, 0]), 2, image_size=28)))
     np.testing.assert_array_equal(batch, expected)
@@ -203,19 +216,27 @@ def test_only_the_last_part_is_verified_when_writing_goes_on(tree, tmp_path, mon
     assert tar.read_bytes() == damaged
 
 
-def test_room_and_time_are_told_before_and_too_little_room_is_refused(tree, tmp_path, monkeypatch, capsys):
-    call(tree, *as_pixels(tmp_path / "small"))
+def test_space_and_time_are_printed_first_and_too_small_a_disk_is_refused(tree, tmp_path, monkeypatch, capsys):
+    call(tree, *as_pixels(tmp_path / "small", 256))
     size = sum((tmp_path / f"small/{part}.tar").stat().st_size for part in ("train", "val")) / 1e6
     told = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("Pixels: about"))
-    assert f"are free in {tmp_path}/small. It takes about 1 s" in told
-    about = float(told.split()[2])
-    assert about == pytest.approx(size, abs=0.1)
+    assert told.endswith("are free; about 1 s, unless the disk is slower")
+    about, missing = float(told.split()[2]), float(told.split()[4])
+    assert about == missing == pytest.approx(size, rel=0.1)
+    call(tree, *as_pixels(tmp_path / "small", 256))
+    told = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("Pixels: about"))
+    assert told.split()[4:6] == ["0.00", "MB"]
+    # One that has changed has all of its tar written anew.
+    os.utime(tree.images[0], (1, 1))
+    call(tree, *as_pixels(tmp_path / "small", 256))
+    told = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("Pixels: about"))
+    assert float(told.split()[4]) == pytest.approx(size * 6 / 9, rel=0.1)
     for tar in (tmp_path / "small").glob("*.tar"):
         tar.unlink()
     usage = space.shutil.disk_usage(tmp_path)._replace(free=3000)
     monkeypatch.setattr(space.shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(UserError, match=r"only 0\.0 MB are free in .*--resized_format=tar, which takes a tenth"):
-        call(tree, *as_pixels(tmp_path / "small"))
+    with pytest.raises(UserError, match=r"only 0\.00 MB are free in .*--resized_format=tar, which takes a tenth"):
+        call(tree, *as_pixels(tmp_path / "small", 256))
     assert not list((tmp_path / "small").glob("*.tar*"))
 
 
@@ -242,39 +263,39 @@ def test_a_header_says_what_follows():
     assert ppm.read_header(b"P6\n7 5\n255\n" + bytes(105)) is None
 
 
-def test_kept_images_have_the_pixels_of_files(tree, tmp_path):
+def test_cached_images_have_the_pixels_of_files(tree, tmp_path):
     call(tree, "--check_images")
     image_map = maps.read_map(tmp_path / "data/train_map.txt")
-    (kept,), line = keep_pixels([image_map], 1)
+    (cached,), line = image_caches([image_map], 1)
     assert line.startswith("Decoded images stay in memory from the first epoch on: about 0.0 of ")
     for dataset, sizes in ((pipeline.training_dataset, (24, 35)), (pipeline.padded_evaluation_dataset, (24,))):
         for size in sizes:
             more = {"seed": 3} if dataset is pipeline.training_dataset else {}
             expected = arrays(dataset(image_map, 3, image_size=size, **more), 9)
             for _ in range(2):
-                assert_same(arrays(dataset(image_map, 3, image_size=size, pixels=kept, **more), 9), expected)
+                assert_same(arrays(dataset(image_map, 3, image_size=size, decoded=cached, **more), 9), expected)
     for path in tree.images[:6]:
         path.unlink()
-    arrays(pipeline.training_dataset(image_map, 3, seed=3, pixels=kept), 5)
+    arrays(pipeline.training_dataset(image_map, 3, seed=3, decoded=cached), 5)
 
 
-def test_images_are_given_up_when_memory_becomes_scarce(tree, tmp_path, monkeypatch):
+def test_images_are_dropped_when_memory_becomes_scarce(tree, tmp_path, monkeypatch):
     call(tree, "--check_images")
     image_map = maps.read_map(tmp_path / "data/train_map.txt")
-    monkeypatch.setattr(cache, "_LOOK_EVERY", 1)
+    monkeypatch.setattr(image_cache, "_CHECK_EVERY", 1)
     free = iter([10, 10, 4])
-    monkeypatch.setattr(cache, "available_bytes", lambda: next(free))
-    kept = KeptPixels(image_map, least_free=5)
-    assert len(kept.images(np.arange(2))) == 2
-    assert not kept.is_given_up
-    assert len(kept.images(np.arange(4))) == 3 + 1  # What was asked for is still given.
-    assert kept.is_given_up
-    assert kept.images(np.arange(2)) is None
+    monkeypatch.setattr(image_cache, "available_bytes", lambda: next(free))
+    cached = ImageCache(image_map, mean_bytes=1e4, min_free=5)
+    assert len(cached.images(np.arange(2))) == 2
+    assert not cached.is_dropped
+    assert len(cached.images(np.arange(3))) == 3  # The images asked for are still returned.
+    assert cached.is_dropped
+    assert cached.images(np.arange(2)) is None
     expected = arrays(pipeline.training_dataset(image_map, 3, seed=3), 3)
-    assert_same(arrays(pipeline.training_dataset(image_map, 3, seed=3, pixels=kept), 3), expected)
+    assert_same(arrays(pipeline.training_dataset(image_map, 3, seed=3, decoded=cached), 3), expected)
 
 
-def test_images_that_do_not_fit_are_not_kept(tree, tmp_path, monkeypatch):
+def test_images_that_do_not_fit_are_not_cached(tree, tmp_path, monkeypatch):
     call(tree, "--check_images")
     image_map = maps.read_map(tmp_path / "data/train_map.txt")
     needed = sum(images.decode(image_map.read(row)).nbytes for row in range(6))
@@ -284,5 +305,43 @@ def test_images_that_do_not_fit_are_not_kept(tree, tmp_path, monkeypatch):
         (2 * needed, 2, False),
         (None, 1, False),
     ):
-        monkeypatch.setattr(cache, "available_bytes", lambda free=free: free)
-        assert bool(keep_pixels([image_map], num_workers)) == fits
+        monkeypatch.setattr(image_cache, "available_bytes", lambda free=free: free)
+        assert bool(image_caches([image_map], num_workers)) == fits
+
+
+def test_an_image_whose_crops_are_readable_needs_no_more_than_these(tree):
+    data = encode(draw(300, 300, 0), "JPEG", quality=90)
+    tree.images[1].write_bytes(data[: len(data) * 97 // 100])
+    image_map = maps.ImageMap([str(path) for path in tree.images[:6]], [0] * 6)
+    cached = ImageCache(image_map, mean_bytes=1e4, min_free=0)
+    expected = arrays(pipeline.padded_evaluation_dataset(image_map, 3), 2)
+    assert_same(arrays(pipeline.padded_evaluation_dataset(image_map, 3, decoded=cached), 2), expected)
+    assert cached.images(np.arange(3)) is None
+    assert len(cached.images(np.arange(2, 6))) == 4
+
+
+def test_too_narrow_images_do_not_count_as_space(tree, tmp_path, monkeypatch):
+    monkeypatch.setattr("keras_alexnet.data.resize._LONGEST_SIDE", 300)
+    expected = space.check_space(
+        [(maps.ImageMap(list(map(str, tree.images[2:6])), [0] * 4), f"{tmp_path}/a.tar")], 64, 1
+    )
+    tree.images[0].write_bytes(encode(draw(400, 2, 0), "JPEG"))
+    found = space.check_space(
+        [(maps.ImageMap([str(tree.images[0]), *map(str, tree.images[2:5])], [0] * 4), f"{tmp_path}/a.tar")], 64, 1
+    )
+    assert found.split()[:3] == expected.split()[:3]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_memory_is_that_of_the_control_groups_of_the_process(tmp_path, monkeypatch, version):
+    limit, usage, cached = (machine._V1, machine._V2)[version - 1]
+    root = tmp_path / "memory" if version == 1 else tmp_path
+    for group, most in (("job", 5000), ("job/step", 9000), ("", None)):
+        (root / group).mkdir(exist_ok=True, parents=True)
+        (root / group / limit).write_text(f"{most}\n" if most else "max\n")
+        (root / group / usage).write_text("3000\n")
+        (root / group / "memory.stat").write_text(f"anon 7\n{cached} 1000\n")
+    (tmp_path / "cgroup").write_text("4:cpu:/x\n1:memory:/job/step\n" if version == 1 else "0::/job/step\n")
+    monkeypatch.setattr(machine, "_CONTROL_GROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(machine, "_GROUPS", tmp_path)
+    assert machine.available_bytes() == 3000
