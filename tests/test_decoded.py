@@ -154,7 +154,7 @@ def test_a_flipped_bit_is_found_by_a_check_and_by_reading_a_whole_image(tree, tm
         images.decode(stored.read(3))
     assert "checksum" in pipeline.why_unreadable(stored, 3)
     with pytest.raises(UserError, match=rf"{name}: truncated or corrupt: its pixels do not fit their checksum"):
-        call(tree, f"--train_dir={tar}", "--check_images")
+        call(tree, f"--train_dir={tar}", f"--val_dir={tar.with_name('val.tar')}", "--check_images")
 
 
 @pytest.mark.parametrize("damage", ["header", "size"])
@@ -219,18 +219,18 @@ def test_only_the_last_part_is_verified_when_writing_goes_on(tree, tmp_path, mon
 def test_space_and_time_are_printed_first_and_too_small_a_disk_is_refused(tree, tmp_path, monkeypatch, capsys):
     call(tree, *as_pixels(tmp_path / "small", 256))
     size = sum((tmp_path / f"small/{part}.tar").stat().st_size for part in ("train", "val")) / 1e6
-    told = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("Pixels: about"))
-    assert told.endswith("are free; about 1 s, unless the disk is slower")
-    about, missing = float(told.split()[2]), float(told.split()[4])
+    printed = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("Pixels: about"))
+    assert printed.endswith("are free; about 1 s, unless the disk is slower")
+    about, missing = float(printed.split()[2]), float(printed.split()[4])
     assert about == missing == pytest.approx(size, rel=0.1)
     call(tree, *as_pixels(tmp_path / "small", 256))
-    told = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("Pixels: about"))
-    assert told.split()[4:6] == ["0.00", "MB"]
-    # One that has changed has all of its tar written anew.
+    printed = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("Pixels: about"))
+    assert printed.split()[4:6] == ["0.00", "MB"]
+    # A single changed image requires rewriting its tar.
     os.utime(tree.images[0], (1, 1))
     call(tree, *as_pixels(tmp_path / "small", 256))
-    told = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("Pixels: about"))
-    assert float(told.split()[4]) == pytest.approx(size * 6 / 9, rel=0.1)
+    printed = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("Pixels: about"))
+    assert float(printed.split()[4]) == pytest.approx(size * 6 / 9, rel=0.1)
     for tar in (tmp_path / "small").glob("*.tar"):
         tar.unlink()
     usage = space.shutil.disk_usage(tmp_path)._replace(free=3000)

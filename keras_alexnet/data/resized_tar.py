@@ -49,8 +49,7 @@ def write_copies(
     """As `resize.write_copies`, for copies in one tar: JPEGs, or pixels for the format "pixels"."""
     if not len(images):
         return [], images
-    start = f"{tar}@/"
-    names = [path.removeprefix(start) for path in resized_paths(images, start, resized_format).paths]
+    start, names = _names(images, tar, resized_format)
     findings, copies = resize_into_tar(tar, images.images(), names, shorter_side, num_workers, progress, resized_format)
     rows = ImageRows()
     entries = Entries()
@@ -125,11 +124,16 @@ def resize_into_tar(
 
 def count_missing(images: ImageMap, tar: str, resized_format: str) -> tuple[int, int]:
     """How many copies `write_copies` has to make, and how many it has to write, with those carried over."""
-    start = f"{tar}@/"
-    names = [path.removeprefix(start) for path in resized_paths(images, start, resized_format).paths]
+    _, names = _names(images, tar, resized_format)
     kept, continued, is_current = _existing(tar, names, list(map(_seconds, images.images())))
     to_make = sum(name not in kept and name not in continued for name in names)
     return to_make, 0 if is_current and not to_make else len(names) - len(continued)
+
+
+def _names(images: ImageMap, tar: str, resized_format: str) -> tuple[str, list[str]]:
+    """What the paths of the copies in a map begin with, and the rest of them: their names in the tar."""
+    start = f"{tar}@/"
+    return start, [path.removeprefix(start) for path in resized_paths(images, start, resized_format).paths]
 
 
 def _existing(

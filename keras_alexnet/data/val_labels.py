@@ -12,6 +12,7 @@ from keras_alexnet.data.archives import files
 from keras_alexnet.data.archives.paths import split_archive
 from keras_alexnet.data.archives.scan import Progress
 from keras_alexnet.data.ilsvrc2012 import CLASS_IDS_BY_ILSVRC2012_ID
+from keras_alexnet.data.trees import SUFFIXES
 from keras_alexnet.errors import UserError
 from keras_alexnet.file_names import from_utf8
 
@@ -93,7 +94,10 @@ def _is_file(path: str) -> bool:
 
 
 def _stem(path: str) -> str:
-    return os.path.splitext(os.path.basename(path))[0]
+    stem, suffix = os.path.splitext(os.path.basename(path))
+    # A decoded copy keeps the name of its original in front of its own suffix: x.JPEG.ppm.
+    original, original_suffix = os.path.splitext(stem)
+    return original if suffix == ".ppm" and original_suffix.lower() in SUFFIXES else stem
 
 
 def _unambiguous(images: Sequence[str], problems: list[str]) -> dict[str, int]:
