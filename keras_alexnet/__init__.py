@@ -6,7 +6,7 @@ import importlib
 # the Keras backend can still be chosen after it.
 _MODULES = {
     "ImageMap": "keras_alexnet.data.maps",
-    "InputOptions": "keras_alexnet.interop.pixels",
+    "InputOptions": "keras_alexnet.importers.preprocessing",
     "PRESETS": "keras_alexnet.presets",
     "Preset": "keras_alexnet.presets",
     "TrainConfig": "keras_alexnet.training.config",
@@ -14,22 +14,22 @@ _MODULES = {
     "build_alexnet": "keras_alexnet.model",
     "evaluate_model": "keras_alexnet.inference.evaluation",
     "evaluation_dataset": "keras_alexnet.data.pipeline",
-    "export_model": "keras_alexnet.interop.export",
+    "export_model": "keras_alexnet.exporters.exporter",
     "extract_features": "keras_alexnet.inference.files",
     "find_classes": "keras_alexnet.data.class_names",
     "find_images": "keras_alexnet.data.find",
     "image_dataset": "keras_alexnet.data.pipeline",
-    "import_model": "keras_alexnet.interop.importer",
-    "load_model": "keras_alexnet.training.model_file",
+    "import_model": "keras_alexnet.importers.importer",
+    "load_model": "keras_alexnet.model_file",
     "predict_images": "keras_alexnet.inference.files",
     "predict_map": "keras_alexnet.inference.evaluation",
     "read_class_mappings": "keras_alexnet.data.maps",
     "read_map": "keras_alexnet.data.maps",
-    "scan": "keras_alexnet.data.ilsvrc",
+    "scan": "keras_alexnet.data.scanning.scan",
     "train": "keras_alexnet.training.loop",
     "training_dataset": "keras_alexnet.data.pipeline",
     "write_data_dir": "keras_alexnet.data.maps",
-    "write_report": "keras_alexnet.reporting.report",
+    "write_report": "keras_alexnet.report.write",
 }
 __all__ = sorted(_MODULES)
 

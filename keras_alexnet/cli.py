@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 
 from absl import flags
 
-from keras_alexnet import compilation_cache
 from keras_alexnet.errors import UserError
-from keras_alexnet.flagfile import expand_flagfiles
-from keras_alexnet.keras_settings import select_backend
-from keras_alexnet.progress import clear_status_line, flush_or_drop, tell
-from keras_alexnet.quiet import stderr_held_back
+from keras_alexnet.system import compilation_cache
+from keras_alexnet.system.flagfile import expand_flagfiles
+from keras_alexnet.system.keras_settings import select_backend
+from keras_alexnet.system.log_suppression import stderr_held_back
+from keras_alexnet.system.progress import clear_status_line, flush_or_drop, tell
 
 # What writing to stdout may fail with: no room, quota, size limit, closed terminal.
 _FULL = [getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO")]

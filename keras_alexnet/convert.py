@@ -16,14 +16,14 @@ from pathlib import Path
 from absl import flags
 
 from keras_alexnet import cli
-from keras_alexnet.atomic import check_target
 from keras_alexnet.data.class_file import class_file, read_classes, write_classes
 from keras_alexnet.data.class_names import classes_of_data, classes_of_model
 from keras_alexnet.errors import UserError
-from keras_alexnet.interop import kinds
-from keras_alexnet.interop.export_kinds import QUANTIZATIONS, export_kind
-from keras_alexnet.interop.pixels import CHANNEL_ORDERS, InputOptions
-from keras_alexnet.progress import say
+from keras_alexnet.exporters.formats import QUANTIZATIONS, export_kind
+from keras_alexnet.importers import formats
+from keras_alexnet.importers.preprocessing import CHANNEL_ORDERS, InputOptions
+from keras_alexnet.system.atomic import check_target
+from keras_alexnet.system.progress import say
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -90,18 +90,18 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
         raise UserError(f"--quantize={values.quantize} is for .tflite files, and --output is {values.output}.")
     if not exported:
         check_target(values.output)
-    kinds.model_kind(values.input)
+    formats.model_kind(values.input)
     options = _options(values)
 
     if exported:
         # Keras writes these through TensorFlow alone.
         os.environ["KERAS_BACKEND"] = "tensorflow"
     with cli.quiet_framework_start():
-        from keras_alexnet.interop.importer import import_model
-        from keras_alexnet.training.model_file import save_model
+        from keras_alexnet.importers.importer import import_model
+        from keras_alexnet.model_file import save_model
 
         if exported:
-            from keras_alexnet.interop.export import export_model
+            from keras_alexnet.exporters.exporter import export_model
     imported = import_model(values.input, deploy=values.deploy, options=options, classmappings=values.classmappings)
     _check_class_file(values.output, imported.classes)
     say(imported.summary)
@@ -120,7 +120,7 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
 def _options(values: flags.FlagValues) -> InputOptions:
     mean = _numbers("mean", values.mean)
     if values.mean_file:
-        from keras_alexnet.interop.caffe import read_mean
+        from keras_alexnet.importers.caffe.reader import read_mean
 
         if mean is not None:
             raise UserError("both --mean and --mean_file are given. Give one of them.")

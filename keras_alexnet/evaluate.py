@@ -15,13 +15,13 @@ import os
 from absl import flags
 
 from keras_alexnet import cli
-from keras_alexnet.atomic import check_writable, write_text
 from keras_alexnet.data.class_names import find_classes
 from keras_alexnet.data.crops import RESIZES, check_batch_size, check_crops
 from keras_alexnet.data.maps import VAL_MAP, read_map
 from keras_alexnet.errors import UserError
-from keras_alexnet.progress import say
-from keras_alexnet.reporting.check import check_report
+from keras_alexnet.report.check import check_report
+from keras_alexnet.system.atomic import check_writable, write_text
+from keras_alexnet.system.progress import say
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -83,10 +83,10 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
 
     with cli.quiet_framework_start(values.compilation_cache):
         from keras_alexnet.inference.evaluation import predict_map
-        from keras_alexnet.training.model_file import load_model, model_sizes
+        from keras_alexnet.model_file import load_model, model_sizes
 
         if values.report_dir:
-            from keras_alexnet.reporting.report import write_report
+            from keras_alexnet.report.write import write_report
     model = load_model(values.model)
     _, model_classes = model_sizes(model)
     if num_classes not in (None, model_classes):

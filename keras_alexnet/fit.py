@@ -15,10 +15,10 @@ import dataclasses
 from absl import flags
 
 from keras_alexnet import cli
-from keras_alexnet.determinism import set_environment
 from keras_alexnet.errors import UserError
 from keras_alexnet.presets import FREEZABLE, PRESETS
-from keras_alexnet.progress import say
+from keras_alexnet.system.determinism import set_environment
+from keras_alexnet.system.progress import say
 from keras_alexnet.training.config import CACHES, JIT_COMPILE, PRECISIONS, STRATEGIES, TrainConfig
 
 

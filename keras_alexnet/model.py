@@ -14,7 +14,6 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_alexnet.keras_settings import keras_defaults
 from keras_alexnet.presets import (
     LRN_ALPHA,
     LRN_BETA,
@@ -28,6 +27,7 @@ from keras_alexnet.presets import (
     Preset,
     spatial_sizes,
 )
+from keras_alexnet.system.keras_settings import keras_defaults
 
 DATA_FORMAT = "channels_last"  # whatever keras.json says
 

@@ -20,16 +20,16 @@ from typing import TextIO
 from absl import flags
 
 from keras_alexnet import cli
-from keras_alexnet.atomic import atomic_path, check_writable
 from keras_alexnet.data.class_file import class_file, names_file
 from keras_alexnet.data.class_names import Classes, find_classes
 from keras_alexnet.data.crops import RESIZES, check_batch_size, check_crops
 from keras_alexnet.data.find import find_images
 from keras_alexnet.errors import UserError
-from keras_alexnet.file_names import to_utf8
 from keras_alexnet.inference.listing import FORMATS, entry_writer, header
-from keras_alexnet.progress import WorkProgress, columns, printable, say, tell, use_color
-from keras_alexnet.quiet import silenced_but_python
+from keras_alexnet.system.atomic import atomic_path, check_writable
+from keras_alexnet.system.file_names import to_utf8
+from keras_alexnet.system.log_suppression import silenced_but_python
+from keras_alexnet.system.progress import WorkProgress, columns, printable, say, tell, use_color
 
 # Positions in the list of paths, and an array with a row for each.
 Batches = Iterator[tuple[list[int], "numpy.ndarray"]]  # noqa: F821
@@ -105,7 +105,7 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
         if paths:
             with cli.quiet_framework_start(values.compilation_cache):
                 from keras_alexnet.inference.files import FileOutputs
-                from keras_alexnet.training.model_file import load_model, model_sizes
+                from keras_alexnet.model_file import load_model, model_sizes
             model = load_model(values.model)
             _check_number(classes, model_sizes(model)[1], values.model)
             outputs = FileOutputs(

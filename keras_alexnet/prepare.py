@@ -55,17 +55,19 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from keras_alexnet import cli, workers
-from keras_alexnet.atomic import make_folder
-from keras_alexnet.data import ilsvrc, maps
+from keras_alexnet import cli
+from keras_alexnet.data import maps
 from keras_alexnet.data.archives import files
 from keras_alexnet.data.archives.paths import split_archive
-from keras_alexnet.data.layout import find_layout
-from keras_alexnet.data.official import check_archives
-from keras_alexnet.data.shards import find_shards
+from keras_alexnet.data.scanning import scan
+from keras_alexnet.data.scanning.layout import find_layout
+from keras_alexnet.data.scanning.official import check_archives
+from keras_alexnet.data.scanning.shards import find_shards
 from keras_alexnet.errors import UserError
-from keras_alexnet.lock import exclusive
-from keras_alexnet.progress import ScanProgress, WorkProgress, say
+from keras_alexnet.system import process_pool
+from keras_alexnet.system.atomic import make_folder
+from keras_alexnet.system.lock import exclusive
+from keras_alexnet.system.progress import ScanProgress, WorkProgress, say
 
 if TYPE_CHECKING:
     from keras_alexnet.data.images import Finding
@@ -204,7 +206,7 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
             checked = check_archives([path for path in (train_dir, val_dir, val_labels) if path], progress)
         say(f"As published: {', '.join(checked)}")
     with ScanProgress() as progress:
-        found = ilsvrc.scan(
+        found = scan.scan(
             train_dir,
             val_dir,
             val_labels,
@@ -214,7 +216,7 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
             val_fraction=values.val_fraction,
             split_seed=values.split_seed,
             pass_links=reads_images,
-            mapper=functools.partial(_in_parallel, values.num_workers or workers.cpu_count(), progress),
+            mapper=functools.partial(_in_parallel, values.num_workers or process_pool.cpu_count(), progress),
         )
     with contextlib.ExitStack() as held:
         folders = [folder for folder in (values.output_dir, resized_dir) if folder]
@@ -318,22 +320,22 @@ def _resized_dir(values: flags.FlagValues, image_folders: list[str | None]) -> s
         if values.resized_format != "files":
             raise UserError("--resized_format is of the copies in --resized_dir: give both, or neither.")
         return None
-    from keras_alexnet.data import resize
+    from keras_alexnet.data.resizing import files
 
     resized_dir = os.path.abspath(values.resized_dir)
     if any(mark in resized_dir for mark in "\t\n\r"):
         raise UserError(f"--resized_dir {resized_dir!r} has a TAB or a line break, which a map cannot hold: rename it.")
     targets = [resized_dir, os.path.join(resized_dir, "train"), os.path.join(resized_dir, "val")]
-    resize.reject_overlap(filter(None, image_folders), targets)
+    files.reject_overlap(filter(None, image_folders), targets)
     return resized_dir
 
 
-def _read_images(values: flags.FlagValues, found: ilsvrc.ImageFolders, resized_dir: str | None) -> ilsvrc.ImageFolders:
+def _read_images(values: flags.FlagValues, found: scan.ImageFolders, resized_dir: str | None) -> scan.ImageFolders:
     """Checks the images, and writes their copies if there is a folder for them; returns what the maps are to name."""
     # Here and above, so that --help and a mere scan do without NumPy and Pillow.
     from keras_alexnet.data import images
 
-    num_workers = values.num_workers or workers.cpu_count()
+    num_workers = values.num_workers or process_pool.cpu_count()
     count = len(found.train) + len(found.val)
     copies = {}
     with WorkProgress() as progress:
@@ -354,28 +356,28 @@ def _read_images(values: flags.FlagValues, found: ilsvrc.ImageFolders, resized_d
 
 def _write_copies(
     values: flags.FlagValues,
-    found: ilsvrc.ImageFolders,
+    found: scan.ImageFolders,
     resized_dir: str,
     num_workers: int,
     progress: WorkProgress,
 ) -> tuple[list["Finding"], dict[str, maps.ImageMap]]:
     """Writes copies of the training and the validation images; returns what is the matter, and the maps of both."""
-    from keras_alexnet.data import resize, resized_tar
+    from keras_alexnet.data.resizing import files, tar
 
-    write, suffix = resize.write_copies, ""
+    write, suffix = files.write_copies, ""
     if values.resized_format != "files":
-        write, suffix = functools.partial(resized_tar.write_copies, resized_format=values.resized_format), ".tar"
+        write, suffix = functools.partial(tar.write_copies, resized_format=values.resized_format), ".tar"
     originals = {"train": found.train, "val": found.val}
     targets = {part: os.path.join(resized_dir, part + suffix) for part in originals}
     if not suffix:
-        copied = [resize.resized_paths(images, targets[part]) for part, images in originals.items()]
+        copied = [files.resized_paths(images, targets[part]) for part, images in originals.items()]
         folders, targeted = (
             {os.path.dirname(path) for images in both for path in images.paths} for both in (originals.values(), copied)
         )
-        resize.reject_overlap(folders, targeted)
-    resize.claim_resized_dir(resized_dir, values.resize_shorter_side, values.resized_format)
+        files.reject_overlap(folders, targeted)
+    files.claim_resized_dir(resized_dir, values.resize_shorter_side, values.resized_format)
     if values.resized_format == "pixels":
-        from keras_alexnet.data.space import check_space
+        from keras_alexnet.data.resizing.disk_space import check_space
 
         both = [(images, targets[part]) for part, images in originals.items()]
         say(check_space(both, values.resize_shorter_side, num_workers))
@@ -396,7 +398,7 @@ def _in_parallel(num_workers: int, progress: ScanProgress, function: Callable, i
     """Computes a function of each item, in several processes where there are enough of them."""
     if len(items) < _FEW_ARCHIVES:
         return list(map(function, items))
-    return workers.map_in_processes(
+    return process_pool.map_in_processes(
         function, items, num_workers, lambda done, total: progress(done, total, "archives read")
     )
 
@@ -408,7 +410,7 @@ def _synset_mapping(values: flags.FlagValues, train_dir: str | None) -> str | No
         folders += map(str, list(Path(os.path.abspath(train_dir)).parents)[:3])
         if archived := split_archive(train_dir):
             folders.append(f"{archived[0]}@")
-    candidates = (os.path.join(folder, ilsvrc.SYNSET_MAPPING) for folder in folders)
+    candidates = (os.path.join(folder, scan.SYNSET_MAPPING) for folder in folders)
     return next(filter(files.exists, candidates), None)
 
 

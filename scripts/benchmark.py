@@ -18,8 +18,8 @@ from pathlib import Path
 
 from benchmarks import common
 
-from keras_alexnet.atomic import check_target, write_text
 from keras_alexnet.errors import UserError
+from keras_alexnet.system.atomic import check_target, write_text
 
 BENCHMARKS = ("step", "layers", "input", "fit", "scaling", "prepare", "checkpoint", "startup", "convert")
 

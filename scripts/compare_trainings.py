@@ -16,7 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from keras_alexnet.atomic import atomic_path
+from keras_alexnet.system.atomic import atomic_path
 from keras_alexnet.training.run_files import HISTORY_FILE
 
 OURS, TWIN = "keras_alexnet", "twin"

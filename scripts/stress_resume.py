@@ -26,8 +26,9 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_alexnet import cli, machine
+from keras_alexnet import cli
 from keras_alexnet.errors import UserError
+from keras_alexnet.system import machine
 from keras_alexnet.training.config import PRECISIONS
 from keras_alexnet.training.run_files import BEST_MODEL_FILE, CHECKPOINT_FOLDER, HISTORY_FILE, MODEL_FILE
 
@@ -139,7 +140,7 @@ def results(folder: Path) -> tuple[dict[str, np.ndarray], list[dict]]:
     with np.load(newest_checkpoint(folder)) as file:
         arrays = {name: file[name] for name in file.files if name != "state.json"}
     with cli.quiet_framework_start():
-        from keras_alexnet.training.model_file import load_model
+        from keras_alexnet.model_file import load_model
     for name in (MODEL_FILE, BEST_MODEL_FILE):
         weights = load_model(str(folder / name)).get_weights()
         arrays |= {f"{name} {number}": array for number, array in enumerate(weights)}

@@ -22,9 +22,9 @@ from torch import nn
 from torch.nn import functional
 
 from keras_alexnet import cli
-from keras_alexnet.atomic import atomic_path
 from keras_alexnet.data.maps import CLASS_MAPPINGS, TRAIN_MAP, VAL_MAP, read_class_mappings, read_map
 from keras_alexnet.errors import UserError
+from keras_alexnet.system.atomic import atomic_path
 
 MOMENTUM, WEIGHT_DECAY, DROPOUT = 0.9, 0.0005, 0.5
 # Of conv1 to conv5, and of fc6 and fc7: CNTK's AlexNet, and the narrow one for trying things.
@@ -156,7 +156,7 @@ def compare(options: argparse.Namespace) -> None:
         from keras_alexnet.data.pipeline import training_dataset
         from keras_alexnet.training.build import build_model, build_network
         from keras_alexnet.training.config import TrainConfig
-        from keras_alexnet.training.distribution import choose_devices
+        from keras_alexnet.training.devices.choice import choose_devices
     train_map, num_classes = _read(options)
     config = TrainConfig(
         preset=options.preset,

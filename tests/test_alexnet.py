@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.interop import chain, kinds
-from keras_alexnet.interop.alexnet import layer_weights, recognise
-from keras_alexnet.interop.chain import Chain
-from keras_alexnet.interop.pixels import InputOptions, resolve
+from keras_alexnet.importers import chain, formats
+from keras_alexnet.importers.alexnet import layer_weights, recognise
+from keras_alexnet.importers.chain import Chain
+from keras_alexnet.importers.preprocessing import InputOptions, resolve
 from keras_alexnet.presets import PRESETS, WEIGHTED, Preset
 
 FILTERS, UNITS, CLASSES = (4, 6, 6, 4, 4), 8, 5
@@ -215,10 +215,10 @@ def pixels(kind, made=None, **options):
 @pytest.mark.parametrize(
     ("kind", "usual", "order"),
     [
-        (kinds.CAFFE, "bvlc", "bgr"),
-        (kinds.CNTK, "cntk", "bgr"),
-        (kinds.ONNX, "bvlc", "bgr"),
-        (kinds.TORCHVISION, "torchvision", "rgb"),
+        (formats.CAFFE, "bvlc", "bgr"),
+        (formats.CNTK, "cntk", "bgr"),
+        (formats.ONNX, "bvlc", "bgr"),
+        (formats.TORCHVISION, "torchvision", "rgb"),
     ],
 )
 def test_the_usual_pixels_of_each_kind(kind, usual, order):
@@ -230,13 +230,13 @@ def test_the_usual_pixels_of_each_kind(kind, usual, order):
 
 
 def test_onnx_without_normalization_is_torchvisions():
-    found = pixels(kinds.ONNX, without("n1", "n2"))
+    found = pixels(formats.ONNX, without("n1", "n2"))
     assert found.preset.input_offset == PRESETS["torchvision"].input_offset
     assert found.channel_order == "rgb"
 
 
 def test_mean_and_std_are_in_the_files_order():
-    found = pixels(kinds.CAFFE, mean=(1, 2, 3), std=(10, 20, 40))
+    found = pixels(formats.CAFFE, mean=(1, 2, 3), std=(10, 20, 40))
     assert found.preset.input_scale == pytest.approx((1 / 40, 1 / 20, 1 / 10))
     assert found.preset.input_offset == pytest.approx((-3 / 40, -2 / 20, -1 / 10))
     assert (found.mean, found.std, found.source) == (
@@ -245,19 +245,19 @@ def test_mean_and_std_are_in_the_files_order():
         "as given",
     )
     # Another order alone: the usual mean is that of the colours.
-    assert pixels(kinds.CAFFE, channel_order="rgb").preset.input_offset == PRESETS["bvlc"].input_offset
-    assert pixels(kinds.CAFFE, channel_order="rgb").mean == (123, 117, 104)
+    assert pixels(formats.CAFFE, channel_order="rgb").preset.input_offset == PRESETS["bvlc"].input_offset
+    assert pixels(formats.CAFFE, channel_order="rgb").mean == (123, 117, 104)
 
 
 def test_a_network_may_scale_its_pixels_itself():
     made = [chain.Scaling("a", offset=-np.array([1.0, 2.0, 3.0])), chain.Scaling("b", scale=0.5), *layers()]
-    found = pixels(kinds.CNTK, made)
+    found = pixels(formats.CNTK, made)
     assert found.preset.input_scale == 0.5
     assert found.preset.input_offset == (-1.5, -1, -0.5)
     assert (found.mean, found.std, found.source) == ((1, 2, 3), (2, 2, 2), "the network itself")
     with pytest.raises(UserError, match=r"scales its pixels itself \(layer 'a'\). Leave out mean"):
-        pixels(kinds.CNTK, made, mean=(1, 2, 3))
-    assert pixels(kinds.ONNX, [chain.Scaling("a"), *layers()]).preset.input_offset == 0
+        pixels(formats.CNTK, made, mean=(1, 2, 3))
+    assert pixels(formats.ONNX, [chain.Scaling("a"), *layers()]).preset.input_offset == 0
 
 
 @pytest.mark.parametrize(
@@ -272,9 +272,9 @@ def test_a_network_of_pixels_of_0_to_1_has_to_be_told(scalings):
     """PyTorch's exports often normalize what they take for 0 to 1."""
     made = [*scalings, *layers()]
     with pytest.raises(UserError, match=r"net.file: layer 'a' subtracts .*, as for pixels of 0 to 1. Give --std=255"):
-        pixels(kinds.ONNX, made)
-    plain = pixels(kinds.ONNX, made, std=(1, 1, 1), channel_order="rgb").preset
-    small = pixels(kinds.ONNX, made, std=(255, 255, 255), channel_order="rgb").preset
+        pixels(formats.ONNX, made)
+    plain = pixels(formats.ONNX, made, std=(1, 1, 1), channel_order="rgb").preset
+    small = pixels(formats.ONNX, made, std=(255, 255, 255), channel_order="rgb").preset
     np.testing.assert_allclose(small.input_scale, np.array(plain.input_scale) / 255)
     np.testing.assert_allclose(small.input_offset, plain.input_offset)
 
@@ -282,8 +282,8 @@ def test_a_network_of_pixels_of_0_to_1_has_to_be_told(scalings):
 def test_a_mean_image_that_the_file_names_is_subtracted_before_its_own_scale():
     named = dataclasses.replace(network([chain.Scaling("s", 0.5), *layers()]), mean_file="mean.binaryproto")
     found = recognise(named)
-    assert resolve(found, kinds.CAFFE, InputOptions()).preset.input_offset == (-61.5, -58.5, -52)
-    given = resolve(found, kinds.CAFFE, InputOptions(mean=(10, 20, 40)))
+    assert resolve(found, formats.CAFFE, InputOptions()).preset.input_offset == (-61.5, -58.5, -52)
+    given = resolve(found, formats.CAFFE, InputOptions(mean=(10, 20, 40)))
     assert (given.preset.input_scale, given.preset.input_offset) == (0.5, (-20, -10, -5))
     assert given.source == "as given, the network itself"
 
@@ -294,9 +294,9 @@ def test_a_mean_image_that_the_file_names_is_subtracted_before_its_own_scale():
 def test_a_mean_in_the_other_order_is_questioned(mean, order):
     if order is None and mean[0] > mean[2]:
         with pytest.raises(UserError, match=r"assumed to be BGR, but look like those of RGB. Say which they are"):
-            pixels(kinds.CAFFE, mean=mean)
+            pixels(formats.CAFFE, mean=mean)
     else:
-        found = pixels(kinds.CAFFE, mean=mean, channel_order=order)
+        found = pixels(formats.CAFFE, mean=mean, channel_order=order)
         assert found.order_source == ("as given" if order else "assumed")
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from keras_alexnet.data.annotations import annotated_label
+from keras_alexnet.data.scanning.annotations import annotated_label
 
 LABEL_OF = {"tench": 0, "goldfish": 1}
 

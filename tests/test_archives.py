@@ -15,7 +15,7 @@ from keras_alexnet.data.archives.scan import read_archive
 from keras_alexnet.data.images import check
 from keras_alexnet.data.pipeline import evaluation_dataset, find_unreadable, readable_images, training_dataset
 from keras_alexnet.errors import UserError
-from keras_alexnet.reporting.thumbnails import thumbnail
+from keras_alexnet.report.thumbnails import thumbnail
 
 SIZE = 32
 

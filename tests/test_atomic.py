@@ -2,8 +2,8 @@ import os
 
 import pytest
 
-from keras_alexnet.atomic import atomic_path, check_folder, check_writable, write_text
 from keras_alexnet.errors import UserError
+from keras_alexnet.system.atomic import atomic_path, check_folder, check_writable, write_text
 
 
 def test_file_takes_its_name_only_when_whole(tmp_path):

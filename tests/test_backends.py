@@ -10,7 +10,7 @@ import pytest
 from cntk_reference import REFERENCE, build_reference_network, images_to_keras
 from training_process import installed
 
-from keras_alexnet.training.model_file import save_model
+from keras_alexnet.model_file import save_model
 
 pytestmark = pytest.mark.slow
 

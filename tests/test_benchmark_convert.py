@@ -7,7 +7,7 @@ from benchmark_process import check_spread, figures_of, run
 from benchmarks import convert
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.interop import importer
+from keras_alexnet.importers import importer
 from keras_alexnet.presets import PRESETS
 
 NARROW = {"filters": (4, 6, 8, 8, 6), "dense_units": 9}

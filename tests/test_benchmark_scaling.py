@@ -7,7 +7,7 @@ from training_process import installed
 from keras_alexnet.data.synthetic import synthetic_training_batches
 from keras_alexnet.training.build import build_model, build_network
 from keras_alexnet.training.config import TrainConfig
-from keras_alexnet.training.distribution import choose_devices
+from keras_alexnet.training.devices.choice import choose_devices
 
 STEPS, BATCH_SIZE = 2, 8
 SMALL = ("--copies", "2", "--network=tiny", f"--steps={STEPS}", f"--batch_size={BATCH_SIZE}", "--repeats=1")

@@ -12,8 +12,8 @@ import pytest
 from test_wire import field, fixed, packed, varint
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.interop import caffe
-from keras_alexnet.interop.caffe_schema import V1_TYPES
+from keras_alexnet.importers.caffe import reader as caffe
+from keras_alexnet.importers.caffe.schema import V1_TYPES
 
 REFERENCE = Path(__file__).parent / "reference"
 PARAMETERS = json.loads((REFERENCE / "caffe_parameters.json").read_text())

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.interop import caffe_chain, chain
-from keras_alexnet.interop.alexnet import recognise
-from keras_alexnet.interop.caffe import read_caffemodel
-from keras_alexnet.interop.caffe_chain import read_caffe_chain
+from keras_alexnet.importers import chain
+from keras_alexnet.importers.alexnet import recognise
+from keras_alexnet.importers.caffe import chain as caffe_chain
+from keras_alexnet.importers.caffe.chain import read_caffe_chain
+from keras_alexnet.importers.caffe.reader import read_caffemodel
 
 REFERENCE = Path(__file__).parent / "reference"
 NEW, V1 = (REFERENCE / f"caffe_alexnet_{kind}_c10_fc64.caffemodel" for kind in ("new", "v1"))

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.training.cluster import (
+from keras_alexnet.training.devices.cluster import (
     Cluster,
     check_port_is_free,
     jax_cluster,
@@ -33,9 +33,8 @@ def keras_variables(addresses=None, num_processes=None, process_id=None):
 
 
 def test_neither_a_framework_nor_numpy_is_imported():
-    program = (
-        "import sys; import keras_alexnet.training.cluster; print({'tensorflow', 'keras', 'numpy'} & set(sys.modules))"
-    )
+    module = "keras_alexnet.training.devices.cluster"
+    program = f"import sys, {module}; print({{'tensorflow', 'keras', 'numpy'}} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "set()\n"
 
 
@@ -243,7 +242,7 @@ def test_only_what_the_user_can_mend_is_told(monkeypatch, number):
     def bind(*_):
         raise OSError(number, "no")
 
-    monkeypatch.setattr("keras_alexnet.training.cluster.socket.socket.bind", bind)
+    monkeypatch.setattr("keras_alexnet.training.devices.cluster.socket.socket.bind", bind)
     if number == errno.EACCES:
         with pytest.raises(UserError, match="ports that low are the system's"):
             check_port_is_free("a:80")

@@ -12,8 +12,8 @@ import pytest
 from cntk_reference import ALL, CHECKPOINT, PADDED_POOLS, PADDED_POOLS_V1, REFERENCE, TINY
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.interop import cntk_dictionary
-from keras_alexnet.interop.cntk import CntkBlock, read_cntk_model
+from keras_alexnet.importers.cntk import dictionary as cntk_dictionary
+from keras_alexnet.importers.cntk.graph import CntkBlock, read_cntk_model
 
 # The beginnings of the SHA-256 of each array, as CNTK itself gave it (row-major, float32).
 PADDED_POOLS_SHA256 = {

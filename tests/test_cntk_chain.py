@@ -5,10 +5,10 @@ import pytest
 from cntk_reference import ALL, CHECKPOINT, PADDED_POOLS, PADDED_POOLS_V1, REFERENCE, TINY
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.interop import chain
-from keras_alexnet.interop.alexnet import layer_weights, recognise
-from keras_alexnet.interop.cntk import CntkBlock, CntkFunction, CntkVariable, make_graph, read_cntk_model
-from keras_alexnet.interop.cntk_chain import chain_of_graph, read_cntk_chain
+from keras_alexnet.importers import chain
+from keras_alexnet.importers.alexnet import layer_weights, recognise
+from keras_alexnet.importers.cntk.chain import chain_of_graph, read_cntk_chain
+from keras_alexnet.importers.cntk.graph import CntkBlock, CntkFunction, CntkVariable, make_graph, read_cntk_model
 from keras_alexnet.presets import WEIGHTED, Preset
 
 NAMES = [

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from keras_alexnet import compilation_cache
+from keras_alexnet.system import compilation_cache
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from keras_alexnet import model as model_module
 from keras_alexnet.compute import PORTABLE, BlockConv2D, SlicedMaxPool, choose_forms, compute_form
 from keras_alexnet.inference.outputs import Outputs
 from keras_alexnet.model import build_alexnet, is_local_response_norm, lrn_band, set_precision
+from keras_alexnet.model_file import load_model, save_model
 from keras_alexnet.presets import PRESETS
-from keras_alexnet.training.model_file import load_model, save_model
 
 
 def assert_all_close(distances: dict[str, dict[str, float]]) -> None:

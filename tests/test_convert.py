@@ -17,9 +17,9 @@ from keras_alexnet.data.class_file import read_classes
 from keras_alexnet.data.class_names import classes_of_model
 from keras_alexnet.data.maps import write_class_names
 from keras_alexnet.errors import UserError
-from keras_alexnet.interop.export_runtimes import load_exported
+from keras_alexnet.exporters.runtimes import load_exported
 from keras_alexnet.model import build_alexnet
-from keras_alexnet.training.model_file import load_model
+from keras_alexnet.model_file import load_model
 
 CAFFE = REFERENCE / "caffe_alexnet_new_c10_fc64.caffemodel"
 CNTK = REFERENCE / "alexnet_tiny_c10_fc64.model"

@@ -10,11 +10,12 @@ from drawn_images import draw, encode
 from image_tree import Tree, call, start
 from PIL import Image
 
-from keras_alexnet import machine
-from keras_alexnet.data import decoded, image_cache, images, maps, pipeline, pixel_store, ppm, space
+from keras_alexnet.data import decoded, image_cache, images, maps, pipeline, pixel_store, ppm
 from keras_alexnet.data.image_cache import ImageCache, image_caches
 from keras_alexnet.data.pixel_store import PixelStore
+from keras_alexnet.data.resizing import disk_space
 from keras_alexnet.errors import UserError
+from keras_alexnet.system import machine
 
 
 @pytest.fixture
@@ -206,7 +207,7 @@ def test_writing_goes_on_behind_the_last_image_that_is_whole(tree, tmp_path):
 
 
 def test_only_the_last_part_is_verified_when_writing_goes_on(tree, tmp_path, monkeypatch):
-    monkeypatch.setattr("keras_alexnet.data.resized_tar._SYNCED_EVERY", 2**12)
+    monkeypatch.setattr("keras_alexnet.data.resizing.tar._SYNCED_EVERY", 2**12)
     call(tree, *as_pixels(tmp_path / "small"))
     tar = tmp_path / "small/train.tar"
     tar.rename(f"{tar}.partial")
@@ -233,8 +234,8 @@ def test_space_and_time_are_printed_first_and_too_small_a_disk_is_refused(tree, 
     assert float(printed.split()[4]) == pytest.approx(size * 6 / 9, rel=0.1)
     for tar in (tmp_path / "small").glob("*.tar"):
         tar.unlink()
-    usage = space.shutil.disk_usage(tmp_path)._replace(free=3000)
-    monkeypatch.setattr(space.shutil, "disk_usage", lambda _: usage)
+    usage = disk_space.shutil.disk_usage(tmp_path)._replace(free=3000)
+    monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(UserError, match=r"only 0\.00 MB are free in .*--resized_format=tar, which takes a tenth"):
         call(tree, *as_pixels(tmp_path / "small", 256))
     assert not list((tmp_path / "small").glob("*.tar*"))
@@ -321,12 +322,12 @@ def test_an_image_whose_crops_are_readable_needs_no_more_than_these(tree):
 
 
 def test_too_narrow_images_do_not_count_as_space(tree, tmp_path, monkeypatch):
-    monkeypatch.setattr("keras_alexnet.data.resize._LONGEST_SIDE", 300)
-    expected = space.check_space(
+    monkeypatch.setattr("keras_alexnet.data.resizing.files._LONGEST_SIDE", 300)
+    expected = disk_space.check_space(
         [(maps.ImageMap(list(map(str, tree.images[2:6])), [0] * 4), f"{tmp_path}/a.tar")], 64, 1
     )
     tree.images[0].write_bytes(encode(draw(400, 2, 0), "JPEG"))
-    found = space.check_space(
+    found = disk_space.check_space(
         [(maps.ImageMap([str(tree.images[0]), *map(str, tree.images[2:5])], [0] * 4), f"{tmp_path}/a.tar")], 64, 1
     )
     assert found.split()[:3] == expected.split()[:3]

@@ -7,8 +7,8 @@ import sys
 import pytest
 from training_process import installed
 
-from keras_alexnet.training import distribution
-from keras_alexnet.training.distribution import choose_devices
+from keras_alexnet.training.devices import choice
+from keras_alexnet.training.devices.choice import choose_devices
 
 ENABLED = {
     "tensorflow": "from tensorflow.python.framework import config; print(config.is_op_determinism_enabled())",
@@ -20,7 +20,7 @@ ENABLED = {
 @pytest.mark.parametrize("backend", installed(*ENABLED))
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
 def test_the_backends_own_setting_is_made_for_gpus_alone(backend, platform):
-    program = f"from keras_alexnet.determinism import make_deterministic; make_deterministic({platform!r}); "
+    program = f"from keras_alexnet.system.determinism import make_deterministic; make_deterministic({platform!r}); "
     result = subprocess.run(
         [sys.executable, "-c", program + ENABLED[backend]],
         capture_output=True,
@@ -33,7 +33,7 @@ def test_the_backends_own_setting_is_made_for_gpus_alone(backend, platform):
 
 def test_it_is_made_before_anything_is_computed(monkeypatch):
     asked = []
-    monkeypatch.setattr(distribution, "make_deterministic", asked.append)
+    monkeypatch.setattr(choice, "make_deterministic", asked.append)
     for deterministic in (False, True):
         with choose_devices("none", deterministic=deterministic):
             assert asked == ["cpu"] * deterministic

@@ -13,7 +13,7 @@ from keras_alexnet.errors import UserError
 from keras_alexnet.training import loop
 from keras_alexnet.training.build import build_model, build_network
 from keras_alexnet.training.config import TrainConfig
-from keras_alexnet.training.distribution import Devices, check_batch_size, check_same_settings, choose_devices
+from keras_alexnet.training.devices.choice import Devices, check_batch_size, check_same_settings, choose_devices
 
 BACKENDS = installed("tensorflow", "jax")
 

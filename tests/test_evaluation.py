@@ -13,7 +13,6 @@ import tensorflow as tf
 from drawn_images import draw, encode
 from training_process import installed
 
-from keras_alexnet import progress
 from keras_alexnet.data.crops import RESIZES
 from keras_alexnet.data.maps import ImageMap, read_map, write_map
 from keras_alexnet.data.transforms import evaluation_image, ten_crops
@@ -21,6 +20,7 @@ from keras_alexnet.errors import UserError
 from keras_alexnet.inference import evaluation
 from keras_alexnet.inference.evaluation import evaluate_model
 from keras_alexnet.model import build_alexnet
+from keras_alexnet.system import progress
 
 NUM_CLASSES = 7
 SIDES = {"cntk": 227, "torchvision": 224}
@@ -29,7 +29,7 @@ EVALUATE = """
 import json, sys
 from keras_alexnet.data.maps import read_map
 from keras_alexnet.inference.evaluation import evaluate_model
-from keras_alexnet.training.model_file import load_model
+from keras_alexnet.model_file import load_model
 
 model, image_map = load_model(sys.argv[1]), read_map(sys.argv[2])
 print(json.dumps([evaluate_model(model, image_map, 20, resize="warp256", crops=crops) for crops in (1, 10)]))

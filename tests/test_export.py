@@ -8,12 +8,15 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from keras_alexnet.atomic import partial_name
 from keras_alexnet.errors import UserError
-from keras_alexnet.interop import export, export_litert, export_runtimes, export_saved_model
-from keras_alexnet.interop.export import export_model
-from keras_alexnet.interop.export_kinds import export_kind
+from keras_alexnet.exporters import exporter as export
+from keras_alexnet.exporters import litert as export_litert
+from keras_alexnet.exporters import runtimes as export_runtimes
+from keras_alexnet.exporters import saved_model as export_saved_model
+from keras_alexnet.exporters.exporter import export_model
+from keras_alexnet.exporters.formats import export_kind
 from keras_alexnet.model import build_alexnet, set_precision
+from keras_alexnet.system.atomic import partial_name
 
 NARROW = {"filters": (4, 6, 5, 7, 8), "dense_units": 9}
 NAMES = {"ONNX": "model.onnx", "LiteRT": "model.tflite", "SavedModel": "model"}

@@ -12,9 +12,10 @@ import tensorflow as tf
 from training_process import installed
 
 from keras_alexnet.data.synthetic import synthetic_evaluation_batches
-from keras_alexnet.training import distribution, loop
+from keras_alexnet.training import loop
 from keras_alexnet.training.config import TrainConfig
-from keras_alexnet.training.feed import AHEAD, DataWait, DeviceFeed, device_feed
+from keras_alexnet.training.devices import choice
+from keras_alexnet.training.devices.feed import AHEAD, DataWait, DeviceFeed, device_feed
 
 
 def slow_dataset(seconds: float, count: int = 10) -> tf.data.Dataset:
@@ -110,7 +111,7 @@ def _batches(image_size):
 def test_tensorflow_copies_ahead_to_a_gpu():
     """Its CPU stands in for it: what is checked is that the batches stay what they are."""
     batches = synthetic_evaluation_batches(3, 2, 3, image_size=8)
-    with distribution._on_gpu("/CPU:0", batches) as feed:
+    with choice._on_gpu("/CPU:0", batches) as feed:
         assert len(list(feed)) == 3
         for found, expected in zip(next(iter(feed)), next(iter(batches)), strict=True):
             np.testing.assert_array_equal(found, expected)
@@ -122,8 +123,8 @@ import os
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
 import keras, numpy as np
 from keras_alexnet.training.config import TrainConfig
-from keras_alexnet.training.distribution import choose_devices
-from keras_alexnet.training.feed import DataWait, device_feed
+from keras_alexnet.training.devices.choice import choose_devices
+from keras_alexnet.training.devices.feed import DataWait, device_feed
 from keras_alexnet.training.build import build_model, build_network
 
 class Batches(keras.utils.PyDataset):
@@ -144,7 +145,7 @@ for strategy in ("none", "mirrored") if is_jax else ("none",):
     with choose_devices(strategy) as devices:
         put = None
         if is_jax:
-            from keras_alexnet.training.jax_devices import _jax_put
+            from keras_alexnet.training.devices.jax import _jax_put
 
             put = _jax_put()
         for name, steps in (("evaluate", "steps"), ("fit", "steps_per_epoch")):

@@ -1,7 +1,7 @@
 import pytest
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.flagfile import expand_flagfiles, flag_line
+from keras_alexnet.system.flagfile import expand_flagfiles, flag_line
 
 
 def expand(path, text: bytes) -> list[str]:

@@ -9,15 +9,15 @@ import pytest
 import tensorflow as tf
 from training_process import installed
 
-from keras_alexnet import gpu
 from keras_alexnet.data.maps import VAL_MAP, read_map
 from keras_alexnet.errors import UserError
 from keras_alexnet.inference.evaluation import evaluate_model
 from keras_alexnet.inference.files import predict_images
 from keras_alexnet.inference.outputs import Outputs
 from keras_alexnet.model import build_alexnet, set_precision
+from keras_alexnet.system import gpu
 from keras_alexnet.training import memory
-from keras_alexnet.training.distribution import choose_devices
+from keras_alexnet.training.devices.choice import choose_devices
 from keras_alexnet.training.memory import bytes_needed, explained_memory
 
 

@@ -15,9 +15,10 @@ from fake_ilsvrc import CLASSES
 from image_tree import ROOT, Tree, arguments, call, listed, mapped, start, wait_until, workers_of
 from PIL import Image
 
-from keras_alexnet import cli, prepare, workers
+from keras_alexnet import cli, prepare
 from keras_alexnet.data import images, maps
 from keras_alexnet.errors import UserError
+from keras_alexnet.system import process_pool
 
 # As keras_alexnet.data.images has it, which pytest overrules.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
@@ -360,11 +361,11 @@ def square_or_fail(number):
 
 
 def test_map_in_processes():
-    assert workers.map_in_processes(square_or_fail, range(70), 2) == [number**2 for number in range(70)]
+    assert process_pool.map_in_processes(square_or_fail, range(70), 2) == [number**2 for number in range(70)]
     with pytest.raises(ValueError, match="seventy-seven"):
-        workers.map_in_processes(square_or_fail, range(80), 1)
+        process_pool.map_in_processes(square_or_fail, range(80), 1)
     with pytest.raises(UserError, match="was killed or crashed"):
-        workers.map_in_processes(square_or_fail, range(90, 200), 2)
+        process_pool.map_in_processes(square_or_fail, range(90, 200), 2)
 
 
 def test_pillow_keeps_its_warnings_to_itself():

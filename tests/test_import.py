@@ -15,13 +15,13 @@ from training_process import installed
 
 from keras_alexnet.data.class_file import write_classes
 from keras_alexnet.errors import UserError
-from keras_alexnet.interop.export_onnx import write_onnx
-from keras_alexnet.interop.importer import import_model, read_alexnet
-from keras_alexnet.interop.pixels import InputOptions
+from keras_alexnet.exporters.onnx import write_onnx
+from keras_alexnet.importers.importer import import_model, read_alexnet
+from keras_alexnet.importers.preprocessing import InputOptions
 from keras_alexnet.model import build_alexnet
+from keras_alexnet.model_file import save_model
 from keras_alexnet.presets import PRESETS
 from keras_alexnet.training.initial import build_from
-from keras_alexnet.training.model_file import save_model
 
 REFERENCE = Path(__file__).parent / "reference"
 TORCH = pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="no torch installed")

@@ -6,10 +6,10 @@ from keras import layers, ops
 from keras_alexnet import model as model_module
 from keras_alexnet.errors import UserError
 from keras_alexnet.model import build_alexnet, set_precision
+from keras_alexnet.model_file import load_model, save_model
 from keras_alexnet.presets import PRESETS, WEIGHTED
 from keras_alexnet.training.initial import build_from, freeze_through
 from keras_alexnet.training.metrics import compile_model
-from keras_alexnet.training.model_file import load_model, save_model
 from keras_alexnet.training.optimizer import SGDWithL2
 
 NARROW = {"filters": (4, 6, 5, 7, 8), "dense_units": 9}

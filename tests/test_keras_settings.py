@@ -12,8 +12,8 @@ from training_process import arrays_of, history_of, installed
 from keras_alexnet.data.maps import VAL_MAP, read_map
 from keras_alexnet.errors import UserError
 from keras_alexnet.inference.files import predict_images
-from keras_alexnet.keras_settings import keras_defaults, select_backend
 from keras_alexnet.model import build_alexnet
+from keras_alexnet.system.keras_settings import keras_defaults, select_backend
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 from cntk_reference import build_reference_network
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.interop.kinds import CAFFE, CNTK, KERAS, ONNX, TORCHVISION, model_kind
+from keras_alexnet.importers.formats import CAFFE, CNTK, KERAS, ONNX, TORCHVISION, model_kind
 
 REFERENCE = Path(__file__).parent / "reference"
 

@@ -7,11 +7,11 @@ import sys
 import pytest
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.lock import exclusive
+from keras_alexnet.system.lock import exclusive
 
 HOLDER = """
 import sys
-from keras_alexnet.lock import exclusive
+from keras_alexnet.system.lock import exclusive
 with exclusive(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()

@@ -11,8 +11,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.interop import chain
-from keras_alexnet.interop.onnx_model import read_onnx
+from keras_alexnet.importers import chain
+from keras_alexnet.importers.onnx import read_onnx
 
 REFERENCE = Path(__file__).parent / "reference"
 BVLC, CNTK = REFERENCE / "onnx_bvlc_c10_fc64.onnx", REFERENCE / "alexnet_tiny_c10_fc64.onnx"

@@ -10,7 +10,7 @@ import pytest
 from conftest import write_images
 
 from keras_alexnet.model import build_alexnet
-from keras_alexnet.training.model_file import save_model
+from keras_alexnet.model_file import save_model
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "own_photos.py"
 

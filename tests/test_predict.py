@@ -26,7 +26,7 @@ from keras_alexnet.inference.feature_file import feature_file
 from keras_alexnet.inference.listing import entry_writer
 from keras_alexnet.inference.outputs import Outputs, layer_names
 from keras_alexnet.model import build_alexnet
-from keras_alexnet.training.model_file import save_model
+from keras_alexnet.model_file import save_model
 
 IDS = ["n01440764", "n01443537", "caf\udce9", "my, class"]
 NAMES = ["tench, Tinca tinca", "goldfish", "", "<b>"]

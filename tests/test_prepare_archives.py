@@ -11,8 +11,9 @@ import pytest
 from archives import prepare as call
 from conftest import write_images
 
-from keras_alexnet.data import maps, official
-from keras_alexnet.data.ilsvrc2012 import CLASS_IDS, CLASS_IDS_BY_ILSVRC2012_ID
+from keras_alexnet.data import maps
+from keras_alexnet.data.scanning import official
+from keras_alexnet.data.scanning.ilsvrc2012 import CLASS_IDS, CLASS_IDS_BY_ILSVRC2012_ID
 from keras_alexnet.errors import UserError
 
 CLASSES = CLASS_IDS[:3]

@@ -13,11 +13,11 @@ import threading
 import numpy as np
 import pytest
 
-from keras_alexnet import progress
 from keras_alexnet.model import build_alexnet
+from keras_alexnet.system import progress
 from keras_alexnet.training import callbacks, loop, progress_line
 from keras_alexnet.training.config import TrainConfig
-from keras_alexnet.training.distribution import Devices
+from keras_alexnet.training.devices.choice import Devices
 from keras_alexnet.training.interruption import StopRequest
 from keras_alexnet.training.metrics import compile_model
 

@@ -4,11 +4,11 @@ import sys
 
 import pytest
 
-from keras_alexnet.quiet import stderr_held_back
+from keras_alexnet.system.log_suppression import stderr_held_back
 
 PROGRAM = """
 import os, signal, sys
-from keras_alexnet.quiet import stderr_held_back
+from keras_alexnet.system.log_suppression import stderr_held_back
 with stderr_held_back():
     os.write(2, b"no AVX" * 20_000)
     {end}

@@ -6,8 +6,8 @@ import subprocess
 
 import pytest
 
-from keras_alexnet import machine
 from keras_alexnet.errors import UserError
+from keras_alexnet.system import machine
 from keras_alexnet.training import loop
 from keras_alexnet.training.config import TrainConfig
 from keras_alexnet.training.record import TensorBoard, write_history

@@ -22,12 +22,12 @@ from keras_alexnet.data.maps import VAL_MAP, ImageMap, read_map, write_data_dir,
 from keras_alexnet.errors import UserError
 from keras_alexnet.inference.evaluation import predict_map
 from keras_alexnet.inference.predictions import Predictions
-from keras_alexnet.reporting.check import check_report
-from keras_alexnet.reporting.content import sha256_of
-from keras_alexnet.reporting.report import write_report
+from keras_alexnet.model_file import load_model
+from keras_alexnet.report.check import check_report
+from keras_alexnet.report.content import sha256_of
+from keras_alexnet.report.write import write_report
 from keras_alexnet.training.config import TrainConfig
 from keras_alexnet.training.loop import train
-from keras_alexnet.training.model_file import load_model
 
 IDS = ["<i>n01</i>", "caf\udce9", "n03"]
 NAMES = ["<script>alert(1)</script>", "a & b, c", ""]
@@ -243,7 +243,7 @@ def test_very_many_classes_take_no_memory_for_all_pairs_of_them(tmp_path, monkey
     )
     image_map = ImageMap([f"/gone/{number}" for number in range(num_images)], labels, source="/data/val_map.txt")
     # The page is left out, since tracing makes it take 20 s. What it is made of is built.
-    monkeypatch.setattr("keras_alexnet.reporting.page.render", lambda page: str(page.files))
+    monkeypatch.setattr("keras_alexnet.report.page.render", lambda page: str(page.files))
     tracemalloc.start()
     try:
         write_report(tmp_path / "r", model, predictions, image_map, model_path=tmp_path / "model.keras")
@@ -306,7 +306,7 @@ def test_an_older_report_stays_whole_where_a_new_one_fails(evaluated, trained, d
         raise KeyboardInterrupt
 
     # The last to be written.
-    monkeypatch.setattr("keras_alexnet.reporting.tables.write_predictions", fail)
+    monkeypatch.setattr("keras_alexnet.report.tables.write_predictions", fail)
     with pytest.raises(KeyboardInterrupt):
         write_report(tmp_path / "r", model, predictions, image_map, **arguments)
     assert {path.name: path.read_bytes() for path in (tmp_path / "r").iterdir()} == before

@@ -12,11 +12,11 @@ from PIL import Image
 from keras_alexnet.data.class_names import Classes
 from keras_alexnet.data.maps import ImageMap
 from keras_alexnet.inference.predictions import Predictions, predictions_of
-from keras_alexnet.reporting import files, tables
-from keras_alexnet.reporting.content import build_page, sha256_of
-from keras_alexnet.reporting.page import Page
-from keras_alexnet.reporting.run import run_of
-from keras_alexnet.reporting.statistics import calibration, class_results, confusion_matrix, wilson_interval
+from keras_alexnet.report import files, tables
+from keras_alexnet.report.content import build_page, sha256_of
+from keras_alexnet.report.page import Page
+from keras_alexnet.report.run_record import run_of
+from keras_alexnet.report.statistics import calibration, class_results, confusion_matrix, wilson_interval
 
 # A dog, a bird, a dog, …: groups put them in another order than their labels'.
 IDS = ["n01440764", "n01530575", "n02085620", "n02101006", "n02123045", "n02124075", "n03100240", "n03445777"]

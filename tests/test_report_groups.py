@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from keras_alexnet.reporting import groups
-from keras_alexnet.reporting.groups import group_of, grouped_order
+from keras_alexnet.report import groups
+from keras_alexnet.report.groups import group_of, grouped_order
 
 KNOWN = {
     "n01440764": "fishes",  # tench

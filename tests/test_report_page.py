@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 pytest.importorskip("jinja2", reason="jinja2 is not installed")
 
-from keras_alexnet.reporting.page import ClassRow, Example, Headline, Page, render
+from keras_alexnet.report.page import ClassRow, Example, Headline, Page, render
 
 if MISSING:
     pytest.skip(MISSING, allow_module_level=True)
@@ -455,7 +455,7 @@ def test_search_shows_the_rows_that_match_and_how_many(browser, large):
 
 
 def test_of_very_many_classes_the_table_shows_some_at_a_time(browser, tmp_path, monkeypatch):
-    monkeypatch.setattr("keras_alexnet.reporting.page._ROWS_SHOWN", 990)
+    monkeypatch.setattr("keras_alexnet.report.page._ROWS_SHOWN", 990)
     path = written(tmp_path, large_page())
     note = "The table shows up to 990 of the 1,000 classes at a time."
 
@@ -482,7 +482,7 @@ def test_of_very_many_classes_the_table_shows_some_at_a_time(browser, tmp_path, 
 
 
 def test_a_table_of_as_many_classes_as_it_shows_is_whole(browser, tmp_path, monkeypatch):
-    monkeypatch.setattr("keras_alexnet.reporting.page._ROWS_SHOWN", 1000)
+    monkeypatch.setattr("keras_alexnet.report.page._ROWS_SHOWN", 1000)
     with opened(browser, written(tmp_path, large_page())) as page:
         assert page.locator("#found").inner_text() == "1,000 of 1,000 classes"
         assert len(column(page, 3)) == 1000
@@ -823,7 +823,7 @@ def test_the_theme_follows_the_system_until_it_is_chosen(browser, small):
 
 
 def test_text_of_charts_is_legible_at_any_width_and_on_paper(browser, tmp_path):
-    plots = pytest.importorskip("keras_alexnet.reporting.plots", reason="matplotlib is not installed")
+    plots = pytest.importorskip("keras_alexnet.report.plots", reason="matplotlib is not installed")
     columns = ("loss", "top1_error", "top5_error")
     history = [
         {"epoch": epoch, "learning_rate": 0.1 / epoch} | {p + c: 17.53 / epoch for p in ("", "val_") for c in columns}

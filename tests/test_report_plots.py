@@ -13,10 +13,10 @@ import pytest
 from image_tree import ROOT
 from PIL import Image
 
-from keras_alexnet.reporting.filters import filters_png
+from keras_alexnet.report.filters import filters_png
 
 matplotlib = pytest.importorskip("matplotlib")
-plots = importlib.import_module("keras_alexnet.reporting.plots")
+plots = importlib.import_module("keras_alexnet.report.plots")
 
 SVG = "{http://www.w3.org/2000/svg}"
 VARIABLES = {"--text", "--muted", "--line", "--surface", "--series-1", "--series-2"}

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from keras_alexnet.inference.predictions import Predictions, predictions_of
-from keras_alexnet.reporting import statistics
+from keras_alexnet.report import statistics
 
 
 def predictions(truth, best, confidence=None) -> Predictions:

@@ -8,7 +8,7 @@ from drawn_images import UPRIGHT, draw, encode, exif_with_orientation, with_exif
 from PIL import Image
 
 from keras_alexnet.data import images
-from keras_alexnet.reporting.thumbnails import thumbnail
+from keras_alexnet.report.thumbnails import thumbnail
 
 # As keras_alexnet.data.images has it, which pytest overrules.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")

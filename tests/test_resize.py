@@ -16,7 +16,7 @@ from PIL import Image
 
 from keras_alexnet.data import images
 from keras_alexnet.errors import UserError
-from keras_alexnet.lock import exclusive
+from keras_alexnet.system.lock import exclusive
 
 # As keras_alexnet.data.images has it, which pytest overrules.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")

@@ -20,9 +20,9 @@ from keras_alexnet.compute import PORTABLE, Forms
 from keras_alexnet.data import image_cache, maps, ppm
 from keras_alexnet.data.pixel_store import PixelStore
 from keras_alexnet.errors import UserError
+from keras_alexnet.model_file import load_model
 from keras_alexnet.training import build, loop, run_folder
 from keras_alexnet.training.config import TrainConfig
-from keras_alexnet.training.model_file import load_model
 
 BACKENDS = installed("tensorflow", "jax", "torch")
 

@@ -12,9 +12,9 @@ from conftest import write_images
 
 from keras_alexnet.data import maps
 from keras_alexnet.data.archives.scan import read_archive
-from keras_alexnet.data.ilsvrc2012 import CLASS_IDS
 from keras_alexnet.data.pipeline import training_dataset
-from keras_alexnet.data.shards import find_shards
+from keras_alexnet.data.scanning.ilsvrc2012 import CLASS_IDS
+from keras_alexnet.data.scanning.shards import find_shards
 from keras_alexnet.errors import UserError
 
 LABELS = (1, 0, 2, 1, 0, 2, 2, 1)

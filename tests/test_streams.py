@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from keras_alexnet.model import build_alexnet
-from keras_alexnet.training.model_file import save_model
+from keras_alexnet.model_file import save_model
 
 pytestmark = pytest.mark.slow
 

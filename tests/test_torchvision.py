@@ -12,8 +12,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.interop import chain
-from keras_alexnet.interop.torchvision import is_safetensors, read_torchvision
+from keras_alexnet.importers import chain
+from keras_alexnet.importers.torchvision import is_safetensors, read_torchvision
 
 REFERENCE = Path(__file__).parent / "reference"
 PTH, SAFETENSORS = (REFERENCE / f"torchvision_c9_fc96.{suffix}" for suffix in ("pth", "safetensors"))

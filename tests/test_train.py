@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_alexnet import progress
 from keras_alexnet.data.class_file import read_classes, write_classes
 from keras_alexnet.data.maps import read_class_mappings, read_map, write_class_mappings
 from keras_alexnet.data.pipeline import evaluation_dataset
 from keras_alexnet.data.source import read_training_data
 from keras_alexnet.errors import UserError
 from keras_alexnet.inference.evaluation import evaluate_model
-from keras_alexnet.lock import exclusive
 from keras_alexnet.model import build_alexnet
+from keras_alexnet.model_file import load_model
+from keras_alexnet.system import progress
+from keras_alexnet.system.lock import exclusive
 from keras_alexnet.training import loop
 from keras_alexnet.training.config import TrainConfig
-from keras_alexnet.training.model_file import load_model
 
 EPOCHS = 2
 # The columns of history.csv that no two runs share.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.interop import wire
+from keras_alexnet.importers import wire
 
 
 def varint(number: int) -> bytes:

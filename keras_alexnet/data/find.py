@@ -10,7 +10,7 @@ from keras_alexnet.data.archives.files import entries_of
 from keras_alexnet.data.archives.paths import split_archive
 from keras_alexnet.data.archives.scan import duplicates
 from keras_alexnet.data.archives.state import ArchiveState
-from keras_alexnet.data.trees import SUFFIXES, is_image
+from keras_alexnet.data.scanning.trees import SUFFIXES, is_image
 from keras_alexnet.errors import UserError
 
 

@@ -9,7 +9,7 @@ from keras_alexnet.data.decode import decode_bytes
 from keras_alexnet.data.decoded import ImageList
 from keras_alexnet.data.images import mean_over_sample
 from keras_alexnet.data.maps import ImageMap
-from keras_alexnet.machine import available_bytes
+from keras_alexnet.system.machine import available_bytes
 
 # Decoded images may take this part of the memory that is available at the start; they are dropped if, while the cache
 # fills, less than that part of it is left.

@@ -15,13 +15,13 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from keras_alexnet import atomic
 from keras_alexnet.data import maps, ppm
 from keras_alexnet.data.archives.locations import ArchivedImage
-from keras_alexnet.data.ilsvrc import ImageFolders
+from keras_alexnet.data.scanning.scan import ImageFolders
 from keras_alexnet.errors import UserError, raise_if_any
-from keras_alexnet.file_names import to_utf8
-from keras_alexnet.workers import map_in_processes
+from keras_alexnet.system import atomic
+from keras_alexnet.system.file_names import to_utf8
+from keras_alexnet.system.process_pool import map_in_processes
 
 BAD_IMAGES = "bad_images.tsv"
 SMALL = 32

@@ -14,10 +14,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, BinaryIO
 
-from keras_alexnet.atomic import atomic_path
 from keras_alexnet.data.archives.paths import split_archive
 from keras_alexnet.errors import UserError, raise_if_any
-from keras_alexnet.file_names import from_utf8, to_utf8
+from keras_alexnet.system.atomic import atomic_path
+from keras_alexnet.system.file_names import from_utf8, to_utf8
 
 if TYPE_CHECKING:
     from keras_alexnet.data.archives.locations import ArchivedImage, Locations

@@ -21,7 +21,7 @@ from keras_alexnet.data.pixel_store import PixelStore
 from keras_alexnet.data.transforms import evaluation_image, resize_square, ten_crops, training_image
 from keras_alexnet.errors import UserError
 from keras_alexnet.presets import IMAGE_SIZE
-from keras_alexnet.workers import cpu_count
+from keras_alexnet.system.process_pool import cpu_count
 
 _NUM_THREADS = cpu_count()
 _LARGEST_CHUNK = 64

@@ -10,9 +10,9 @@ from keras_alexnet.data.source import evaluation_errors
 from keras_alexnet.errors import UserError
 from keras_alexnet.inference.outputs import Outputs
 from keras_alexnet.inference.predictions import Predictions, joined, predictions_of
-from keras_alexnet.progress import WorkProgress
-from keras_alexnet.training.distribution import leave_gpus_to_the_backend
-from keras_alexnet.training.model_file import model_sizes
+from keras_alexnet.model_file import model_sizes
+from keras_alexnet.system.progress import WorkProgress
+from keras_alexnet.training.devices.choice import leave_gpus_to_the_backend
 
 
 def evaluate_model(

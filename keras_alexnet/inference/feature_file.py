@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_alexnet.atomic import atomic_path
-from keras_alexnet.csv_file import csv_writer
 from keras_alexnet.errors import UserError
-from keras_alexnet.file_names import to_utf8
+from keras_alexnet.system.atomic import atomic_path
+from keras_alexnet.system.csv_file import csv_writer
+from keras_alexnet.system.file_names import to_utf8
 
 SUFFIXES = (".npz", ".csv")
 

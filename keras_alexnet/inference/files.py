@@ -12,9 +12,9 @@ from keras_alexnet.data.pipeline import readable_images, unlabelled_map, why_unr
 from keras_alexnet.errors import UserError
 from keras_alexnet.inference.outputs import Outputs
 from keras_alexnet.inference.predictions import log_softmax
-from keras_alexnet.quiet import silenced_but_python
-from keras_alexnet.training.distribution import leave_gpus_to_the_backend
-from keras_alexnet.training.model_file import model_sizes
+from keras_alexnet.model_file import model_sizes
+from keras_alexnet.system.log_suppression import silenced_but_python
+from keras_alexnet.training.devices.choice import leave_gpus_to_the_backend
 
 # Called with a path and the reason why it cannot be read.
 Skip = Callable[[str, str], None]

@@ -5,9 +5,9 @@ import json
 import math
 from collections.abc import Callable, Sequence
 
-from keras_alexnet.csv_file import csv_writer
 from keras_alexnet.data.class_names import Classes
-from keras_alexnet.progress import cut, printable
+from keras_alexnet.system.csv_file import csv_writer
+from keras_alexnet.system.progress import cut, printable
 
 FORMATS = ("table", "json", "csv")
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import keras
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.progress import StatusLine, compose, say
+from keras_alexnet.system.progress import StatusLine, compose, say
 from keras_alexnet.training.config import TrainConfig
-from keras_alexnet.training.distribution import Devices
+from keras_alexnet.training.devices.choice import Devices
 from keras_alexnet.training.interruption import StopRequest, stop
 from keras_alexnet.training.metrics import error_rates
 from keras_alexnet.training.progress_line import Pace, training_line, validation_line

@@ -12,9 +12,9 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_alexnet.atomic import atomic_path
 from keras_alexnet.errors import UserError
-from keras_alexnet.progress import say
+from keras_alexnet.system.atomic import atomic_path
+from keras_alexnet.system.progress import say
 
 _FORMAT = 3
 _KEPT = 2

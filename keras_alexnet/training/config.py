@@ -4,9 +4,9 @@ import os
 from dataclasses import asdict, dataclass
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.file_names import to_utf8
-from keras_alexnet.flagfile import flag_line
 from keras_alexnet.presets import FREEZABLE, PRESETS
+from keras_alexnet.system.file_names import to_utf8
+from keras_alexnet.system.flagfile import flag_line
 
 PRECISIONS = ("float32", "mixed_bfloat16")
 STRATEGIES = ("auto", "none", "mirrored", "multi_worker")

@@ -6,8 +6,8 @@ import keras
 
 from keras_alexnet.errors import UserError, raise_if_any
 from keras_alexnet.model import build_alexnet, is_local_response_norm
+from keras_alexnet.model_file import load_model
 from keras_alexnet.presets import FREEZABLE, WEIGHTED, Preset
-from keras_alexnet.training.model_file import load_model
 
 # Of a layer's settings, those of the run and of the new weights: what the network computes does not depend on them.
 _NOT_COMPARED = ("trainable", "dtype", "kernel_initializer", "bias_initializer", "rate", "seed")

@@ -8,15 +8,17 @@ from pathlib import Path
 
 import keras
 
-from keras_alexnet import compilation_cache
-from keras_alexnet.atomic import write_text
 from keras_alexnet.data.class_file import read_classes, write_classes
 from keras_alexnet.data.order import steps_per_pass
-from keras_alexnet.keras_settings import keras_defaults
-from keras_alexnet.lock import exclusive
-from keras_alexnet.progress import duration, say
-from keras_alexnet.reporting.check import check_run_report
-from keras_alexnet.reporting.files import REPORT_FILE
+from keras_alexnet.model_file import model_sizes, save_model
+from keras_alexnet.report.check import check_run_report
+from keras_alexnet.report.files import REPORT_FILE
+from keras_alexnet.system import compilation_cache
+from keras_alexnet.system.atomic import write_text
+from keras_alexnet.system.keras_settings import keras_defaults
+from keras_alexnet.system.lock import exclusive
+from keras_alexnet.system.process_pool import cpu_count
+from keras_alexnet.system.progress import duration, say
 from keras_alexnet.training.build import build_model, build_network
 from keras_alexnet.training.callbacks import StepWatch
 from keras_alexnet.training.checkpoint import (
@@ -27,11 +29,10 @@ from keras_alexnet.training.checkpoint import (
     variable_arrays,
 )
 from keras_alexnet.training.config import TrainConfig
-from keras_alexnet.training.distribution import Devices, check_batch_size, check_same_settings, choose_devices
+from keras_alexnet.training.devices.choice import Devices, check_batch_size, check_same_settings, choose_devices
 from keras_alexnet.training.interruption import StopRequest
 from keras_alexnet.training.memory import explained_memory
 from keras_alexnet.training.metrics import error_rates
-from keras_alexnet.training.model_file import model_sizes, save_model
 from keras_alexnet.training.profile import StepProfiler, check_profile_steps
 from keras_alexnet.training.record import RunRecord, TensorBoard, write_history
 from keras_alexnet.training.run_files import (
@@ -45,7 +46,6 @@ from keras_alexnet.training.run_files import (
 )
 from keras_alexnet.training.run_folder import find_checkpoint, is_finished, throw_away
 from keras_alexnet.training.schedule import rate_in_epoch
-from keras_alexnet.workers import cpu_count
 
 
 @keras_defaults()
@@ -192,7 +192,7 @@ class _Run:
         """Writes the report, where one is wanted and there is none yet."""
         if not (self.config.report and self.devices.is_chief):
             return
-        from keras_alexnet.reporting.run_report import has_run_report, write_run_report
+        from keras_alexnet.report.run_report import has_run_report, write_run_report
 
         if not has_run_report(self.folder):
             try:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import keras
 
-from keras_alexnet.atomic import atomic_path
 from keras_alexnet.errors import UserError
-from keras_alexnet.progress import clear_status_line
-from keras_alexnet.quiet import silenced
+from keras_alexnet.system.atomic import atomic_path
+from keras_alexnet.system.log_suppression import silenced
+from keras_alexnet.system.progress import clear_status_line
 from keras_alexnet.training.callbacks import StepWatch
 from keras_alexnet.training.chrome_trace import write_chrome_trace
 from keras_alexnet.training.config import TrainConfig

@@ -2,7 +2,7 @@
 
 import time
 
-from keras_alexnet.progress import Part, duration
+from keras_alexnet.system.progress import Part, duration
 
 
 def training_line(

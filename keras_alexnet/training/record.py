@@ -10,14 +10,14 @@ from pathlib import Path
 
 import keras
 
-from keras_alexnet import machine
-from keras_alexnet.atomic import make_folder, write_text
 from keras_alexnet.errors import UserError
-from keras_alexnet.file_names import to_utf8
+from keras_alexnet.system import machine
+from keras_alexnet.system.atomic import make_folder, write_text
+from keras_alexnet.system.file_names import to_utf8
+from keras_alexnet.system.process_pool import cpu_count
 from keras_alexnet.training.config import TrainConfig
-from keras_alexnet.training.distribution import leave_gpus_to_the_backend
+from keras_alexnet.training.devices.choice import leave_gpus_to_the_backend
 from keras_alexnet.training.run_files import RUN_FILE, TENSORBOARD_FOLDER
-from keras_alexnet.workers import cpu_count
 
 
 def write_history(path: Path, history: list[dict]) -> None:

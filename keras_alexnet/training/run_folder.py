@@ -4,10 +4,11 @@ from pathlib import Path
 
 from keras_alexnet.data.class_file import class_file, names_file
 from keras_alexnet.errors import UserError
-from keras_alexnet.progress import say
-from keras_alexnet.reporting.files import REPORT_FILE, TABLES
+from keras_alexnet.report.files import REPORT_FILE, TABLES
+from keras_alexnet.system.process_pool import cpu_count
+from keras_alexnet.system.progress import say
 from keras_alexnet.training.checkpoint import Checkpoint, Progress, check_identity, load_newest_checkpoint
-from keras_alexnet.training.distribution import Devices
+from keras_alexnet.training.devices.choice import Devices
 from keras_alexnet.training.record import read_run_file
 from keras_alexnet.training.run_files import (
     BEST_MODEL_FILE,
@@ -20,7 +21,6 @@ from keras_alexnet.training.run_files import (
     RUN_FILE,
     TENSORBOARD_FOLDER,
 )
-from keras_alexnet.workers import cpu_count
 
 
 def find_checkpoint(folder: Path, identity: dict, devices: Devices, warn=say) -> Checkpoint | None:

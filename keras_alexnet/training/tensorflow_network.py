@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from keras_alexnet.training.feed import DataWait
+from keras_alexnet.training.devices.feed import DataWait
 
 
 class TensorFlowNetwork(keras.Model):

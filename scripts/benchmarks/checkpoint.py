@@ -28,8 +28,8 @@ from benchmarks import common
 from keras_alexnet import cli
 from keras_alexnet.errors import UserError
 from keras_alexnet.presets import PRESETS
+from keras_alexnet.system.process_pool import cpu_count
 from keras_alexnet.training.config import TrainConfig
-from keras_alexnet.workers import cpu_count
 
 OURS, KERAS, TORCH, LIMIT = "keras_alexnet", "Keras", "PyTorch", "the limit"
 QUICK = {"network": "tiny", "repeats": 1}
@@ -115,7 +115,7 @@ def _model(network: str):
         from keras_alexnet.compute import PORTABLE
         from keras_alexnet.training.build import build_model, build_network
         from keras_alexnet.training.checkpoint import assign, variable_arrays
-        from keras_alexnet.training.distribution import choose_devices
+        from keras_alexnet.training.devices.choice import choose_devices
     with choose_devices("none") as devices:
         config = TrainConfig(preset=network)
         # In the form that is saved.
@@ -212,7 +212,7 @@ def _in_model(model, write: Callable[[Path], Path], read: Callable[[Path], None]
 
 def _our_checkpoint(model, every: Arrays) -> Side:
     from keras_alexnet.training.checkpoint import Progress, restore, save_checkpoint, variable_arrays
-    from keras_alexnet.training.distribution import choose_devices
+    from keras_alexnet.training.devices.choice import choose_devices
     from keras_alexnet.training.run_files import CHECKPOINT_FOLDER
     from keras_alexnet.training.run_folder import find_checkpoint
 
@@ -285,7 +285,7 @@ def _plain_file(arrays: Arrays) -> Side:
 
 
 def _our_model_file(model, weights: Arrays) -> Side:
-    from keras_alexnet.training.model_file import save_model
+    from keras_alexnet.model_file import save_model
 
     def write(folder: Path) -> Path:
         path = folder / "model.keras"
@@ -309,7 +309,7 @@ def _keras_model_file(model, weights: Arrays) -> Side:
 
 
 def _model_file(model, write: Callable[[Path], Path], weights: Arrays) -> Side:
-    from keras_alexnet.training.model_file import load_model
+    from keras_alexnet.model_file import load_model
 
     def read(path: Path) -> None:
         model.set_weights(load_model(str(path)).get_weights())

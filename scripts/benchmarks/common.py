@@ -17,8 +17,8 @@ from pathlib import Path
 
 from PIL import features
 
-from keras_alexnet import machine
 from keras_alexnet.errors import UserError
+from keras_alexnet.system import machine
 
 # What Keras calls the precisions.
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}

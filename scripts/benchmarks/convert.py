@@ -267,8 +267,9 @@ def _import(*names: str) -> None:
 
 
 def _start_ours(source: Path, target: Path) -> None:
-    from keras_alexnet.interop import export, importer  # noqa: F401
-    from keras_alexnet.interop.export_runtimes import PACKAGES, is_installed
+    from keras_alexnet.exporters import exporter as export  # noqa: F401
+    from keras_alexnet.exporters.runtimes import PACKAGES, is_installed
+    from keras_alexnet.importers import importer  # noqa: F401
 
     _import(*_PACKAGES.get(source.suffix, ()), *_PACKAGES.get(target.suffix, ()))
     kind = _kind(target)
@@ -277,9 +278,9 @@ def _start_ours(source: Path, target: Path) -> None:
 
 
 def _ours(source: Path, target: Path) -> None:
-    from keras_alexnet.interop.export import export_model
-    from keras_alexnet.interop.importer import import_model
-    from keras_alexnet.training.model_file import save_model
+    from keras_alexnet.exporters.exporter import export_model
+    from keras_alexnet.importers.importer import import_model
+    from keras_alexnet.model_file import save_model
 
     model = import_model(source).model
     if target.suffix == ".keras":
@@ -290,8 +291,8 @@ def _ours(source: Path, target: Path) -> None:
 
 def _logits(target: Path, images: np.ndarray) -> np.ndarray | None:
     """By the runtime that the format is meant for."""
-    from keras_alexnet.interop.export_runtimes import is_installed, load_exported
-    from keras_alexnet.training.model_file import load_model
+    from keras_alexnet.exporters.runtimes import is_installed, load_exported
+    from keras_alexnet.model_file import load_model
 
     if target.suffix == ".keras":
         return load_model(str(target)).predict_on_batch(images)

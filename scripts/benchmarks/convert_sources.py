@@ -28,7 +28,7 @@ def make_sources(network: str, folder: Path) -> dict[str, str]:
     """
     import keras
 
-    from keras_alexnet.interop.export_onnx import write_onnx
+    from keras_alexnet.exporters.onnx import write_onnx
     from keras_alexnet.model import build_alexnet
 
     left_out = {}
@@ -111,7 +111,7 @@ def _save_state_dict(weights: Weights, preset: Preset, path: Path) -> None:
 
 def _caffemodel(weights: Weights) -> bytes:
     """A file as Caffe writes it, of BVLC's network: groups, and channels in the order blue, green, red."""
-    from keras_alexnet.interop.caffe_schema import NET
+    from keras_alexnet.importers.caffe.schema import NET
 
     layers = []
 
@@ -151,7 +151,7 @@ def _caffemodel(weights: Weights) -> bytes:
 
 
 def _blob(array: np.ndarray) -> bytes:
-    from keras_alexnet.interop.caffe_schema import BLOB
+    from keras_alexnet.importers.caffe.schema import BLOB
 
     return _encoded(BLOB, {"shape": {"dim": list(array.shape)}, "data": array.astype("<f4").tobytes()})
 

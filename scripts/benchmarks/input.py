@@ -40,7 +40,7 @@ from keras_alexnet import cli
 from keras_alexnet.data.maps import ImageMap, read_map
 from keras_alexnet.errors import UserError
 from keras_alexnet.presets import IMAGE_SIZE
-from keras_alexnet.workers import cpu_count
+from keras_alexnet.system.process_pool import cpu_count
 
 LIBJPEG_TURBO = "libjpeg-turbo, full decode"
 READ = "read"
@@ -215,12 +215,13 @@ def _sides(image_map: ImageMap, batch_size: int, folder: Path) -> dict[str, tupl
 
 def _copies(image_map: ImageMap, folder: Path, resized_format: str) -> ImageMap:
     """A map of smaller copies of the same images; each is written once, however often it is in the map."""
-    from keras_alexnet.data import resize, resized_tar
+    from keras_alexnet.data.resizing import files
+    from keras_alexnet.data.resizing import tar as resized_tar
 
     first = {path: row for row, path in reversed(list(enumerate(image_map.paths)))}
     unique = dataclasses.replace(image_map.take(sorted(first.values())), source=os.path.commonpath(list(first)))
     if resized_format == "files":
-        findings, copies = resize.write_copies(unique, str(folder / "copies"), 256, cpu_count())
+        findings, copies = files.write_copies(unique, str(folder / "copies"), 256, cpu_count())
     else:
         tar = str(folder / f"{resized_format}.tar")
         findings, copies = resized_tar.write_copies(unique, tar, 256, cpu_count(), resized_format=resized_format)

@@ -196,7 +196,7 @@ class _Step:
         from keras_alexnet.data.synthetic import synthetic_training_batches
         from keras_alexnet.training.build import build_model, build_network
         from keras_alexnet.training.config import TrainConfig
-        from keras_alexnet.training.distribution import choose_devices
+        from keras_alexnet.training.devices.choice import choose_devices
 
         config = TrainConfig(preset=network, precision=common.PRECISIONS[precision])
         with choose_devices("none") as devices:

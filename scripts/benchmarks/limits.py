@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from keras_alexnet.workers import cpu_count
+from keras_alexnet.system.process_pool import cpu_count
 
 # A turn of a limit takes at least so long, and its fastest call counts.
 _SECONDS = 0.2

@@ -30,9 +30,10 @@ from pathlib import Path
 from PIL import Image
 
 from benchmarks import common
-from keras_alexnet.data import ilsvrc, maps
+from keras_alexnet.data import maps
+from keras_alexnet.data.scanning import scan
 from keras_alexnet.errors import UserError, raise_if_any
-from keras_alexnet.progress import WorkProgress
+from keras_alexnet.system.progress import WorkProgress
 
 QUICK = {"files": 5_000, "repeats": 1}
 
@@ -272,8 +273,8 @@ def _parts(tree: Tree, folder: Path) -> dict[str, Callable[[], float]]:
     """What `prepare` does one after the other, each timed by itself, the last three in this process."""
     train_dir, val_dir, annotations_dir = (os.path.join(tree.folder, part) for part in (_TRAIN, _VAL, _ANNOTATIONS))
     problems: list[str] = []
-    classes, train = ilsvrc.scan_training(train_dir, problems)
-    val = ilsvrc.scan_validation(val_dir, annotations_dir, classes, problems)
+    classes, train = scan.scan_training(train_dir, problems)
+    val = scan.scan_validation(val_dir, annotations_dir, classes, problems)
     raise_if_any(problems, "the generated tree is not as expected")
 
     def write() -> float:
@@ -284,9 +285,9 @@ def _parts(tree: Tree, folder: Path) -> dict[str, Callable[[], float]]:
         "start of Python, imports": common.seconds_of(
             lambda: _run_process(OURS, ["-c", "import keras_alexnet.prepare"])
         ),
-        "training images": common.seconds_of(lambda: ilsvrc.scan_training(train_dir, problems)),
+        "training images": common.seconds_of(lambda: scan.scan_training(train_dir, problems)),
         "validation images, annotations": common.seconds_of(
-            lambda: ilsvrc.scan_validation(val_dir, annotations_dir, classes, problems)
+            lambda: scan.scan_validation(val_dir, annotations_dir, classes, problems)
         ),
         "writing and flushing": write,
     }

@@ -307,7 +307,7 @@ def keras_steps(side: Side) -> _Steps:
         from keras_alexnet.model import build_alexnet, set_precision
         from keras_alexnet.training.build import build_model, build_network
         from keras_alexnet.training.config import TrainConfig
-        from keras_alexnet.training.distribution import choose_devices
+        from keras_alexnet.training.devices.choice import choose_devices
 
     if keras.backend.backend() != side.backend:
         raise AssertionError(f"Keras runs under {keras.backend.backend()}")

@@ -13,14 +13,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from keras_alexnet.atomic import atomic_path
 from keras_alexnet.data.archives.entries import Entries, opened, read_range
 from keras_alexnet.data.archives.locations import Locations
 from keras_alexnet.data.archives.paths import candidates
 from keras_alexnet.data.archives.scan import duplicates, read_archive
 from keras_alexnet.data.archives.state import ArchiveState
 from keras_alexnet.errors import UserError, raise_if_any
-from keras_alexnet.progress import ScanProgress
+from keras_alexnet.system.atomic import atomic_path
+from keras_alexnet.system.progress import ScanProgress
 
 _VERSION = 1
 # Blocks of an archive that identify it.

@@ -18,7 +18,7 @@ import numpy as np
 from keras_alexnet.data.archives.entries import PLAIN, ZIP_DEFLATED, read_range
 from keras_alexnet.data.archives.state import ArchiveState
 from keras_alexnet.data.archives.zip import LOCAL_HEADER, LOCAL_HEADER_SIZE
-from keras_alexnet.workers import cpu_count
+from keras_alexnet.system.process_pool import cpu_count
 
 # Seconds per image up to which it is taken to come from the page cache.
 _PATIENCE = 2e-4

@@ -1,0 +1,1 @@
+"""Smaller copies of the images, as files, in a tar, or decoded."""

@@ -1,0 +1,156 @@
+"""The labels of ILSVRC2012's validation images, from any of the files that have them. Standard library only."""
+
+import csv
+import io
+import os
+import tarfile
+from array import array
+from collections.abc import Sequence
+
+from keras_alexnet.data.archives import files
+from keras_alexnet.data.archives.paths import split_archive
+from keras_alexnet.data.archives.scan import Progress
+from keras_alexnet.data.scanning.annotations import annotated_label
+from keras_alexnet.data.scanning.ilsvrc2012 import CLASS_IDS_BY_ILSVRC2012_ID
+from keras_alexnet.data.scanning.trees import SUFFIXES
+from keras_alexnet.errors import UserError
+from keras_alexnet.system.file_names import from_utf8
+
+GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+DEVKIT = "ILSVRC2012_devkit_t12"
+SOLUTION = "LOC_val_solution.csv"
+
+
+def validation_labels(
+    labels_path: str,
+    images: Sequence[str],
+    classes: Sequence[str],
+    problems: list[str],
+    progress: Progress | None = None,
+) -> tuple[list[int], array]:
+    """Finds the labels of validation images.
+
+    Args:
+        labels_path: a folder of XML annotations; `LOC_val_solution.csv` of Kaggle, in which the first token of a row's
+            prediction is the class; or the devkit, packed or unpacked, or its `ILSVRC2012_validation_ground_truth.txt`,
+            whose lines are ILSVRC2012_IDs in the order of the images' names. May be inside an archive (`<archive>@/…`).
+        images: the paths of the images, sorted.
+        classes: the class ids, in label order.
+        problems: what is wrong is appended here, for `errors.raise_if_any`.
+        progress: called with (done, total, what is counted).
+
+    Returns:
+        The positions of the images that have a label, and their labels.
+    """
+    label_of = {class_id: label for label, class_id in enumerate(classes)}
+    positions, labels = [], array("i")
+
+    def add(position: int, label: int | None) -> None:
+        if label is not None:
+            positions.append(position)
+            labels.append(label)
+
+    if not _is_file(labels_path) and not (ground_truth := _ground_truth_below(labels_path)):
+        read = files.reader(labels_path)
+        by_stem = _unambiguous(images, problems)
+        for number, (stem, position) in enumerate(by_stem.items(), 1):
+            path = f"{labels_path}/{stem}.xml"
+            add(
+                position,
+                annotated_label(
+                    path, images[position], label_of, problems, read=lambda path: read(os.path.basename(path))
+                ),
+            )
+            if progress:
+                progress(number, len(by_stem), "annotations")
+        return positions, labels
+    try:
+        if labels_path.lower().endswith(".csv"):
+            class_of = _solution(labels_path)
+            named = [class_of.get(_stem(image)) for image in images]
+        else:
+            if _is_file(labels_path):
+                ground_truth = labels_path
+            named = _ground_truth(ground_truth, len(images), problems)
+    except OSError as error:
+        problems.append(f"cannot read {labels_path}: {error.strerror or error}; give another --val_labels")
+        return positions, labels
+    for position, (image, class_id) in enumerate(zip(images, named or (), strict=bool(named))):
+        if class_id is None:
+            problems.append(f"{image} has no row in {labels_path}: add it, or remove the image")
+        elif class_id not in label_of:
+            problems.append(
+                f"{labels_path} names class {class_id} for {image}, which is none of the {len(classes):,} "
+                "classes: correct it, or remove the image"
+            )
+        else:
+            add(position, label_of[class_id])
+    return positions, labels
+
+
+def _is_file(path: str) -> bool:
+    """Whether `path` is a file rather than a folder, by its suffix where it is inside an archive."""
+    return bool(os.path.splitext(path)[1]) if split_archive(path) else os.path.isfile(path)
+
+
+def _stem(path: str) -> str:
+    stem, suffix = os.path.splitext(os.path.basename(path))
+    # A decoded copy keeps the name of its original in front of its own suffix: x.JPEG.ppm.
+    original, original_suffix = os.path.splitext(stem)
+    return original if suffix == ".ppm" and original_suffix.lower() in SUFFIXES else stem
+
+
+def _unambiguous(images: Sequence[str], problems: list[str]) -> dict[str, int]:
+    by_stem: dict[str, int] = {}
+    for position, image in enumerate(images):
+        stem = _stem(image)
+        first = by_stem.setdefault(stem, position)
+        if first != position:
+            problems.append(
+                f"{image} and {images[first]} share one annotation, {stem}.xml: expected one image of that "
+                "name; remove or rename the other"
+            )
+    return by_stem
+
+
+def _solution(path: str) -> dict[str, str]:
+    text = files.read_file(path).decode("utf-8-sig", "surrogateescape")
+    rows = csv.reader(io.StringIO(text, newline=""))
+    header = next(rows, [])
+    if header[:2] != ["ImageId", "PredictionString"]:
+        raise UserError(f"{path} is not a LOC_val_solution.csv: expected a header ImageId,PredictionString.")
+    return {
+        row[0].removesuffix(".JPEG"): from_utf8(row[1].split()[0]) for row in rows if len(row) > 1 and row[1].split()
+    }
+
+
+def _ground_truth_below(folder: str) -> str | None:
+    """The ground truth in a folder of the devkit, or in the folder that holds that one."""
+    paths = (os.path.join(folder, inside, GROUND_TRUTH) for inside in ("", "data", f"{DEVKIT}/data"))
+    return next(filter(os.path.isfile, paths), None)
+
+
+def _ground_truth(path: str, num_images: int, problems: list[str]) -> list[str] | None:
+    data = files.read_file(path)
+    if not path.lower().endswith(".txt"):
+        try:
+            with tarfile.open(fileobj=io.BytesIO(data)) as devkit:
+                member = next(name for name in devkit.getnames() if name.endswith(f"/{GROUND_TRUTH}"))
+                data = devkit.extractfile(member).read()
+        except (tarfile.TarError, EOFError, OSError, StopIteration):
+            raise UserError(
+                f"{path} gives no labels: expected a folder of XML annotations, {SOLUTION}, {DEVKIT}.tar.gz or its "
+                f"{GROUND_TRUTH}. Give one of these with --val_labels."
+            ) from None
+    numbers = data.split()
+    count = len(CLASS_IDS_BY_ILSVRC2012_ID)
+    if not all(number.isdigit() and len(number) < 5 and 0 < int(number) <= count for number in numbers):
+        raise UserError(f"{path} is damaged: expected ILSVRC2012_IDs, from 1 to {count:,}, one per line.")
+    if len(numbers) != num_images:
+        problems.append(
+            f"{path} has labels of {len(numbers):,} images, but there are {num_images:,}: they go by the order of the "
+            "images, so that none may be missing; complete the images, or give --val_labels with names, such as "
+            f"{SOLUTION}"
+        )
+        return None
+    return [CLASS_IDS_BY_ILSVRC2012_ID[int(number) - 1] for number in numbers]

@@ -1,0 +1,1 @@
+"""Keras models as ONNX, SavedModel and LiteRT."""

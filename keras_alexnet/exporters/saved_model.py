@@ -1,0 +1,109 @@
+"""Writes a network as TensorFlow's SavedModel, a folder that takes its place whole or not at all."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from keras_alexnet.errors import UserError
+from keras_alexnet.system.atomic import partial_name, sync_folder
+from keras_alexnet.system.file_names import to_utf8
+
+_CONTENTS = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra"}
+
+
+def write_saved_model(model: keras.Model, folder: Path) -> None:
+    """Writes a Keras model of images, float32, of any batch size: its function `serve`, also as "serving_default".
+
+    `keras.Model.export` writes every weight twice and calls the logits output_0.
+    """
+
+    @tf.function(input_signature=[tf.TensorSpec((None, *model.input_shape[1:]), tf.float32, name="image")])
+    def serve(image):
+        return {"logits": model(image, training=False)}
+
+    module = tf.Module()
+    module.serve = serve
+    module.weights = [weight.value for weight in model.weights]
+    # TensorFlow encodes names of files as UTF-8 under every locale.
+    tf.saved_model.save(module, to_utf8(folder), signatures={"serving_default": serve})
+
+
+@contextlib.contextmanager
+def atomic_saved_model(path: str | os.PathLike) -> Iterator[Path]:
+    """Gives a folder beside `path` to write to; on success it takes the name `path`, in place of an older SavedModel.
+
+    On an exception it is removed and the older one stays as it was. What a killed process leaves behind is hidden
+    (`.partial-…`), and the next write to the same name replaces it.
+
+    Raises:
+        UserError: `path` is something else than a SavedModel or an empty folder, its parent cannot be made or written,
+            or the disk is full.
+    """
+    path = Path(os.path.realpath(path))  # A link stays one.
+    _check_target(path)
+    partial = path.with_name(partial_name(path.name))
+    try:
+        _remove(partial)
+        partial.mkdir(parents=True)
+        yield partial
+        for file in partial.rglob("*"):
+            _sync(file)
+        _sync(partial)
+        _replace(partial, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}. Make room or permit writing there, or choose another "
+            "output folder."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            _remove(partial)
+
+
+def _check_target(path: Path) -> None:
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise UserError(f"cannot write {path}: it is a file, and a SavedModel is a folder. Give another name.")
+    names = {entry.name for entry in path.iterdir()}
+    foreign = sorted(names - _CONTENTS) or sorted(names)
+    if foreign and not ("saved_model.pb" in names and names <= _CONTENTS):
+        raise UserError(
+            f"cannot write {path}: the folder holds something else than a SavedModel, such as {foreign[0]}, which "
+            "would be lost. Give the name of a new folder."
+        )
+
+
+def _replace(partial: Path, path: Path) -> None:
+    """Moves a folder to a name that an older one may have, which is put aside meanwhile."""
+    old = path.with_name(f".replaced-{path.name}")
+    if path.is_dir():
+        _remove(old)
+        path.rename(old)
+    try:
+        partial.rename(path)
+    except OSError:
+        if old.is_dir():
+            old.rename(path)
+        raise
+    _remove(old)
+
+
+def _sync(path: Path) -> None:
+    """Flushes a file or a folder to disk."""
+    if path.is_dir():
+        sync_folder(path)
+    else:
+        with open(path, "rb+") as file:
+            os.fsync(file.fileno())
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)

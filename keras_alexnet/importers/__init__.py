@@ -1,0 +1,1 @@
+"""Trained networks of CNTK, Caffe, ONNX and torchvision, as Keras models."""

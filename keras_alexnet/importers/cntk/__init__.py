@@ -1,0 +1,1 @@
+"""CNTK's networks, of versions 1 and 2."""

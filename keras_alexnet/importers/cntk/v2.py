@@ -1,0 +1,224 @@
+"""CNTK's version 2 format: what CNTK 2 saves, usually as `.model`: a protobuf dictionary (CNTK.proto).
+
+The dictionary of a model has its variables ("inputs"), its functions ("primitive_functions") and the uid of the last
+one ("root"). A function's inputs are uids of variables, or of functions with "_Output_0" after it. A block is a
+function that stands for others: those before the root of its composite, up to placeholders, which the block maps to its
+arguments. Here blocks are opened, and what was in one tells so. The source is CNTK's Source/CNTKv2LibraryDll
+(Serialization.cpp, PrimitiveFunction.cpp, CompositeFunction.cpp).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from keras_alexnet.errors import UserError
+from keras_alexnet.importers import wire
+from keras_alexnet.importers.cntk.dictionary import Array, Dictionary, read_dictionary
+from keras_alexnet.importers.cntk.graph import (
+    CntkBlock,
+    CntkFunction,
+    CntkGraph,
+    CntkVariable,
+    make_graph,
+)
+
+# Far above any AlexNet.
+_MAX_DEPTH = 50
+_MAX_HOPS = 1_000
+
+# PrimitiveOpType: an operation's code is its place here.
+_OP_NAMES = """
+Negate Sigmoid Tanh ReLU Exp Log Sqrt Floor Abs Reciprocal Softmax Hardmax TransposeAxes Where Slice Dropout Reshape
+Pooling SumAll Plus Minus ElementTimes Equal NotEqual Less LessEqual Greater GreaterEqual PackedIndex GatherPacked
+ScatterPacked Times TransposeTimes Convolution SquaredError CrossEntropyWithSoftmax ClassificationError PastValue
+FutureValue ReduceElements BatchNormalization Clip Select Splice Combine RandomSample RandomSampleInclusionFrequency
+ROIPooling Logistic OptimizedRNNStack ReconcileDynamicAxis LogSoftmax LogPlus CosDistance Sin Cos Pass Block Unpooling
+LambdaRank NDCG EditDistanceError NoOp LabelsToGraph StopGradient ELU ForwardBackward CosDistanceWithNegativeSamples
+OneHot Pow ToSequence ToSequenceLike UnpackSequence Assign Gather StableSigmoid RandomDistribution Sinh Cosh
+UnpackBatch ToBatch Asin Acos Pad Crop Atanh Asinh TopK Squeeze ConstantOp LatticeSequenceWithSoftmax Cast EyeLikeOp
+CustomProxyOp StraightThrough
+"""
+_OPS = _OP_NAMES.split()
+
+# VariableKind; outputs are not stored.
+_KINDS = {0: "input", 2: "parameter", 3: "constant"}
+_PLACEHOLDER = 4
+
+_OUTPUT = "_Output_"
+
+
+def read_graph(file: wire.Span) -> CntkGraph:
+    """Reads a graph from a file.
+
+    Raises:
+        UserError: as `read_cntk_model`.
+    """
+    model = read_dictionary(file)
+    if model.items.get("type") != "CompositeFunction":
+        if "Learners" in model.items:
+            raise UserError(
+                f"{file.path} is the state of CNTK's trainer, which has no network. Give the .model file beside it."
+            )
+        raise file.error("is no model: no dictionary of type 'CompositeFunction'")
+    variables, placeholders = _read_variables(model)
+    functions: dict[str, _StoredFunction] = {}
+    for stored in model.dictionaries("primitive_functions"):
+        function = _read_function(stored)
+        if function.uid in functions:
+            raise stored.span.error(f"is a second function {function.uid!r}")
+        functions[function.uid] = function
+    opened = _Opener(file.path, functions, placeholders)
+    roots = opened.outputs(model.get("root", str))
+    return make_graph(file.path, 2, variables, opened.primitives(), roots)
+
+
+def _read_variables(model: Dictionary) -> tuple[list[CntkVariable], set[str]]:
+    """The variables, and the uids of placeholders."""
+    variables, placeholders = [], set()
+    for variable in model.dictionaries("inputs"):
+        uid, code = variable.get("uid", str), variable.get("kind", int)
+        if code == _PLACEHOLDER:
+            placeholders.add(uid)
+            continue
+        if code not in _KINDS:
+            raise variable.span.error(f"is the variable {uid!r} of the unknown kind {code}")
+        shape, value = variable.get("shape", tuple)[::-1], None
+        if _KINDS[code] != "input":
+            value = variable.get("value", Array).values(f"{variable.span.path}, {_KINDS[code]} {uid!r}")
+            if value.shape != shape:
+                raise variable.span.error(f"is {uid!r} of shape {shape}, but its array has the shape {value.shape}")
+        variables.append(CntkVariable(uid, _KINDS[code], variable.get("name", str, ""), shape, value))
+    return variables, placeholders
+
+
+@dataclass(frozen=True)
+class _Block:
+    """What a function of type Block stands for.
+
+    Attributes:
+        root: the uid of its last function.
+        arguments: by placeholder, the uid of what takes its place.
+    """
+
+    block: CntkBlock
+    root: str
+    arguments: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _StoredFunction:
+    """A function as the file has it: `block` tells whether it stands for others."""
+
+    uid: str
+    op: str
+    name: str
+    inputs: tuple[str, ...]
+    attributes: dict[str, Any]
+    block: _Block | None
+
+
+def _read_function(stored: Dictionary) -> _StoredFunction:
+    uid, name = stored.get("uid", str), stored.get("name", str, "")
+    if stored.get("type", str) != "PrimitiveFunction":
+        raise UserError(
+            f"{stored.span.path}: function {uid!r} is a {stored.get('type', str)}, which is not read. Expected CNTK's "
+            "own functions only: save the model without it."
+        )
+    code = stored.get("op", int)
+    op = _OPS[code] if 0 <= code < len(_OPS) else f"op {code}"
+    block = None
+    if op == "Block":
+        keys = stored.texts("block_function_composite_arguments_map_keys")
+        values = stored.texts("block_function_composite_arguments_map_values")
+        if len(keys) != len(values):
+            raise stored.span.error(f"is the block {uid!r} with {len(keys)} arguments, but {len(values)} values")
+        root = stored.get("block_function_composite", Dictionary).get("root", str)
+        block = _Block(
+            CntkBlock(name, stored.get("block_function_op_name", str)), root, dict(zip(keys, values, strict=True))
+        )
+    attributes = stored.get("attributes", Dictionary).plain()
+    return _StoredFunction(uid, op, name, tuple(stored.texts("inputs")), attributes, block)
+
+
+class _Opener:
+    """Takes primitive functions out of their blocks.
+
+    Args:
+        path: for messages.
+        functions: those of the file, blocks among them, by uid.
+        placeholders: uids.
+    """
+
+    def __init__(self, path: str, functions: dict[str, _StoredFunction], placeholders: set[str]) -> None:
+        self._path = path
+        self._functions = functions
+        self._placeholders = placeholders
+        self._arguments = {
+            placeholder: uid for f in functions.values() if f.block for placeholder, uid in f.block.arguments.items()
+        }
+        self._roots: list[str] = []
+
+    def outputs(self, root: str) -> list[str]:
+        """The uids of what the function `root` gives: several, if it combines some."""
+        self._roots.append(root)
+        function = self._functions.get(root)
+        if function and function.op == "Combine":
+            return [self._source(uid) for uid in function.inputs]
+        return [self._source(f"{root}{_OUTPUT}0")]
+
+    def primitives(self) -> Iterator[CntkFunction]:
+        """All functions that the roots need, each with the blocks it is in."""
+        seen: set[str] = set()
+        waiting: list[tuple[str, tuple[CntkBlock, ...]]] = [(root, ()) for root in self._roots]
+        while waiting:
+            uid, blocks = waiting.pop()
+            function = self._functions.get(uid)
+            if function is None or uid in seen:
+                continue
+            seen.add(uid)
+            if len(blocks) > _MAX_DEPTH:
+                raise UserError(
+                    f"{self._path}: function {uid!r} is within more than {_MAX_DEPTH} blocks. Expected a network such "
+                    "as AlexNet."
+                )
+            # What comes before a block is in the blocks that the block is in.
+            waiting += [(name.rpartition(_OUTPUT)[0], blocks) for name in function.inputs]
+            if function.block:
+                waiting.append((function.block.root, (*blocks, function.block.block)))
+            elif function.op != "Combine":
+                inputs = tuple(map(self._source, function.inputs))
+                yield CntkFunction(uid, function.op, function.name, inputs, function.attributes, blocks)
+
+    def _source(self, name: str) -> str:
+        """The uid of the variable or primitive function that `name` stands for."""
+        passed: set[str] = set()
+        while name not in passed and len(passed) < _MAX_HOPS:
+            passed.add(name)
+            if name in self._arguments:
+                name = self._arguments[name]
+                continue
+            uid, _, index = name.rpartition(_OUTPUT)
+            function = self._functions.get(uid)
+            # NOTE: placeholders also stand for functions that come later in the file; these are named like the output.
+            if function is None and name in self._placeholders:
+                raise UserError(
+                    f"{self._path}: the placeholder {name!r} stands for nothing. Expected a whole network with its "
+                    "input, not a layer."
+                )
+            if function is None:
+                return name
+            if function.block:
+                name = f"{function.block.root}{_OUTPUT}{index}"
+            elif function.op == "Combine" and index in map(str, range(len(function.inputs))):
+                name = function.inputs[int(index)]
+            elif index == "0":
+                return uid
+            else:
+                raise UserError(
+                    f"{self._path}: output {index!r} of {function.op} {uid!r} is used. Expected functions with one "
+                    "output, as in AlexNet."
+                )
+        raise UserError(
+            f"{self._path}: {name!r} stands for itself, by way of blocks. Expected a feed-forward network, such as "
+            "AlexNet; recurrent ones are not read."
+        )

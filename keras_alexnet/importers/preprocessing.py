@@ -1,0 +1,161 @@
+"""What a network of another framework takes for pixels, and so what has to become of RGB ones."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from keras_alexnet.errors import UserError
+from keras_alexnet.importers import formats
+from keras_alexnet.importers.alexnet import Recognised
+from keras_alexnet.presets import PRESETS, Preset, per_channel
+
+CHANNEL_ORDERS = ("bgr", "rgb")
+
+_NAMES = {"torchvision": "torchvision", "cntk": "CNTK", "bvlc": "Caffe"}
+
+
+@dataclass(frozen=True)
+class InputOptions:
+    """What a file may not tell, and its owner can.
+
+    Attributes:
+        mean: of the channels, in the file's order; subtracted from pixels of 0 to 255.
+        std: by what pixels less the mean are divided, likewise.
+        channel_order: of the file: "bgr" or "rgb".
+    """
+
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    channel_order: str | None = None
+
+    def __post_init__(self) -> None:
+        """Checks every bound; raises `UserError`."""
+        for name, example in (("mean", "104,117,123"), ("std", "58.395,57.12,57.375")):
+            values = getattr(self, name)
+            if values is None:
+                continue
+            if len(values) != 3 or not all(map(math.isfinite, values)) or (name == "std" and min(values) <= 0):
+                raise UserError(
+                    f"{name} is {','.join(f'{value:g}' for value in values)}; expected three numbers, one a channel in "
+                    f"the file's order, such as {example}."
+                )
+            if 0 < max(map(abs, values)) < 1:
+                raise UserError(
+                    f"{name} is {','.join(f'{value:g}' for value in values)}, which is for pixels of 0 to 1. Expected "
+                    f"numbers for pixels of 0 to 255: multiply them by 255, as in {example}."
+                )
+        if self.channel_order not in (None, *CHANNEL_ORDERS):
+            raise UserError(f"channel_order is {self.channel_order!r}; expected {' or '.join(CHANNEL_ORDERS)}.")
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """What is known of a file's pixels.
+
+    Attributes:
+        preset: the network, with what it scales RGB pixels by.
+        channel_order: of the file.
+        order_source: who says so: "the file", "as given" or "assumed".
+        mean, std: of each channel, in the file's order: pixels p enter the first convolution as (p - mean) / std.
+        source: who says so: "the network itself", "as given", "usual for …", or two of them.
+    """
+
+    preset: Preset
+    channel_order: str
+    order_source: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    source: str
+
+
+def resolve(found: Recognised, kind: str, options: InputOptions) -> Pixels:
+    """Puts together what the network does itself, what the user says, and what is usual for the kind of file.
+
+    Args:
+        found: the network.
+        kind: of the file, of `kinds`.
+        options: what the user says. Where the network scales pixels itself, std is for what is done before.
+
+    Raises:
+        UserError: the user contradicts the file, or what there is cannot be for pixels of 0 to 255, or seems to be for
+            the other order of channels.
+    """
+    network, usual = found.network, _usual_preset(found.preset, kind)
+    if options.channel_order and network.channel_order not in (None, options.channel_order):
+        raise UserError(
+            f"channel_order is {options.channel_order}, and {network.path} says {network.channel_order}. Leave it out."
+        )
+    order, order_source = "rgb" if usual == "torchvision" else "bgr", "assumed"
+    for said, source in ((network.channel_order, "the file"), (options.channel_order, "as given")):
+        if said:
+            order, order_source = said, source
+    turn = slice(None, None, -1 if order == "bgr" else 1)
+    # A mean image that the file only names is none that the network subtracts.
+    scales_itself = bool(found.scalings) and not network.mean_file
+    if scales_itself and options.mean is not None:
+        raise UserError(
+            f"{network.path} scales its pixels itself (layer {found.scalings[0].name!r}). Leave out mean; std may be "
+            "given, for what pixels are divided by before."
+        )
+    scale, offset, sources = np.ones(3), np.zeros(3), []
+    if not scales_itself:
+        preset = PRESETS[usual]
+        scale, offset = (np.array(per_channel(values))[turn] for values in (preset.input_scale, preset.input_offset))
+        sources = [f"usual for {_NAMES[usual]}"]
+    if options.mean is not None or options.std is not None:
+        std = 1 / scale if options.std is None else np.array(options.std)
+        mean = -offset / scale if options.mean is None else np.array(options.mean)
+        scale, offset, sources = 1 / std, -mean / std, ["as given"]
+    for scaling in found.scalings:
+        scale, offset = scale * scaling.scale, offset * scaling.scale + scaling.offset
+    if found.scalings:
+        sources.append("the network itself")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean, std = -offset / scale, 1 / scale
+    if found.scalings and options.std is None:
+        _refuse_small_pixels(found, mean, std)
+    if order_source == "assumed":
+        _refuse_other_order(found, mean, order)
+    made = dataclasses.replace(found.preset, input_scale=_collapsed(scale[turn]), input_offset=_collapsed(offset[turn]))
+    return Pixels(made, order, order_source, tuple(mean.tolist()), tuple(std.tolist()), ", ".join(sources))
+
+
+def _refuse_small_pixels(found: Recognised, mean: np.ndarray, std: np.ndarray) -> None:
+    """Refuses a network whose own scaling is for pixels of 0 to 1, as PyTorch's often is."""
+    if np.abs(std).min() < 0.99 or 0 < np.abs(mean).max() < 1:
+        raise UserError(
+            f"{found.network.path}: layer {found.scalings[0].name!r} subtracts {_listed(mean)} and divides by "
+            f"{_listed(std)}, as for pixels of 0 to 1. Give --std=255,255,255 if it takes those, and --std=1,1,1 if it "
+            "takes 0 to 255 indeed."
+        )
+
+
+def _refuse_other_order(found: Recognised, mean: np.ndarray, order: str) -> None:
+    """Refuses a mean that is falling where it usually rises: of photographs, red is the largest and blue the least."""
+    first, second, third = mean if order == "bgr" else mean[::-1]
+    if first > second > third:
+        raise UserError(
+            f"{found.network.path}: {_listed(mean)} are subtracted from the channels, which are assumed to be "
+            f"{order.upper()}, but look like those of {order[::-1].upper()}. Say which they are, with --channel_order."
+        )
+
+
+def _listed(values: np.ndarray) -> str:
+    return ", ".join(f"{value:.6g}" for value in values)
+
+
+def _usual_preset(network: Preset, kind: str) -> str:
+    """The name of the preset whose scaling of pixels such a file usually needs."""
+    if kind == formats.TORCHVISION or (kind == formats.ONNX and network.normalization == "none"):
+        return "torchvision"
+    # CNTK's pools round up where CNTK has converted them from Caffe.
+    return "cntk" if kind == formats.CNTK and network.pool_padding != "caffe" else "bvlc"
+
+
+def _collapsed(values: np.ndarray) -> float | tuple[float, ...]:
+    """One number, where all are the same."""
+    numbers = tuple((values + 0.0).tolist())  # No -0.0.
+    return numbers[0] if len(set(numbers)) == 1 else numbers

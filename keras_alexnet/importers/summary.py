@@ -1,0 +1,73 @@
+"""What was found in another framework's file and what became of it, in words."""
+
+from collections.abc import Sequence
+
+import keras
+
+from keras_alexnet.importers import chain
+from keras_alexnet.importers.alexnet import Recognised
+from keras_alexnet.importers.preprocessing import Pixels
+from keras_alexnet.presets import preset_name
+
+
+def summarise(found: Recognised, pixels: Pixels, model: keras.Model) -> str:
+    """Tells the layers of the file with their shapes, what each became, and which pixels file and model take."""
+    rows = [("layer of the file", "what", "shape", "of the model", "shape", "")]
+    for layer, name in found.mapping:
+        source = getattr(layer, "kernel", None)
+        kernel = None if source is None else model.get_layer(name).kernel
+        remarks = ", ".join(_remarks(layer, name, pixels))
+        rows.append((layer.name, chain.NOUNS[type(layer)], _times(source), name, _times(kernel), remarks))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    preset = pixels.preset
+    name = preset_name(preset)
+    filters = "-".join(map(str, preset.filters))
+    sizes = f"preset {name}" if name else f"AlexNet of {filters} filters and {preset.dense_units:,} dense units"
+    size = f"{preset.image_size} × {preset.image_size}"
+    assumed = ", a size that is assumed" if found.size_is_assumed else ""
+    lines = [
+        f"{found.network.path}: {found.network.kind}",
+        *lines,
+        f"Network  {sizes}, {found.num_classes:,} classes, {model.count_params():,} parameters",
+        f"Pixels   of the file: {pixels.channel_order.upper()} ({pixels.order_source}){_scaling(pixels)}",
+        f"         of the model: RGB, 0 to 255, {size}{assumed}; it does the rest itself",
+    ]
+    if found.network.mean_file:
+        lines.append(f"         of the training: less the mean image {found.network.mean_file}; see --mean_file")
+    return "\n".join(lines)
+
+
+def _remarks(layer: chain.Layer, name: str, pixels: Pixels) -> list[str]:
+    remarks = []
+    if name == "conv1" and pixels.channel_order == "bgr":
+        remarks.append("BGR turned to RGB")
+    if isinstance(layer, chain.Convolution) and layer.groups > 1:
+        remarks.append(f"{layer.groups} groups, zeros between them")
+    if name == "fc6":
+        remarks.append("inputs from channels first to channels last")
+    if isinstance(layer, chain.Convolution | chain.Dense) and layer.bias is None:
+        remarks.append("no bias: zeros")
+    if isinstance(layer, chain.Softmax):
+        remarks.append("left out: the model gives logits")
+    if isinstance(layer, chain.Dropout):
+        remarks.append("nothing to compute")
+    return remarks
+
+
+def _scaling(pixels: Pixels) -> str:
+    parts = []
+    if any(pixels.mean):
+        parts.append(f"less {_numbers(pixels.mean)}")
+    if set(pixels.std) != {1.0}:
+        parts.append(f"divided by {_numbers(pixels.std)}")
+    return f", {', '.join(parts) or 'as they are'} ({pixels.source})"
+
+
+def _numbers(values: Sequence[float]) -> str:
+    shown = [f"{value:.6g}" for value in values]
+    return shown[0] if len(set(shown)) == 1 else ", ".join(shown)
+
+
+def _times(array) -> str:
+    return "" if array is None else " × ".join(map(str, array.shape))

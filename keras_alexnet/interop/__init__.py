@@ -1,1 +1,0 @@
-"""Models of other frameworks: reading them, and writing ours for them."""

@@ -1,0 +1,61 @@
+"""Models as `.keras` files."""
+
+import os
+
+import keras
+
+from keras_alexnet.errors import UserError
+from keras_alexnet.model import set_precision
+from keras_alexnet.system.atomic import atomic_path
+
+
+def save_model(model: keras.Model, path: str | os.PathLike, precision: str = "float32") -> None:
+    """Saves network and weights in float32, without the optimizer or any class of this package; whole or not at all.
+
+    What belongs to the run, its precision and which layers are frozen, is left out of the file.
+
+    Args:
+        model: a model of `build_alexnet`.
+        path: the file.
+        precision: what the layers of `model` compute in, before and after.
+    """
+    frozen = [layer for layer in model.layers if not layer.trainable]
+    for layer in frozen:
+        layer.trainable = True
+    set_precision(model, "float32")
+    try:
+        # A model of the same layers that was never compiled: Keras saves the optimizer of one that was.
+        with atomic_path(path) as partial:
+            keras.Model(model.input, model.output, name=model.name).save(partial)
+    finally:
+        set_precision(model, precision)
+        for layer in frozen:
+            layer.trainable = False
+
+
+def load_model(path: str) -> keras.Model:
+    """Loads a `.keras` file, not compiled; raises `UserError` for a file that is not one."""
+    try:
+        # Keras would tell at length what else it could have been.
+        os.stat(path)
+        return keras.models.load_model(path, compile=False)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, FileNotFoundError):
+            reason = "there is no such file."
+        raise UserError(
+            f"cannot load the model {path}: {reason} Expected a .keras file, such as the model.keras that "
+            "python -m keras_alexnet.fit writes."
+        ) from None
+
+
+def model_sizes(model: keras.Model) -> tuple[int, int]:
+    """Image size and number of classes; raises `UserError` for a model that does not classify square RGB images."""
+    input_shape, output_shape = getattr(model, "input_shape", None), getattr(model, "output_shape", None)
+    match input_shape, output_shape:
+        case (_, int(height), int(width), 3), (_, int(num_classes)) if height == width:
+            return height, num_classes
+    raise UserError(
+        f"the model takes inputs of shape {input_shape} and gives {output_shape}; expected square RGB "
+        "images (batch, size, size, 3) and logits (batch, classes). Give a model of keras_alexnet."
+    )

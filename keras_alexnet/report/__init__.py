@@ -1,0 +1,1 @@
+"""Reports on a trained network: the figures, the plots and the page."""

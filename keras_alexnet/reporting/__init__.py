@@ -1,1 +1,0 @@
-"""Evaluation reports: the numbers, the pictures and the page."""

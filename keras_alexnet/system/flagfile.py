@@ -1,0 +1,92 @@
+"""Flagfiles: text files with a flag per line, as absl has them, read as people write them. Standard library only.
+
+Unlike absl, a byte-order mark and comments after a value are skipped, a value may be quoted, and a flagfile inside
+another one is relative to the folder of that one.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+
+from keras_alexnet.errors import UserError
+from keras_alexnet.system.file_names import from_utf8
+
+_FLAG = re.compile(r"--?flagfile(?:=(.*))?", re.DOTALL)
+_LINE = re.compile(
+    r"""(?P<name>--?\w+)
+    (?:=(?: "(?P<double>[^"]*)" | '(?P<single>[^']*)' | (?P<plain>(?!\s*["']).*?) ))?
+    (?:\s+\#.*)?""",
+    re.VERBOSE,
+)
+_UTF8_MARK, _UTF16_MARKS = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
+
+
+def expand_flagfiles(arguments: Sequence[str]) -> list[str]:
+    """Puts the flags of each flagfile in place of its `--flagfile`.
+
+    Raises:
+        UserError: a flagfile cannot be read, includes itself, or has a line of another form.
+    """
+    return _expanded(arguments, folder="", including=())
+
+
+def flag_line(name: str, value: object) -> str:
+    """The line of a flagfile that sets a flag; raises `UserError` for a value that no line can have."""
+    text = str(value)
+    if "\n" in text or "\r" in text or ("'" in text and '"' in text and re.search(r"\s#|^[\"']|^\s|\s$", text)):
+        raise UserError(f"{name} is {text!r}, which cannot be written to a flagfile. Choose a simpler name.")
+    if re.search(r"\s#|^[\"']|^\s|\s$", text):
+        quote = "'" if '"' in text else '"'
+        text = f"{quote}{text}{quote}"
+    return f"--{name}={text}\n"
+
+
+def _expanded(arguments: Sequence[str], folder: str, including: tuple[str, ...]) -> list[str]:
+    expanded = []
+    waiting = list(reversed(arguments))
+    while waiting:
+        argument = waiting.pop()
+        if argument == "--":
+            return [*expanded, argument, *reversed(waiting)]
+        match = _FLAG.fullmatch(argument)
+        if not match:
+            expanded.append(argument)
+            continue
+        path = match[1]
+        if path is None and not including:  # On the command line, the file may be the next argument.
+            path = waiting.pop() if waiting else None
+        if not path:
+            raise UserError("--flagfile names no file. Give it the path of a file of --name=value lines.")
+        path = os.path.join(folder, os.path.expanduser(path))
+        if os.path.realpath(path) in including:
+            raise UserError(f"the flagfile {path} includes itself. Remove one of the --flagfile lines.")
+        inner = (*including, os.path.realpath(path))
+        expanded += _expanded(read_flagfile(path), os.path.dirname(path), inner)
+    return expanded
+
+
+def read_flagfile(path: str | os.PathLike) -> list[str]:
+    """The flags of a file, without comments and quotes; raises `UserError` where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        raise UserError(f"cannot read the flagfile {path}: {error.strerror}. Expected --name=value lines.") from None
+    if data.startswith(_UTF16_MARKS) or b"\0" in data:
+        raise UserError(f"the flagfile {path} is not UTF-8 text. Save it as UTF-8.")
+    text = from_utf8(data.removeprefix(_UTF8_MARK).decode("utf-8", "surrogateescape"))
+    found = []
+    for number, line in enumerate(re.split(r"\r?\n", text), 1):
+        line = line.strip()
+        if not line or line.startswith(("#", "//")):
+            continue
+        match = _LINE.fullmatch(line)
+        if not match:
+            raise UserError(
+                f"the flagfile {path} has {line[:60]!r} in line {number}; expected --name=value, with quotation marks "
+                "around all of the value or nowhere."
+            )
+        name, double, single, plain = match.groups()
+        value = plain.strip() if plain is not None else double if double is not None else single
+        found.append(name if value is None else f"{name}={value}")
+    return found

@@ -1,0 +1,1 @@
+"""The devices that a run computes on, for each Keras backend."""
