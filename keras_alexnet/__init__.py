@@ -26,7 +26,7 @@ _MODULES = {
     "read_class_mappings": "keras_alexnet.data.maps",
     "read_map": "keras_alexnet.data.maps",
     "scan": "keras_alexnet.data.scanning.scan",
-    "train": "keras_alexnet.training.loop",
+    "train": "keras_alexnet.report.train",
     "training_dataset": "keras_alexnet.data.pipeline",
     "write_data_dir": "keras_alexnet.data.maps",
     "write_report": "keras_alexnet.report.write",

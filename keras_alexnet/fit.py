@@ -17,6 +17,7 @@ from absl import flags
 from keras_alexnet import cli
 from keras_alexnet.errors import UserError
 from keras_alexnet.presets import FREEZABLE, PRESETS
+from keras_alexnet.report.check import check_run_report
 from keras_alexnet.system.determinism import set_environment
 from keras_alexnet.system.progress import say
 from keras_alexnet.training.config import CACHES, JIT_COMPILE, PRECISIONS, STRATEGIES, TrainConfig
@@ -152,13 +153,14 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
     """Trains."""
     cli.reject_positional(arguments)
     config = config_from(values)
+    check_run_report(config)
     if config.deterministic:
         set_environment()
     # Cached programs would lack the layer names that a trace shows.
     cache = "off" if config.profile_steps else values.compilation_cache
     with cli.quiet_framework_start(cache, report_cache=say):
+        from keras_alexnet.report.train import train
         from keras_alexnet.training.dry_run import dry_run
-        from keras_alexnet.training.loop import train
 
         if not config.synthetic_data:
             # Imports TensorFlow, to read images, under any backend.

@@ -13,7 +13,8 @@ from keras_alexnet.errors import UserError
 from keras_alexnet.training import loop
 from keras_alexnet.training.build import build_model, build_network
 from keras_alexnet.training.config import TrainConfig
-from keras_alexnet.training.devices.choice import Devices, check_batch_size, check_same_settings, choose_devices
+from keras_alexnet.training.devices.base import Devices, check_batch_size, check_same_settings
+from keras_alexnet.training.devices.choice import choose_devices
 
 BACKENDS = installed("tensorflow", "jax")
 
@@ -31,8 +32,12 @@ def test_batches_that_divide_are_taken():
     check_batch_size(7, 1)
 
 
+class WithoutXLA(Devices):
+    can_use_xla = False
+
+
 def test_compilation_that_devices_cannot_do_is_refused():
-    fast, torch = Devices("GPU", xla=True), Devices("one device, torch", xla_possible=False)
+    fast, torch = Devices("GPU", xla=True), WithoutXLA("one device, torch")
     assert [fast.jit_compile(setting) for setting in ("auto", "on", "off")] == [True, True, False]
     assert [torch.jit_compile(setting) for setting in ("auto", "off")] == [False, False]
     with pytest.raises(UserError, match="jit_compile is on, which one device, torch cannot do"):
@@ -42,11 +47,12 @@ def test_compilation_that_devices_cannot_do_is_refused():
 def test_workers_with_other_settings_are_told():
     numbers = []
 
-    def agree(values):
-        numbers.append(values)
-        return [max(pair) for pair in zip(*numbers, strict=True)]
+    class Workers(Devices):
+        def agree(self, values):
+            numbers.append(values)
+            return [max(pair) for pair in zip(*numbers, strict=True)]
 
-    devices = Devices("2 workers", agree=agree)
+    devices = Workers("2 workers")
     check_same_settings(devices, {"learning_rate": 0.1}, 3)
     check_same_settings(devices, {"learning_rate": 0.1}, 3)
     with pytest.raises(UserError, match="not started with the same settings"):

@@ -17,7 +17,7 @@ from keras_alexnet.model import build_alexnet
 from keras_alexnet.system import progress
 from keras_alexnet.training import callbacks, loop, progress_line
 from keras_alexnet.training.config import TrainConfig
-from keras_alexnet.training.devices.choice import Devices
+from keras_alexnet.training.devices.base import Devices
 from keras_alexnet.training.interruption import StopRequest
 from keras_alexnet.training.metrics import compile_model
 

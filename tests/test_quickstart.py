@@ -7,7 +7,7 @@ from keras_alexnet import cli, fit, prepare
 from keras_alexnet.data.maps import VAL_MAP, read_map
 from keras_alexnet.inference.evaluation import evaluate_model
 from keras_alexnet.model_file import load_model
-from keras_alexnet.training.loop import train
+from keras_alexnet.report.train import train
 from keras_alexnet.training.run_files import MODEL_FILE
 
 ROOT = Path(__file__).parent.parent

@@ -25,9 +25,9 @@ from keras_alexnet.inference.predictions import Predictions
 from keras_alexnet.model_file import load_model
 from keras_alexnet.report.check import check_report
 from keras_alexnet.report.content import sha256_of
+from keras_alexnet.report.train import train
 from keras_alexnet.report.write import write_report
 from keras_alexnet.training.config import TrainConfig
-from keras_alexnet.training.loop import train
 
 IDS = ["<i>n01</i>", "caf\udce9", "n03"]
 NAMES = ["<script>alert(1)</script>", "a & b, c", ""]

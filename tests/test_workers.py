@@ -137,7 +137,7 @@ import signal
 from keras_alexnet import cli
 with cli.quiet_framework_start():
     from keras_alexnet.training.devices.cluster import tensorflow_cluster
-    from keras_alexnet.training.devices.multi_worker import make_strategy
+    from keras_alexnet.training.devices.tensorflow_workers import make_strategy
 strategy = make_strategy(tensorflow_cluster())
 signal.raise_signal(signal.SIGTERM)
 """

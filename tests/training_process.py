@@ -21,12 +21,12 @@ num_devices, config = int(sys.argv[1]), json.loads(sys.argv[2])
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={num_devices}"
 with cli.quiet_framework_start():
     import tensorflow as tf
-    from keras_alexnet.training import loop
+    from keras_alexnet.report.train import train
     from keras_alexnet.training.config import TrainConfig
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * num_devices
 )
-loop.train(TrainConfig(**config))
+train(TrainConfig(**config))
 """
 
 

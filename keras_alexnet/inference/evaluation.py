@@ -12,7 +12,7 @@ from keras_alexnet.inference.outputs import Outputs
 from keras_alexnet.inference.predictions import Predictions, joined, predictions_of
 from keras_alexnet.model_file import model_sizes
 from keras_alexnet.system.progress import WorkProgress
-from keras_alexnet.training.devices.choice import leave_gpus_to_the_backend
+from keras_alexnet.training.devices.platform import leave_gpus_to_the_backend
 
 
 def evaluate_model(

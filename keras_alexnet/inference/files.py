@@ -14,7 +14,7 @@ from keras_alexnet.inference.outputs import Outputs
 from keras_alexnet.inference.predictions import log_softmax
 from keras_alexnet.model_file import model_sizes
 from keras_alexnet.system.log_suppression import silenced_but_python
-from keras_alexnet.training.devices.choice import leave_gpus_to_the_backend
+from keras_alexnet.training.devices.platform import leave_gpus_to_the_backend
 
 # Called with a path and the reason why it cannot be read.
 Skip = Callable[[str, str], None]

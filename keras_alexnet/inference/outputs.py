@@ -11,7 +11,7 @@ from keras_alexnet.compute import Forms, choose_forms, compute_form
 from keras_alexnet.errors import UserError
 from keras_alexnet.model_file import model_sizes
 from keras_alexnet.system.keras_settings import keras_defaults
-from keras_alexnet.training.devices.choice import current_platform, prefers_xla
+from keras_alexnet.training.devices.platform import current_platform, prefers_xla
 from keras_alexnet.training.memory import explained_memory
 
 

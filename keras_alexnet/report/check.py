@@ -4,10 +4,9 @@ import importlib.util
 import os
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.report.files import REPORT_FILE, TABLES
 from keras_alexnet.system.atomic import check_folder, check_target
 from keras_alexnet.training.config import TrainConfig
-from keras_alexnet.training.run_files import REPORT_FOLDER
+from keras_alexnet.training.run_files import REPORT_FILES, REPORT_FOLDER
 
 _PACKAGES = ("matplotlib", "jinja2")
 
@@ -27,7 +26,7 @@ def check_report(folder: str | os.PathLike) -> None:
     """
     check_packages()
     check_folder(folder)
-    for name in (REPORT_FILE, *dict(TABLES)):
+    for name in REPORT_FILES:
         check_target(os.path.join(folder, name))
 
 

@@ -1,9 +1,7 @@
-"""Names of the files of a report. Nothing is imported."""
+"""What the files of a report contain."""
 
-REPORT_FILE = "report.html"
-PER_CLASS_FILE = "per_class.csv"
-CONFUSION_FILE = "confusion.npz"
-PREDICTIONS_FILE = "predictions.csv"
+from keras_alexnet.training.run_files import CONFUSION_FILE, PER_CLASS_FILE, PREDICTIONS_FILE
+
 # What lies beside the page, and what it says of it.
 TABLES = (
     (PER_CLASS_FILE, "precision, recall and the most common mistake of each class"),

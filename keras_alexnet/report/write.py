@@ -13,10 +13,10 @@ from keras_alexnet.inference.predictions import Predictions
 from keras_alexnet.model_file import model_sizes
 from keras_alexnet.report import tables
 from keras_alexnet.report.check import check_report
-from keras_alexnet.report.files import CONFUSION_FILE, PER_CLASS_FILE, PREDICTIONS_FILE, REPORT_FILE
 from keras_alexnet.report.statistics import class_results, confusion_matrix
 from keras_alexnet.system.atomic import atomic_path
 from keras_alexnet.system.lock import exclusive
+from keras_alexnet.training.run_files import CONFUSION_FILE, PER_CLASS_FILE, PREDICTIONS_FILE, REPORT_FILE
 
 
 def write_report(

@@ -8,7 +8,7 @@ from keras_alexnet.compute import Forms, choose_forms, compute_form
 from keras_alexnet.model import build_alexnet, set_precision
 from keras_alexnet.training.checkpoint import build_variables
 from keras_alexnet.training.config import TrainConfig
-from keras_alexnet.training.devices.choice import Devices
+from keras_alexnet.training.devices.base import Devices
 from keras_alexnet.training.initial import build_from, freeze_through
 from keras_alexnet.training.metrics import compile_model
 from keras_alexnet.training.optimizer import SGDWithL2

@@ -10,7 +10,7 @@ import keras
 from keras_alexnet.errors import UserError
 from keras_alexnet.system.progress import StatusLine, compose, say
 from keras_alexnet.training.config import TrainConfig
-from keras_alexnet.training.devices.choice import Devices
+from keras_alexnet.training.devices.base import Devices
 from keras_alexnet.training.interruption import StopRequest, stop
 from keras_alexnet.training.metrics import error_rates
 from keras_alexnet.training.progress_line import Pace, training_line, validation_line

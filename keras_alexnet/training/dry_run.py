@@ -9,13 +9,13 @@ import keras
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.model_file import model_sizes
-from keras_alexnet.report.check import check_run_report
 from keras_alexnet.system.atomic import check_folder
 from keras_alexnet.system.keras_settings import keras_defaults
 from keras_alexnet.system.progress import duration, say
 from keras_alexnet.training.build import build_model, build_network
 from keras_alexnet.training.config import TrainConfig
-from keras_alexnet.training.devices.choice import Devices, check_batch_size, check_same_settings, choose_devices
+from keras_alexnet.training.devices.base import Devices, check_batch_size, check_same_settings
+from keras_alexnet.training.devices.choice import choose_devices
 from keras_alexnet.training.loop import open_data, run_identity, steps_in_epoch
 from keras_alexnet.training.memory import explained_memory, gpu_bytes, machine_bytes, peak_gpu_bytes
 from keras_alexnet.training.profile import check_profile_steps
@@ -36,7 +36,6 @@ def dry_run(config: TrainConfig, *, restart: bool = False) -> None:
     Raises:
         UserError: what would stop the run.
     """
-    check_run_report(config)
     data = open_data(config)
     steps_per_epoch = steps_in_epoch(config, data)
     check_profile_steps(config, steps_per_epoch)

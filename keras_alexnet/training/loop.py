@@ -4,15 +4,15 @@ import contextlib
 import gc
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
 
 from keras_alexnet.data.class_file import read_classes, write_classes
+from keras_alexnet.data.maps import ImageMap
 from keras_alexnet.data.order import steps_per_pass
 from keras_alexnet.model_file import model_sizes, save_model
-from keras_alexnet.report.check import check_run_report
-from keras_alexnet.report.files import REPORT_FILE
 from keras_alexnet.system import compilation_cache
 from keras_alexnet.system.atomic import write_text
 from keras_alexnet.system.keras_settings import keras_defaults
@@ -29,7 +29,8 @@ from keras_alexnet.training.checkpoint import (
     variable_arrays,
 )
 from keras_alexnet.training.config import TrainConfig
-from keras_alexnet.training.devices.choice import Devices, check_batch_size, check_same_settings, choose_devices
+from keras_alexnet.training.devices.base import Devices, check_batch_size, check_same_settings
+from keras_alexnet.training.devices.choice import choose_devices
 from keras_alexnet.training.interruption import StopRequest
 from keras_alexnet.training.memory import explained_memory
 from keras_alexnet.training.metrics import error_rates
@@ -42,14 +43,15 @@ from keras_alexnet.training.run_files import (
     HISTORY_FILE,
     MODEL_FILE,
     PROFILE_FOLDER,
-    REPORT_FOLDER,
 )
-from keras_alexnet.training.run_folder import find_checkpoint, is_finished, throw_away
+from keras_alexnet.training.run_folder import discard_run, find_checkpoint, is_finished
 from keras_alexnet.training.schedule import rate_in_epoch
 
 
 @keras_defaults()
-def train(config: TrainConfig, *, restart: bool = False) -> list[dict]:
+def train(
+    config: TrainConfig, *, restart: bool = False, write_report: Callable[[Path, ImageMap, int], Path] | None = None
+) -> list[dict]:
     """Trains, validating after each epoch; goes on at the step where a run in the same folder stopped.
 
     Writes to `config.output_dir`: `flags.txt` and `run.json` at the start, `checkpoint/` as often as
@@ -60,6 +62,8 @@ def train(config: TrainConfig, *, restart: bool = False) -> list[dict]:
     Args:
         config: the settings.
         restart: throw away the run that the folder holds.
+        write_report: ends a finished run: called with its folder, its validation images and the batch size, writes the
+            report unless the folder has one on this model, and returns its page.
 
     Returns:
         The history: a dict an epoch, as in `history.csv`.
@@ -69,7 +73,6 @@ def train(config: TrainConfig, *, restart: bool = False) -> list[dict]:
         KeyboardInterrupt: Ctrl-C, when all is saved.
         SystemExit: SIGTERM or SIGHUP, when all is saved; with status 143 or 129.
     """
-    check_run_report(config)
     data = open_data(config)
     steps_per_epoch = steps_in_epoch(config, data)
     check_profile_steps(config, steps_per_epoch)
@@ -78,7 +81,7 @@ def train(config: TrainConfig, *, restart: bool = False) -> list[dict]:
         check_same_settings(devices, run_identity(config, data), config.epochs, config.log_every, restart)
         with exclusive(config.output_dir) if devices.is_chief else contextlib.nullcontext():
             try:
-                return _Run(config, data, steps_per_epoch, devices).train(restart)
+                return _Run(config, data, steps_per_epoch, devices, write_report).train(restart)
             finally:
                 gc.collect()  # Keras's models are cycles of references.
 
@@ -111,11 +114,12 @@ def run_identity(config: TrainConfig, data) -> dict:
 class _Run:
     """The parts of a run that has a folder of its own."""
 
-    def __init__(self, config: TrainConfig, data, steps_per_epoch: int, devices: Devices):
+    def __init__(self, config: TrainConfig, data, steps_per_epoch: int, devices: Devices, write_report):
         self.config = config
         self.data = data
         self.steps_per_epoch = steps_per_epoch
         self.devices = devices
+        self.write_report = write_report
         self.folder = Path(config.output_dir)
         self.identity = run_identity(config, data)
         # Synthetic images teach nothing. And to save a model, Keras would import TensorFlow.
@@ -143,11 +147,11 @@ class _Run:
                 if checkpoint:
                     restore(self.network, checkpoint)
         del checkpoint  # Its arrays take as much memory as the weights and the momenta.
-        self._tell_start(progress)
+        self._print_start(progress)
         self._cache_images(progress)
         if self.devices.is_chief:
             if restart:
-                throw_away(self.folder)
+                discard_run(self.folder)
             write_text(self.folder / FLAGS_FILE, self.config.flagfile())
             write_history(self.folder / HISTORY_FILE, self.history)
             self.record = RunRecord(
@@ -173,7 +177,7 @@ class _Run:
                         self._run_epoch(epoch, progress)
             except (KeyboardInterrupt, SystemExit):
                 if self.watch.stopped:
-                    self._tell_stop(restart)
+                    self._print_stop(restart)
                 raise
         if self.devices.is_chief and self.keeps_weights:
             self._save_model(MODEL_FILE)
@@ -189,19 +193,15 @@ class _Run:
         return explained_memory(self.model, self.config.batch_size, devices.num_replicas, devices.platform)
 
     def _report(self) -> None:
-        """Writes the report, where one is wanted and there is none yet."""
-        if not (self.config.report and self.devices.is_chief):
+        if not (self.write_report and self.devices.is_chief):
             return
-        from keras_alexnet.report.run_report import has_run_report, write_run_report
-
-        if not has_run_report(self.folder):
-            try:
-                with self.devices.alone():
-                    write_run_report(self.folder, self.data.validation, self.config.batch_size)
-            except KeyboardInterrupt:
-                self._say("The model is saved. Give the same command for the report.")
-                raise
-        self._say(f"The report is {self.folder / REPORT_FOLDER / REPORT_FILE}")
+        try:
+            with self.devices.alone():
+                page = self.write_report(self.folder, self.data.validation, self.config.batch_size)
+        except KeyboardInterrupt:
+            self._say("The model is saved. Give the same command for the report.")
+            raise
+        self._say(f"The report is {page}")
 
     def _cache_images(self, progress: Progress) -> None:
         """Caches decoded images if that helps and they fit into memory."""
@@ -343,7 +343,7 @@ class _Run:
             self.tensorboard.write(steps, rates, "training")
             self.tensorboard.write(steps, {"images_per_second": images_per_second, "data_wait": waiting}, "speed")
 
-    def _tell_start(self, progress: Progress) -> None:
+    def _print_start(self, progress: Progress) -> None:
         data, config = self.data, self.config
         trained = sum(math.prod(variable.shape) for variable in self.model.trainable_variables)
         frozen = f", {trained:,} of them trained" if config.freeze_through else ""
@@ -364,7 +364,7 @@ class _Run:
             if classes and len(classes) == data.num_classes and classes != data.classes:
                 self._say(f"fc8 starts from that of {config.initial_model}, whose classes are others")
 
-    def _tell_stop(self, restart: bool) -> None:
+    def _print_stop(self, restart: bool) -> None:
         position = f"after step {self.watch.step:,}, in epoch {self.watch.epoch + 1}"
         if self.keeps_weights:
             again = "the same command, without --restart," if restart else "the same command"

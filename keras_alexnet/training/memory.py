@@ -10,7 +10,7 @@ import keras
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.system import gpu
-from keras_alexnet.training.devices.choice import current_platform
+from keras_alexnet.training.devices.platform import current_platform
 
 # In training: weights, momentum buffers and gradients in float32, and as much again while they are updated and
 # converted; for each layer's output, the values and their gradient.

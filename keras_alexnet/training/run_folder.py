@@ -4,11 +4,10 @@ from pathlib import Path
 
 from keras_alexnet.data.class_file import class_file, names_file
 from keras_alexnet.errors import UserError
-from keras_alexnet.report.files import REPORT_FILE, TABLES
 from keras_alexnet.system.process_pool import cpu_count
 from keras_alexnet.system.progress import say
 from keras_alexnet.training.checkpoint import Checkpoint, Progress, check_identity, load_newest_checkpoint
-from keras_alexnet.training.devices.choice import Devices
+from keras_alexnet.training.devices.base import Devices
 from keras_alexnet.training.record import read_run_file
 from keras_alexnet.training.run_files import (
     BEST_MODEL_FILE,
@@ -17,6 +16,7 @@ from keras_alexnet.training.run_files import (
     HISTORY_FILE,
     MODEL_FILE,
     PROFILE_FOLDER,
+    REPORT_FILES,
     REPORT_FOLDER,
     RUN_FILE,
     TENSORBOARD_FOLDER,
@@ -82,7 +82,7 @@ def is_finished(folder: Path, progress: Progress, epochs: int, steps_per_epoch: 
     return False
 
 
-def throw_away(folder: Path) -> None:
+def discard_run(folder: Path) -> None:
     """Removes what a run leaves behind, and nothing else.
 
     Its checkpoints go first and its model last, so that nobody goes on with half of it after an interruption.
@@ -91,7 +91,7 @@ def throw_away(folder: Path) -> None:
         f"{CHECKPOINT_FOLDER}/step-*.npz",
         f"{CHECKPOINT_FOLDER}/.partial-*",
         f"{TENSORBOARD_FOLDER}/events.out.tfevents.*",
-        *(f"{REPORT_FOLDER}/{name}" for name in (REPORT_FILE, *dict(TABLES), ".partial-*")),
+        *(f"{REPORT_FOLDER}/{name}" for name in (*REPORT_FILES, ".partial-*")),
         f"{PROFILE_FOLDER}/steps-*.trace.json.gz",
         f"{PROFILE_FOLDER}/.partial-*",
         f"{PROFILE_FOLDER}/plugins/profile/steps-*/*",  # what TensorBoard has computed there, too

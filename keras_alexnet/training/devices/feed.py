@@ -132,33 +132,3 @@ class _Reader:
         while self._thread.is_alive():
             with contextlib.suppress(queue.Empty):
                 self._ready.get(timeout=0.01)
-
-
-def torch_put() -> Put:
-    """Copies through pinned memory in a separate stream, so copies do not queue behind the computation."""
-    import torch
-    from keras.src.backend.torch.core import get_device
-
-    device = get_device()
-    stream = torch.cuda.Stream(device)
-
-    def put(batch: tuple[np.ndarray, ...]) -> Callable[[], tuple]:
-        with torch.cuda.stream(stream):
-            tensors = tuple(copied(array) for array in batch)
-            event = stream.record_event()
-
-        def ready() -> tuple:
-            current = torch.cuda.current_stream(device)
-            current.wait_event(event)
-            for tensor in tensors:
-                tensor.record_stream(current)  # Keeps its memory until the step is done with it.
-            return tensors
-
-        return ready
-
-    def copied(array: np.ndarray):
-        pinned = torch.empty(array.shape, dtype=getattr(torch, str(array.dtype)), pin_memory=True)
-        pinned.numpy()[...] = array
-        return pinned.to(device, non_blocking=True)
-
-    return put

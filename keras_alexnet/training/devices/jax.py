@@ -7,7 +7,6 @@ between CPUs), which add up the gradients.
 
 import atexit
 import contextlib
-import functools
 import json
 import os
 import sys
@@ -21,7 +20,7 @@ from jax.experimental import multihost_utils
 from keras_alexnet.errors import UserError
 from keras_alexnet.system.log_suppression import silenced
 from keras_alexnet.system.progress import say
-from keras_alexnet.training.devices.choice import Devices, current_platform, leave_gpus_to_the_backend
+from keras_alexnet.training.devices.base import Devices
 from keras_alexnet.training.devices.cluster import (
     ADDRESSES,
     NUM_PROCESSES,
@@ -30,7 +29,8 @@ from keras_alexnet.training.devices.cluster import (
     check_port_is_free,
     jax_cluster,
 )
-from keras_alexnet.training.devices.feed import DataWait, Put, device_feed
+from keras_alexnet.training.devices.feed import Put, device_feed
+from keras_alexnet.training.devices.platform import current_platform, leave_gpus_to_the_backend
 
 _START_SECONDS = 300  # in which all processes have to appear
 _HEARTBEAT_SECONDS = 30  # without a sign of life, after which a process counts as lost
@@ -44,8 +44,9 @@ _LOST = (
 _SIGNS_OF_LOSS = ("Gloo", "NCCL", "oordination service", "CoordinationService", "heartbeat", "Connection reset")
 _TERMINATING = "Terminating process because the JAX distributed service detected fatal errors"
 
-# Passes on what C++ code writes, but says JAX's last words in other words. It is run in a process of its own, since
-# they are followed by an abort.
+# Passes on what C++ code writes, but replaces JAX's last message, in a process of its own, since that message is
+# followed by an abort. jaxlib's `missed_heartbeat_callback` would be simpler, but aborts with std::bad_cast before it
+# calls Python (jaxlib 0.10.2).
 _FILTER = """
 import json, re, signal, sys
 # They may go to all processes of a group.
@@ -65,7 +66,7 @@ for line in sys.stdin.buffer:
 
 @contextlib.contextmanager
 def jax_devices(strategy: str) -> Iterator[Devices]:
-    """The devices for `strategy` under JAX, as `choose_devices` has them."""
+    """The devices for `strategy` under JAX, see `choose_devices`."""
     cluster = jax_cluster() if strategy in ("auto", "multi_worker") else None
     if strategy == "multi_worker" and cluster is None:
         raise UserError(
@@ -80,36 +81,50 @@ def jax_devices(strategy: str) -> Iterator[Devices]:
         with _data_parallel() if several and jax.device_count() > 1 else contextlib.nullcontext():
             count = jax.device_count() if several else 1
             copies = f"{count} × " if count > 1 else ""
-            wait = DataWait()
-            put = None if platform == "cpu" else _jax_put()
-            yield Devices(
-                f"{copies}{platform.upper()}, JAX",
-                platform=platform,
-                num_replicas=count,
-                xla=True,
-                wait=wait,
-                feed=functools.partial(device_feed, wait=wait, put=put),
-                alone=_without_distribution,
-            )
+            yield JaxDevices(f"{copies}{platform.upper()}, JAX", platform=platform, num_replicas=count, xla=True)
         return
     if cluster.worker == 0:
         say(f"Waiting for all {cluster.num_workers} workers")
     with _processes(cluster), _data_parallel():
-        wait = DataWait()
-        yield Devices(
+        yield JaxWorkers(
             f"{cluster.num_workers} workers with {jax.local_device_count()} {jax.default_backend().upper()} each, JAX",
             platform=jax.default_backend(),
             num_replicas=jax.device_count(),
             xla=True,
-            wait=wait,
-            # Keras makes a global batch of each process's share, and starts to copy it while the devices compute the
-            # step before; it takes arrays in the host's memory only.
-            feed=functools.partial(device_feed, wait=wait, put=None),
             worker=cluster.worker,
             num_workers=cluster.num_workers,
-            agree=lambda values: _agree(values).tolist(),
-            alone=_without_distribution,
         )
+
+
+class JaxDevices(Devices):
+    """The devices of one process."""
+
+    def alone(self) -> contextlib.AbstractContextManager:
+        """As of `Devices`."""
+        return _without_distribution()
+
+    def feed(self, batches) -> contextlib.AbstractContextManager:
+        """As of `Devices`."""
+        return device_feed(batches, self.wait, None if self.platform == "cpu" else _jax_put())
+
+
+class JaxWorkers(JaxDevices):
+    """The devices of several processes."""
+
+    def feed(self, batches) -> contextlib.AbstractContextManager:
+        """As of `Devices`.
+
+        Keras makes a global batch of each process's share, and starts to copy it while the devices compute the step
+        before; it takes arrays in the host's memory only.
+        """
+        return device_feed(batches, self.wait, None)
+
+    def agree(self, values: Sequence[float]) -> list[float]:
+        """As of `Devices`; exact, and nan where one worker has nan.
+
+        Collective: where the processes call it at different steps, they wait for each other without end.
+        """
+        return _agree(values).tolist()
 
 
 @contextlib.contextmanager
