@@ -1,13 +1,14 @@
-"""Trains AlexNet on the maps of python -m keras_alexnet.prepare.
+"""Trains AlexNet on the maps written by python -m keras_alexnet.prepare.
 
     python -m keras_alexnet.fit --flagfile=flags/fit_imagenet.flags --data_dir=data --output_dir=saved_models/alexnet
 
-Without flags it is CNTK's recipe for ImageNet. Ctrl-C, SIGTERM and SIGHUP (a closed terminal) save and stop; whatever
-has stopped a run, the same command goes on with it. The output folder gets model.keras and best.keras (the last
-weights, and those of the lowest validation error; stock Keras loads them) with their classes.txt, history.csv,
-run.json, flags.txt and checkpoint/. The variable KERAS_BACKEND chooses tensorflow (the default), jax or torch.
+The defaults are CNTK's recipe for ImageNet. Ctrl-C, SIGTERM and SIGHUP (a closed terminal) finish the current step,
+save a checkpoint and exit; run the same command again to resume, whatever stopped the run. The output directory
+contains model.keras and best.keras (the last weights, and those with the lowest validation error; stock Keras loads
+them) with their classes.txt, history.csv, run.json, flags.txt and checkpoint/. The environment variable KERAS_BACKEND selects
+tensorflow (the default), jax or torch.
 
-Exit status: 0 success; 1 a mistake, or a worker that was lost; 130 Ctrl-C; 143 SIGTERM; 129 SIGHUP.
+Exit status: 0 success; 1 an error, or a lost worker; 130 Ctrl-C; 143 SIGTERM; 129 SIGHUP.
 """
 
 import dataclasses
@@ -33,86 +34,90 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         function(name, value, *arguments, help_text, flag_values=flag_values)
 
     define(cli.define_path, "data_dir", "Folder with train_map.txt, val_map.txt and classmappings.txt.")
-    define(cli.define_path, "output_dir", "Folder for all that a run leaves; another run needs another one.")
+    define(cli.define_path, "output_dir", "Output directory; one per run.")
     define(
         flags.DEFINE_string,
         "preset",
-        f"The network: {', '.join(PRESETS)}; tiny is cntk with narrow layers, for trying things.",
+        f"Network architecture: {', '.join(PRESETS)}; tiny is cntk with narrow layers, for quick trials.",
     )
-    define(flags.DEFINE_integer, "epochs", "Epochs to train; never rescales the learning rate's schedule.")
+    define(flags.DEFINE_integer, "epochs", "Epochs to train. Does not rescale the learning-rate schedule.")
     define(
         flags.DEFINE_integer,
         "steps_per_epoch",
-        "Steps after which to validate and save; unset for a pass over the data. Does not change the order of images.",
+        "Training steps per epoch; validation and a checkpoint follow each epoch. Default: one pass over the data. Does "
+        "not change the order of images.",
     )
-    define(flags.DEFINE_integer, "batch_size", "Images a step, over all devices.")
-    define(flags.DEFINE_float, "learning_rate", "Learning rate at the start.")
-    define(flags.DEFINE_list, "lr_drop_epochs", "Finished epochs after which the rate drops, ascending; may be empty.")
-    define(flags.DEFINE_float, "lr_drop_factor", "What each drop multiplies the rate by.")
+    define(flags.DEFINE_integer, "batch_size", "Images per step, over all devices.")
+    define(flags.DEFINE_float, "learning_rate", "Initial learning rate.")
+    define(
+        flags.DEFINE_list, "lr_drop_epochs", "Learning-rate decay: numbers of finished epochs, ascending; may be empty."
+    )
+    define(flags.DEFINE_float, "lr_drop_factor", "Factor of each learning-rate decay.")
     define(flags.DEFINE_float, "momentum", "Momentum of SGD.")
-    define(flags.DEFINE_float, "weight_decay", "L2 regularization of every parameter, added to its gradient.")
+    define(flags.DEFINE_float, "weight_decay", "L2 regularization of all parameters, added to the gradient.")
     define(flags.DEFINE_float, "dropout", "Dropout rate after fc6 and fc7.")
-    define(flags.DEFINE_enum, "precision", "What the layers compute in; weights are float32.", list(PRECISIONS))
+    define(flags.DEFINE_enum, "precision", "Compute precision; weights stay float32.", list(PRECISIONS))
     define(flags.DEFINE_integer, "seed", "Seed of weights, order, crops and dropout.")
     define(
         flags.DEFINE_enum,
         "strategy",
-        "auto: the workers that the environment names if it does (TF_CONFIG under TensorFlow, KERAS_DISTRIBUTION_… "
-        "under JAX), else all GPUs if there are several, else one device; none: one device; mirrored: all GPUs of "
-        "this machine, or its logical CPUs where there is none; multi_worker: the workers of the environment.",
+        "auto: the workers named by the environment, if any (TF_CONFIG under TensorFlow, KERAS_DISTRIBUTION_… under "
+        "JAX), otherwise all GPUs if there are several, otherwise one device; none: one device; mirrored: all GPUs of this "
+        "machine, or its logical CPUs if it has none; multi_worker: the workers named by the environment.",
         list(STRATEGIES),
     )
     define(
         flags.DEFINE_enum,
         "jit_compile",
         "Compile the steps with XLA. auto: on GPUs and under JAX, where it is faster. With several devices or workers "
-        "under TensorFlow, the forward and backward pass of each replica are compiled.",
+        "under TensorFlow, XLA compiles the forward and backward pass of each replica.",
         list(JIT_COMPILE),
     )
     define(
         flags.DEFINE_bool,
         "deterministic",
-        "Use only deterministic algorithms on a GPU, at some cost. Runs on a CPU are bit-identical anyway.",
+        "Use only deterministic algorithms on a GPU, which may be slower. Runs on a CPU are bit-identical anyway.",
     )
     define(
         cli.define_path,
         "initial_model",
-        "Start from the weights of this .keras file, whose sizes then count instead of the preset's; with another "
-        "number of classes fc8 is new.",
+        "Initialize all layers from this .keras file, whose architecture overrides --preset. With another number of "
+        "classes, fc8 is initialized randomly.",
     )
     define(
         flags.DEFINE_enum,
         "freeze_through",
-        "Leave the layers up to this one as they are, such as conv5 to train fc6, fc7 and fc8 alone.",
+        "Freeze the layers up to this one: conv5 trains only fc6, fc7 and fc8.",
         list(FREEZABLE),
     )
     define(
         flags.DEFINE_bool,
         "synthetic_data",
-        "Train on the same random images again and again, without any files, to find the limit of the devices.",
+        "Train on the same random images repeatedly, without any files, to measure the throughput of the devices.",
     )
     define(
         flags.DEFINE_enum,
         "cache",
-        "auto: if all decoded images fit into half of the free memory, keep them there from the first epoch on, so "
-        "that later epochs need no decoding; off: never. The pixels are the same.",
+        "auto: if all decoded images fit into half of the free memory, keep them there during the first epoch, so that "
+        "later epochs need no decoding; off: never. The pixels are the same.",
         list(CACHES),
     )
     define(
         flags.DEFINE_float,
         "checkpoint_minutes",
-        "Minutes between checkpoints, fractions too; there is one after each epoch as well.",
+        "Minutes between checkpoints within an epoch; may be a fraction. Each epoch ends with a checkpoint, too.",
     )
     define(
         flags.DEFINE_integer,
         "log_every",
-        "Steps between printed lines of progress, and between the points of --tensorboard within an epoch; 0 for none.",
+        "Steps between printed lines of progress, and between points for --tensorboard within an epoch; 0 for none.",
     )
-    define(flags.DEFINE_bool, "tensorboard", "Write points for TensorBoard to output_dir/tensorboard.")
+    define(flags.DEFINE_bool, "tensorboard", "Write metrics for TensorBoard to output_dir/tensorboard.")
     define(
         flags.DEFINE_bool,
         "report",
-        "End with a report on the validation images, output_dir/report/report.html, as that of evaluate --report_dir.",
+        "Write an HTML report on the validation images at the end of training, output_dir/report/report.html, like "
+        "evaluate --report_dir.",
     )
     define(
         flags.DEFINE_string,
@@ -122,11 +127,11 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         "ones show most.",
     )
     cli.define_compilation_cache(flag_values)
-    flags.DEFINE_bool("restart", False, "Throw away the run that output_dir holds.", flag_values=flag_values)
+    flags.DEFINE_bool("restart", False, "Discard the existing run and start over.", flag_values=flag_values)
     flags.DEFINE_bool(
         "dry_run",
         False,
-        "Try everything that the run needs, say what it will cost, and write nothing.",
+        "Check the setup and estimate time, memory and disk; write nothing.",
         flag_values=flag_values,
     )
 

@@ -61,6 +61,10 @@ def dry_run(config: TrainConfig, *, restart: bool = False) -> None:
                 network = build_network(model, config, steps_per_epoch, devices)
             step_seconds, validation_seconds = _try_steps(network, config, data, devices)
 
+        if config.cache == "auto" and config.epochs - epochs_done > 1:
+            _, line = data.with_caches(devices.num_workers)
+            if line:
+                report(line)
         steps = config.epochs * steps_per_epoch - steps_done
         num_validations = config.epochs - epochs_done
         batches = -(-data.num_validation // config.batch_size)
