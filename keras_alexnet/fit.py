@@ -5,8 +5,8 @@
 The defaults are CNTK's recipe for ImageNet. Ctrl-C, SIGTERM and SIGHUP (a closed terminal) finish the current step,
 save a checkpoint and exit; run the same command again to resume, whatever stopped the run. The output directory
 contains model.keras and best.keras (the last weights, and those with the lowest validation error; stock Keras loads
-them) with their classes.txt, history.csv, run.json, flags.txt and checkpoint/. The environment variable KERAS_BACKEND selects
-tensorflow (the default), jax or torch.
+them) with their classes.txt, history.csv, run.json, flags.txt and checkpoint/. The environment variable KERAS_BACKEND
+selects tensorflow (the default), jax or torch.
 
 Exit status: 0 success; 1 an error, or a lost worker; 130 Ctrl-C; 143 SIGTERM; 129 SIGHUP.
 """
@@ -44,8 +44,8 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     define(
         flags.DEFINE_integer,
         "steps_per_epoch",
-        "Training steps per epoch; validation and a checkpoint follow each epoch. Default: one pass over the data. Does "
-        "not change the order of images.",
+        "Training steps per epoch; validation and a checkpoint follow each epoch. Default: one pass over the data. "
+        "Does not change the order of images.",
     )
     define(flags.DEFINE_integer, "batch_size", "Images per step, over all devices.")
     define(flags.DEFINE_float, "learning_rate", "Initial learning rate.")
@@ -61,8 +61,8 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     define(
         flags.DEFINE_enum,
         "strategy",
-        "auto: the workers named by the environment, if any (TF_CONFIG under TensorFlow, KERAS_DISTRIBUTION_… under "
-        "JAX), otherwise all GPUs if there are several, otherwise one device; none: one device; mirrored: all GPUs of this "
+        "auto: the workers named by the environment, if any (TF_CONFIG under TensorFlow, KERAS_DISTRIBUTION_… "
+        "under JAX), otherwise all GPUs if there are several, otherwise one device; none: one device; mirrored: all GPUs of this "
         "machine, or its logical CPUs if it has none; multi_worker: the workers named by the environment.",
         list(STRATEGIES),
     )
@@ -81,8 +81,8 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     define(
         cli.define_path,
         "initial_model",
-        "Initialize all layers from this .keras file, whose architecture overrides --preset. With another number of "
-        "classes, fc8 is initialized randomly.",
+        "Initialize all layers from this .keras file, whose architecture overrides --preset. With another number "
+        "of classes, fc8 is initialized randomly.",
     )
     define(
         flags.DEFINE_enum,
