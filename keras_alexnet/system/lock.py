@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.system.atomic import make_folder
-from keras_alexnet.system.progress import tell
+from keras_alexnet.system.progress import write_stderr
 
 # The file stays: between its removal and a new one, two processes could hold one each.
 _LOCK_FILE = ".lock"
@@ -41,7 +41,7 @@ def exclusive(folder: str | os.PathLike, name: str = _LOCK_FILE, *, wait: bool =
                 f"another process is writing to {folder}. Wait for it to end, or choose another folder."
             ) from None
         except OSError as error:
-            tell(
+            write_stderr(
                 f"{folder} cannot be locked ({error.strerror}): nothing prevents another process from writing to it "
                 "at the same time\n"
             )
