@@ -14,9 +14,9 @@ _LOCK_FILE = ".lock"
 
 @contextlib.contextmanager
 def exclusive(folder: str | os.PathLike, name: str = _LOCK_FILE, *, wait: bool = False) -> Iterator[None]:
-    """Makes `folder` if need be and holds it; the lock goes with the process, however it ends.
+    """Makes `folder` if needed and locks it; the lock ends with the process, however that ends.
 
-    On a file system without locks it holds nothing, and says so on stderr.
+    On a file system without locks it locks nothing, and reports that on stderr.
 
     Args:
         folder: the folder.

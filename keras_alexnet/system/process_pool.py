@@ -122,12 +122,12 @@ def _end_with_parent() -> None:
 
 @contextlib.contextmanager
 def _interrupts_held_back() -> Iterator[None]:
-    """Holds Ctrl-C back here, and for good in the processes started meanwhile: they would tell of it one by one."""
+    """Holds Ctrl-C back here, and for good in the processes started meanwhile: they would report it one by one."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
         yield
         return
     # The mask is what a started process inherits. Here it is not enough: a library's own thread, such as NumPy's, takes
-    # the signal all the same, and an interrupt amid a start leaves a process that complains of it.
+    # the signal all the same, and an interrupt during a start leaves a process that reports it.
     interrupts = []
     handler = signal.signal(signal.SIGINT, lambda *_: interrupts.append(True))
     try:
