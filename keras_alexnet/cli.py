@@ -15,7 +15,7 @@ from keras_alexnet.system import compilation_cache
 from keras_alexnet.system.flagfile import expand_flagfiles
 from keras_alexnet.system.keras_settings import select_backend
 from keras_alexnet.system.log_suppression import stderr_held_back
-from keras_alexnet.system.progress import clear_status_line, flush_or_drop, tell
+from keras_alexnet.system.progress import clear_status_line, flush_or_drop, write_stderr
 
 # What writing to stdout may fail with: no room, quota, size limit, closed terminal.
 _FULL = [getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO")]
@@ -54,18 +54,18 @@ def run(
             sys.stdout.flush()
     except UserError as error:
         clear_status_line()
-        tell(f"{command}: {error}\n")
+        write_stderr(f"{command}: {error}\n")
         sys.exit(1)
     except KeyboardInterrupt:
         clear_status_line()
-        tell(f"{command}: interrupted\n")
+        write_stderr(f"{command}: interrupted\n")
         sys.exit(130)
     except UnicodeEncodeError as error:
         if sys.getfilesystemencoding() == "utf-8":
             raise
         # Python decodes some names of EUC-JP, and others, that it cannot encode again.
         clear_status_line()
-        tell(
+        write_stderr(
             f"{command}: the name {error.object!r} cannot be used under the locale's encoding, "
             f"{sys.getfilesystemencoding()}. Set PYTHONUTF8=1, or a UTF-8 locale such as LC_ALL=C.UTF-8.\n"
         )
@@ -76,7 +76,7 @@ def run(
         if error.filename is not None or error.errno not in _FULL:
             raise
         clear_status_line()
-        tell(f"{command}: cannot write the output: {error.strerror}. Make room where it goes to.\n")
+        write_stderr(f"{command}: cannot write the output: {error.strerror}. Make room where it goes to.\n")
         sys.exit(1)
     finally:
         # Python flushes both at its end, where a failure would replace the exit status.
@@ -146,7 +146,7 @@ def define_compilation_cache(flag_values: flags.FlagValues) -> None:
 
 @contextlib.contextmanager
 def quiet_framework_start(
-    cache: str = "off", report_cache: Callable[[str], None] = lambda message: tell(f"{message}\n")
+    cache: str = "off", report_cache: Callable[[str], None] = lambda message: write_stderr(f"{message}\n")
 ) -> Iterator[None]:
     """Keeps the start-up chatter of the frameworks' C++ parts off the terminal; wrap the first import in it.
 

@@ -122,9 +122,9 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     define(
         flags.DEFINE_string,
         "profile_steps",
-        "FROM:TO, such as 10:20: write a trace of the steps of the run from when FROM are finished until TO are, for "
-        "Perfetto and TensorBoard, to output_dir/profile. The first steps of a start compile and warm up; ten later "
-        "ones show most.",
+        "FROM:TO, such as 10:20: write a trace of the steps of the run from when FROM are finished until TO are to "
+        "output_dir/profile, for TensorBoard with xprof (TensorFlow, JAX) and Perfetto (JAX, PyTorch). The first steps "
+        "of a start compile and warm up; ten later ones show most.",
     )
     cli.define_compilation_cache(flag_values)
     flags.DEFINE_bool("restart", False, "Discard the existing run and start over.", flag_values=flag_values)

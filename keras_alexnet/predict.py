@@ -29,7 +29,7 @@ from keras_alexnet.inference.listing import FORMATS, entry_writer, header
 from keras_alexnet.system.atomic import atomic_path, check_writable
 from keras_alexnet.system.file_names import to_utf8
 from keras_alexnet.system.log_suppression import silenced_but_python
-from keras_alexnet.system.progress import WorkProgress, columns, printable, say, tell, use_color
+from keras_alexnet.system.progress import WorkProgress, columns, printable, say, use_color, write_stderr
 
 # Positions in the list of paths, and an array with a row for each.
 Batches = Iterator[tuple[list[int], "numpy.ndarray"]]  # noqa: F821
@@ -93,7 +93,7 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
         nonlocal num_skipped
         num_skipped += 1
         progress.clear()
-        tell(f"cannot read {printable(path)}: {reason}\n")
+        write_stderr(f"cannot read {printable(path)}: {reason}\n")
 
     with WorkProgress() as progress:
         paths, problems = find_images(arguments)

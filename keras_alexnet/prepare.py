@@ -184,12 +184,13 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         flag_values=flag_values,
     )
     flags.DEFINE_integer(
-        "num_workers",
+        "num_processes",
         None,
-        "How many processes check and resize images. Without it: one a CPU.",
+        "Processes that check and resize images; unset for one per CPU.",
         lower_bound=1,
         flag_values=flag_values,
     )
+    flags.DEFINE_alias("num_workers", "num_processes", flag_values=flag_values)  # its former name
 
 
 def main(values: flags.FlagValues, arguments: list[str]) -> None:
@@ -216,7 +217,7 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
             val_fraction=values.val_fraction,
             split_seed=values.split_seed,
             pass_links=reads_images,
-            mapper=functools.partial(_in_parallel, values.num_workers or process_pool.cpu_count(), progress),
+            mapper=functools.partial(_in_parallel, values.num_processes or process_pool.cpu_count(), progress),
         )
     with contextlib.ExitStack() as held:
         folders = [folder for folder in (values.output_dir, resized_dir) if folder]
@@ -335,15 +336,15 @@ def _read_images(values: flags.FlagValues, found: scan.ImageFolders, resized_dir
     # Here and above, so that --help and a mere scan do without NumPy and Pillow.
     from keras_alexnet.data import images
 
-    num_workers = values.num_workers or process_pool.cpu_count()
+    num_processes = values.num_processes or process_pool.cpu_count()
     count = len(found.train) + len(found.val)
     copies = {}
     with WorkProgress() as progress:
         if resized_dir:
-            findings, copies = _write_copies(values, found, resized_dir, num_workers, progress)
+            findings, copies = _write_copies(values, found, resized_dir, num_processes, progress)
         else:
             sources = [*found.train.images(), *found.val.images()]
-            findings = images.check(sources, num_workers, lambda done, total: progress(done, total, "images checked"))
+            findings = images.check(sources, num_processes, lambda done, total: progress(done, total, "images checked"))
     table = os.path.join(values.output_dir, images.BAD_IMAGES)
     images.write_findings(table, findings)
     say(f"{images.summary(findings, count)}\nDetails: {table}")
@@ -358,7 +359,7 @@ def _write_copies(
     values: flags.FlagValues,
     found: scan.ImageFolders,
     resized_dir: str,
-    num_workers: int,
+    num_processes: int,
     progress: WorkProgress,
 ) -> tuple[list["Finding"], dict[str, maps.ImageMap]]:
     """Writes copies of the training and the validation images; returns what is the matter, and the maps of both."""
@@ -380,7 +381,7 @@ def _write_copies(
         from keras_alexnet.data.resizing.disk_space import check_space
 
         both = [(images, targets[part]) for part, images in originals.items()]
-        say(check_space(both, values.resize_shorter_side, num_workers))
+        say(check_space(both, values.resize_shorter_side, num_processes))
     findings, copies = [], {}
     count, before = len(found.train) + len(found.val), 0
     for part, images in originals.items():
@@ -388,18 +389,18 @@ def _write_copies(
         def report(done: int, _: int, before: int = before) -> None:
             progress(before + done, count, "images resized")
 
-        more, copies[part] = write(images, targets[part], values.resize_shorter_side, num_workers, report)
+        more, copies[part] = write(images, targets[part], values.resize_shorter_side, num_processes, report)
         findings += more
         before += len(images)
     return findings, copies
 
 
-def _in_parallel(num_workers: int, progress: ScanProgress, function: Callable, items: Sequence) -> list:
+def _in_parallel(num_processes: int, progress: ScanProgress, function: Callable, items: Sequence) -> list:
     """Computes a function of each item, in several processes where there are enough of them."""
     if len(items) < _FEW_ARCHIVES:
         return list(map(function, items))
     return process_pool.map_in_processes(
-        function, items, num_workers, lambda done, total: progress(done, total, "archives read")
+        function, items, num_processes, lambda done, total: progress(done, total, "archives read")
     )
 
 

@@ -26,7 +26,7 @@ class Tree(FakeIlsvrc):
 
 
 def arguments(tree, *more):
-    return [f"--imagenet_dir={tree.root}", f"--output_dir={tree.root.parent}/data", "--num_workers=1", *more]
+    return [f"--imagenet_dir={tree.root}", f"--output_dir={tree.root.parent}/data", "--num_processes=1", *more]
 
 
 def call(tree, *more):

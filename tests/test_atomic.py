@@ -1,4 +1,9 @@
+import errno
+import fcntl
 import os
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -55,21 +60,54 @@ def test_folder_that_cannot_be_made_is_told(tmp_path):
         write_text(tmp_path / "file" / "below" / "x.txt", "text")
 
 
-def test_name_taken_by_a_folder_is_told(tmp_path):
-    (tmp_path / "x.txt").mkdir()
-    with pytest.raises(UserError, match="cannot write"):
+def test_writers_of_one_target_have_files_of_their_own_and_the_last_one_wins(tmp_path):
+    final = tmp_path / "x.txt"
+    with atomic_path(final) as first:
+        with atomic_path(final) as second:
+            first.write_text("first")
+            second.write_text("second")
+        assert final.read_text() == "second"
+    assert final.read_text() == "first"
+    assert os.listdir(tmp_path) == ["x.txt"]
+
+
+KILLED = """
+import os, sys
+from keras_alexnet.system.atomic import atomic_path
+with atomic_path(sys.argv[1]) as partial:
+    partial.write_text("half")
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_write_to_the_folder(tmp_path):
+    subprocess.run([sys.executable, "-c", KILLED, tmp_path / "step-1.npz"], check=False)
+    (left,) = os.listdir(tmp_path)
+    assert left.startswith(".partial-")
+    write_text(tmp_path / "step-2.npz", "complete")
+    assert os.listdir(tmp_path) == ["step-2.npz"]
+
+
+def test_without_locks_only_old_leftovers_are_removed(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    for name, age in (("0" * 8, 0), ("1" * 8, 2 * 24 * 60 * 60)):
+        path = tmp_path / f".partial-{'0' * 16}-{name}.txt"
+        path.write_text("half")
+        os.utime(path, (time.time() - age,) * 2)
+    write_text(tmp_path / "x.txt", "complete")
+    assert sorted(os.listdir(tmp_path)) == [f".partial-{'0' * 16}-{'0' * 8}.txt", "x.txt"]
+
+
+def test_files_have_the_mode_of_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
         write_text(tmp_path / "x.txt", "text")
-    assert os.listdir(tmp_path) == ["x.txt"]
-
-
-def test_what_a_killed_process_left_is_replaced(tmp_path):
-    with atomic_path(tmp_path / "x.txt") as partial:
-        pass_on = partial
-        partial.write_text("first")
-    pass_on.write_text("left by a killed process, and longer")
-    write_text(tmp_path / "x.txt", "second")
-    assert (tmp_path / "x.txt").read_text() == "second"
-    assert os.listdir(tmp_path) == ["x.txt"]
+    finally:
+        os.umask(before)
+    assert (tmp_path / "x.txt").stat().st_mode & 0o777 == 0o640
 
 
 def test_text_has_unix_line_ends_and_keeps_bytes_of_names(tmp_path):
@@ -81,12 +119,6 @@ def test_text_has_unix_line_ends_and_keeps_bytes_of_names(tmp_path):
 def test_names_may_be_as_long_as_the_file_system_has_them(tmp_path, name):
     write_text(tmp_path / name, "text")
     assert [path.name for path in tmp_path.iterdir()] == [name]
-
-
-def test_a_partial_file_keeps_its_suffix(tmp_path):
-    with atomic_path(tmp_path / "model.keras") as partial:
-        assert partial.suffix == ".keras"
-        partial.touch()
 
 
 def test_what_cannot_be_written_is_found_before_the_work(tmp_path):

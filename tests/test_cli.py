@@ -89,12 +89,6 @@ def test_missing_flagfile_and_bad_line_in_it_are_told(tmp_path):
         cli.parse(define_flags, [f"--flagfile={tmp_path}/bad.flags"])
 
 
-def test_flagfile_that_is_no_text_is_told(tmp_path):
-    (tmp_path / "bad.flags").write_bytes(bytes(range(128, 256)))
-    with pytest.raises(UserError, match="expected --name=value"):
-        cli.parse(define_flags, [f"--flagfile={tmp_path}/bad.flags"])
-
-
 @pytest.mark.parametrize(("backend", "told"), [("theano", "expected one of tensorflow, jax, torch"), ("jax", "jax")])
 def test_backends_that_cannot_be_had_are_told(monkeypatch, backend, told):
     monkeypatch.setenv("KERAS_BACKEND", backend)

@@ -93,7 +93,8 @@ def test_the_users_own_settings_stay(gpu_machine, monkeypatch, tmp_path):
 def start_of_fit(tmp_path, *arguments: str) -> tuple[list[str], str]:
     """What `fit` prints on a machine that seems to have a GPU, and the XLA_FLAGS that it sets."""
     program = (
-        "import atexit, os, sys; from keras_alexnet import cli, compilation_cache, fit; "
+        "import atexit, os, sys; from keras_alexnet import cli, fit; "
+        "from keras_alexnet.system import compilation_cache; "
         "compilation_cache.count_gpus = lambda: 1; "
         "atexit.register(lambda: print(os.environ.get('XLA_FLAGS', ''))); cli.run(fit.main, fit.define_flags, '')"
     )

@@ -261,7 +261,7 @@ def test_command_refuses_unusable_images_and_lists_them(tree):
     odd.write_bytes(with_exif(encode(COLOURS[..., 0], "JPEG"), b"Exif\0\0garbage", keep_jfif=True))
     missing.unlink()
     missing.symlink_to("nowhere")
-    done = start(tree, "--check_images", "--num_workers=2")
+    done = start(tree, "--check_images", "--num_workers=2")  # the former name of --num_processes
     out, err = done.communicate(timeout=60)
     assert done.returncode == 1
     truncated = "truncated or corrupt: image file is truncated"
@@ -331,7 +331,7 @@ def test_without_a_check_no_image_is_opened(tree):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--num_workers=0"], "num_workers"),
+        (["--num_processes=0"], "num_processes"),
         (["--resized_dir=x"], "go together"),
         (["--resize_shorter_side=64"], "go together"),
         (["--resized_dir=a\tb", "--resize_shorter_side=64"], "a map cannot hold"),
@@ -345,7 +345,7 @@ def test_flags_that_cannot_be_are_refused(tree, flags, message):
 
 
 def test_an_interrupt_while_the_workers_start_is_told_once(tree):
-    process = start(tree, "--check_images", "--num_workers=8", start_new_session=True)
+    process = start(tree, "--check_images", "--num_processes=8", start_new_session=True)
     wait_until(lambda: workers_of(process) or process.poll() is not None)
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
@@ -382,5 +382,5 @@ def test_no_semaphores_are_told(tree, monkeypatch):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", refuse)
-    with pytest.raises(UserError, match=r"cannot start worker processes: Read-only file system.*/dev/shm"):
+    with pytest.raises(UserError, match=r"cannot start processes: Read-only file system.*/dev/shm"):
         call(tree, "--check_images")

@@ -33,7 +33,7 @@ def test_a_folder_is_held_as_long_as_the_process_lives(tmp_path):
 
 
 def test_waiting_for_another_process(tmp_path):
-    program = HOLDER.replace("sys.stdin.read()", "import time; time.sleep(1)")
+    program = HOLDER.replace("sys.stdin.read()", "import time; time.sleep(0.2)")
     holder = subprocess.Popen([sys.executable, "-c", program, tmp_path], stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "held\n"
     with exclusive(tmp_path, wait=True):

@@ -76,7 +76,7 @@ def run(*arguments, **settings) -> subprocess.CompletedProcess:
 
 def messages(result: subprocess.CompletedProcess) -> list[bytes]:
     """The lines on stderr, without those of progress, which only a slow machine prints."""
-    return [line for line in result.stderr.splitlines() if not line.endswith(b" left")]
+    return [line for line in result.stderr.splitlines() if b", ETA " not in line]
 
 
 def assert_told(result: subprocess.CompletedProcess, *parts: str) -> None:

@@ -260,7 +260,7 @@ def test_a_killed_worker_is_told(tree):
         os.kill(next(iter(workers_of(process))), signal.SIGKILL)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert re.fullmatch(r"python -m keras_alexnet\.prepare: a worker process was killed .*--num_workers.*\n", err)
+    assert re.fullmatch(r"python -m keras_alexnet\.prepare: a process was killed .*--num_processes.*\n", err)
 
 
 def test_a_full_disk_is_told_and_resizing_goes_on(tree):

@@ -414,7 +414,7 @@ def test_progress_line(base, tmp_path, monkeypatch, capsys):
     assert len(lines) == 2
     for step, line in zip((1, 2), lines, strict=True):
         assert re.fullmatch(
-            rf"epoch 1/1  {step}/3  loss 1\.\d{{3}}  error \d+\.\d/0\.0 %  [\d,]+ img/s \(\d+ % wait\)  \d+:\d\d left",
+            rf"epoch 1/1  {step}/3  loss 1\.\d{{3}}  error \d+\.\d/0\.0%  [\d,]+ images/s  data wait \d+%  ETA [\d:]+",
             line,
         ), line
     validation = read_training_data(base.data_dir).validation

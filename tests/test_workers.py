@@ -94,7 +94,7 @@ def test_a_killed_worker_ends_the_others_and_the_same_command_goes_on(workers, t
         assert started.run(2, folder, "--dry_run").splitlines()[-1] == "Nothing was written. The run can start."
     printed = started.run(2, folder, "--report", "--profile_steps=14:16")
     assert "going on after epoch" in printed
-    assert len(list((folder / "profile").glob("steps-*-16.trace.json.gz"))) == 1
+    assert len(list((folder / "profile").glob("plugins/profile/steps-*-16"))) == 1
     assert_close(folder, single)
     assert printed.splitlines()[-1] == f"The report is {folder}/report/report.html"
     assert (folder / "report" / "report.html").exists()

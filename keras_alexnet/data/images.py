@@ -228,7 +228,7 @@ def problems_told(source: Source) -> Iterator[Problems]:
     except UnusableError as error:
         problems.unusable = str(error)
     except MemoryError:
-        raise UserError(f"not enough memory to decode {path}. Give a smaller --num_workers.") from None
+        raise UserError(f"not enough memory to decode {path}. Give a smaller --num_processes.") from None
     except Image.DecompressionBombError:
         problems.unusable = f"too many pixels: more than {2 * Image.MAX_IMAGE_PIXELS:,}"
     except Exception as error:

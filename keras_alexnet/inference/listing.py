@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from keras_alexnet.data.class_names import Classes
 from keras_alexnet.system.csv_file import csv_writer
-from keras_alexnet.system.progress import cut, printable
+from keras_alexnet.system.progress import printable, truncate
 
 FORMATS = ("table", "json", "csv")
 
@@ -52,7 +52,7 @@ def entry_writer(
         for label, probability in best:
             name = printable(classes.describe(label)) if classes else f"label {label}"
             line = "  ".join(["", f"{100 * probability:5.1f} %", *filter(None, [_bar(probability, bar, blocks)]), name])
-            lines.append(line if width is None else cut(line, width))
+            lines.append(line if width is None else truncate(line, width))
         return "\n".join([*lines, "", ""])
 
     return table_entry

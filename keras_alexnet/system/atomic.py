@@ -1,35 +1,44 @@
-"""Files that appear under their final name whole, or not at all."""
+"""Files that appear under their final name complete, or not at all."""
 
 import contextlib
 import hashlib
 import os
+import re
+import secrets
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from keras_alexnet.errors import UserError
 
+_PARTIAL = re.compile(r"\.partial-[0-9a-f]{16}-[0-9a-f]{8}(\..*)?")
+_DAY = 24 * 60 * 60  # seconds
+
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """Gives a path beside `path` to write to; on success its file is flushed to disk and takes the name `path`.
+    """Gives a path next to `path` to write to; on success its file is flushed to disk and takes the name `path`.
 
-    On an exception the part written is removed and an older file of that name stays as it was. What a killed process
-    leaves behind is hidden (`.partial-…`), and the next write to the same name replaces it.
+    On an exception the partial file is removed and an older file of that name stays as it was. Each writer has a
+    partial file of its own, hidden (`.partial-…`) and locked: the next write to the folder removes those of killed
+    processes.
 
     Raises:
         UserError: `path` is something else than a file, its folder cannot be made or written, or the disk is full.
     """
     path = Path(path)
     check_target(path)
-    partial = path.with_name(partial_name(path.name))
     make_folder(path.parent)
+    _remove_leftovers(path.parent)
+    partial = path.with_name(partial_name(path.name, f"-{secrets.token_hex(4)}"))
     try:
-        yield partial
-        with open(partial, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        with _held(partial):
+            yield partial
+            with open(partial, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(partial, path)
         sync_folder(path.parent)
     except OSError as error:
         _remove(partial)
@@ -42,11 +51,47 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         raise
 
 
-def partial_name(name: str) -> str:
-    """The name under which a file `name` is written: of few characters, as those of `name` may be all there can be."""
+def partial_name(name: str, unique: str = "") -> str:
+    """The name under which a file `name` is written, short, since `name` may be as long as a name can be."""
     suffix = os.path.splitext(name)[1]  # keras.Model.save looks at it.
     digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
-    return f".partial-{digest}{suffix if len(os.fsencode(suffix)) < 16 else ''}"
+    return f".partial-{digest}{unique}{suffix if len(os.fsencode(suffix)) < 16 else ''}"
+
+
+@contextlib.contextmanager
+def _held(partial: Path) -> Iterator[None]:
+    """Creates a partial file and locks it, where the file system has locks, as long as its writer lives."""
+    descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        with contextlib.suppress(OSError):
+            _lock(descriptor)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Removes the partial files of killed processes; where there are no locks, those older than a day."""
+    with contextlib.suppress(OSError):
+        for name in filter(_PARTIAL.fullmatch, os.listdir(folder)):
+            with contextlib.suppress(OSError), open(folder / name, "rb+") as file:
+                try:
+                    _lock(file.fileno())
+                except BlockingIOError:
+                    continue  # Another process is writing it.
+                except OSError:
+                    if time.time() - os.fstat(file.fileno()).st_mtime < _DAY:
+                        continue
+                os.unlink(folder / name)
+
+
+def _lock(descriptor: int) -> None:
+    """Locks a file; raises BlockingIOError if another process has, and another OSError where there are no locks."""
+    try:
+        import fcntl
+    except ImportError:  # on Windows
+        raise OSError("no locks") from None
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def check_target(path: str | os.PathLike) -> None:
@@ -62,7 +107,7 @@ def check_target(path: str | os.PathLike) -> None:
 
 
 def check_writable(path: str | os.PathLike) -> None:
-    """Finds out whether a file can be written, before the work whose result it is to hold; raises `UserError`."""
+    """Raises `UserError` if a file cannot be written; to be called before the work whose result it is to hold."""
     check_target(path)
     check_folder(os.path.dirname(os.path.abspath(path)))
 
@@ -76,7 +121,7 @@ def make_folder(folder: str | os.PathLike) -> None:
 
 
 def check_folder(folder: str | os.PathLike) -> Path:
-    """Finds out whether files can be written to a folder that may have to be made, and makes nothing.
+    """Checks whether files can be written to a folder that may have to be made, and makes nothing.
 
     Returns:
         The folder, or the nearest above it that there is.

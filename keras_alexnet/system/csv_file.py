@@ -1,4 +1,4 @@
-"""CSV as all tools read it: lines end in LF alone, and fields with any line break are quoted."""
+"""CSV as all tools read it: lines end in LF only, and fields with any line break are quoted."""
 
 import csv
 from typing import TextIO

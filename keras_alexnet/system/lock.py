@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.system.atomic import make_folder
-from keras_alexnet.system.progress import tell
+from keras_alexnet.system.progress import write_stderr
 
 # The file stays: between its removal and a new one, two processes could hold one each.
 _LOCK_FILE = ".lock"
@@ -14,9 +14,9 @@ _LOCK_FILE = ".lock"
 
 @contextlib.contextmanager
 def exclusive(folder: str | os.PathLike, name: str = _LOCK_FILE, *, wait: bool = False) -> Iterator[None]:
-    """Makes `folder` if need be and holds it; the lock goes with the process, however it ends.
+    """Makes `folder` if needed and locks it; the lock ends with the process, however that ends.
 
-    On a file system without locks it holds nothing, and says so on stderr.
+    On a file system without locks it locks nothing, and reports that on stderr.
 
     Args:
         folder: the folder.
@@ -41,7 +41,7 @@ def exclusive(folder: str | os.PathLike, name: str = _LOCK_FILE, *, wait: bool =
                 f"another process is writing to {folder}. Wait for it to end, or choose another folder."
             ) from None
         except OSError as error:
-            tell(
+            write_stderr(
                 f"{folder} cannot be locked ({error.strerror}): nothing prevents another process from writing to it "
                 "at the same time\n"
             )

@@ -1,4 +1,4 @@
-"""Libraries whose C++ parts write to the terminal, whatever their log settings say."""
+"""Suppression of what the C++ parts of libraries write to the terminal in spite of their log settings."""
 
 import contextlib
 import os
@@ -24,7 +24,7 @@ while drop not in held:
 
 @contextlib.contextmanager
 def stderr_held_back() -> Iterator[None]:
-    """Drops what is written to file descriptor 2 meanwhile, or shows it if an exception or the process ends it.
+    """Drops what is written to file descriptor 2 within it, or shows it if an exception or the process ends it.
 
     Another process holds the text, as nothing else survives the abort of a library that finds no AVX, and no writable
     temporary folder is needed. Where none can be started, nothing is held back. Processes that are started meanwhile
@@ -88,7 +88,7 @@ def silenced(descriptor: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def silenced_but_python() -> Iterator[None]:
-    """Drops what C++ code writes to stderr, as libjpeg does of damaged images; Python's `sys.stderr` goes on."""
+    """Drops what C++ code writes to stderr, as libjpeg does about damaged images; Python's `sys.stderr` still works."""
     stderr = sys.stderr
     if stderr is None:
         yield

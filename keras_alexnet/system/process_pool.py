@@ -18,10 +18,10 @@ from keras_alexnet.errors import UserError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Ctrl-C waits for the chunks that workers have at hand, which are up to two each.
-_LARGEST_CHUNK = 8
-# No more are submitted, as a million futures take gigabytes.
-_CHUNKS_PER_WORKER = 4
+# Ctrl-C waits for the chunks that the processes have started, which are up to two each.
+_MAX_CHUNK = 8
+# No more are submitted at a time, as a million futures take gigabytes.
+_CHUNKS_PER_PROCESS = 4
 
 
 def cpu_count() -> int:
@@ -32,17 +32,17 @@ def cpu_count() -> int:
 def map_in_processes(
     function: Callable[[Item], Result],
     items: Sequence[Item],
-    num_workers: int,
+    num_processes: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Result]:
     """As `imap_in_processes`, all results at once."""
-    return list(imap_in_processes(function, items, num_workers, progress))
+    return list(imap_in_processes(function, items, num_processes, progress))
 
 
 def imap_in_processes(
     function: Callable[[Item], Result],
     items: Sequence[Item],
-    num_workers: int,
+    num_processes: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Result]:
     """Computes `function(item) for item in items` in processes of their own.
@@ -52,24 +52,24 @@ def imap_in_processes(
     Args:
         function: can be pickled, as can its results.
         items: what to give it.
-        num_workers: how many processes.
+        num_processes: how many.
         progress: called with (items done, items in all).
 
     Yields:
         The results in the order of `items`; a few at a time are in memory.
 
     Raises:
-        UserError: a process ended by itself, such as one killed for want of memory.
+        UserError: a process ended by itself, such as one that was killed because memory ran out.
         Exception: the first that `function` raised, in the order of `items`; the processes are stopped.
     """
-    size = max(1, min(_LARGEST_CHUNK, len(items) // (4 * num_workers)))
+    size = max(1, min(_MAX_CHUNK, len(items) // (4 * num_processes)))
     chunks = (items[start : start + size] for start in range(0, len(items), size))
     # A fork of a process that has threads, as any notebook with a framework has, may hang.
     try:
-        executor = ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"), _prepare_worker)
+        executor = ProcessPoolExecutor(num_processes, multiprocessing.get_context("spawn"), _prepare_process)
     except OSError as error:
         raise UserError(
-            f"cannot start worker processes: {error.strerror}. They need semaphores: make /dev/shm writable, with some "
+            f"cannot start processes: {error.strerror}. They need semaphores: make /dev/shm writable, with some "
             "kilobytes free."
         ) from None
 
@@ -81,13 +81,13 @@ def imap_in_processes(
                     future = executor.submit(_apply, function, chunk)
                 except OSError as error:
                     raise UserError(
-                        f"cannot start {num_workers} worker processes: {error.strerror}. Give a smaller --num_workers."
+                        f"cannot start {num_processes} processes: {error.strerror}. Give a smaller --num_processes."
                     ) from None
             yield future
 
     done = 0
     try:
-        submitted = deque(submit(_CHUNKS_PER_WORKER * num_workers))
+        submitted = deque(submit(_CHUNKS_PER_PROCESS * num_processes))
         while submitted:
             results = submitted.popleft().result()
             submitted.extend(submit(1))
@@ -97,8 +97,8 @@ def imap_in_processes(
                 progress(done, len(items))
     except BrokenProcessPool:
         raise UserError(
-            "a worker process was killed or crashed, often for want of memory. Run the command again, with fewer "
-            "--num_workers if it happens again."
+            "a process was killed or crashed, probably out of memory. Run the command again, with a smaller "
+            "--num_processes if it happens again."
         ) from None
     finally:
         executor.shutdown(cancel_futures=True)
@@ -108,10 +108,10 @@ def _apply(function: Callable[[Item], Result], chunk: Sequence[Item]) -> list[Re
     return [function(item) for item in chunk]
 
 
-def _prepare_worker() -> None:
+def _prepare_process() -> None:
     # A terminal sends Ctrl-C to all; the parent alone decides what then happens.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A worker that waits for work would never notice that the parent was killed.
+    # A process that waits for work would never notice that the parent was killed.
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -122,12 +122,12 @@ def _end_with_parent() -> None:
 
 @contextlib.contextmanager
 def _interrupts_held_back() -> Iterator[None]:
-    """Holds Ctrl-C back here, and for good in the processes started meanwhile: they would tell of it one by one."""
+    """Holds Ctrl-C back here, and for good in the processes started meanwhile: they would report it one by one."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
         yield
         return
     # The mask is what a started process inherits. Here it is not enough: a library's own thread, such as NumPy's, takes
-    # the signal all the same, and an interrupt amid a start leaves a process that complains of it.
+    # the signal all the same, and an interrupt during a start leaves a process that reports it.
     interrupts = []
     handler = signal.signal(signal.SIGINT, lambda *_: interrupts.append(True))
     try:

@@ -1,141 +1,144 @@
-"""Tells on stderr how far long work is."""
+"""Progress of long work on stderr, and output that never stops the work.
+
+rich renders what a terminal shows. It is imported when something is shown, so that commands start without it.
+"""
 
 import collections
 import contextlib
 import math
 import os
-import re
 import shutil
 import sys
 import time
-import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple, TextIO
 
 _LIVE_AFTER, _LIVE_INTERVAL, _PLAIN_INTERVAL = 1.0, 0.2, 10.0
-_ESTIMATE_FROM = 60.0
-_BOLD, _RESET = "\x1b[1m", "\x1b[0m"
-_dropped: list[TextIO] = []  # streams that cannot be written any more
-_COLOR = r"\x1b\[[0-9;]*m"
+_ESTIMATE_SECONDS = 60.0
+_MIN_BAR, _MAX_BAR = 8, 40
+_CLEAR = "\r\x1b[K"
+_dropped: list[TextIO] = []  # streams that can no longer be written
 
 
 class Part(NamedTuple):
-    """A piece of a line of progress, which a narrow terminal shows in fewer characters, or does without.
+    """A piece of a progress line.
 
     Attributes:
-        rank: its importance, 1 the greatest: parts of the largest number are left out first.
-        wordings: from the full one to the shortest.
-        joint: what joins it to the part before, in place of spaces.
-        bold: whether it is bold where there are colours.
+        rank: its importance, 1 the greatest: a narrow terminal leaves out the largest numbers first.
+        text: the wording in a log or on a wide terminal.
+        short: the wording on a narrower terminal; `text` where it is empty.
     """
 
     rank: int
-    wordings: Sequence[str]
-    joint: str = ""
-    bold: bool = False
+    text: str
+    short: str = ""
 
 
-# Spaces between parts, and which of their wordings: from the widest line to the narrowest.
-_STYLES = (("  ", 0), (" ", 0), (" ", 1), (" ", 2))
-
-
-def compose(parts: Sequence[Part], width: float = math.inf, *, color: bool = False) -> str:
-    """Joins parts to a line.
-
-    Args:
-        parts: in their order.
-        width: cells of a terminal that it may take. Shorter wordings come before parts are left out.
-        color: whether to make parts bold.
-
-    Returns:
-        The line; cut off only where not even the most important part fits.
-    """
-    line = ""
+def compose(parts: Sequence[Part], width: float = math.inf) -> str:
+    """Joins parts in their order: all of them, or as many as fit into `width` columns and always the most important."""
+    line = "  ".join(part.text for part in parts)
     for rank in sorted({part.rank for part in parts}, reverse=True):
-        kept = [part for part in parts if part.rank <= rank]
-        for spaces, shortness in _STYLES:
-            line = ""
-            for part in kept:
-                wording = part.wordings[min(shortness, len(part.wordings) - 1)]
-                joint = (part.joint or spaces) if line else ""
-                line += joint + (f"{_BOLD}{wording}{_RESET}" if color and part.bold else wording)
-            if cells(line) <= width:
-                return line
-    return cut(line, width)
+        if display_width(line) <= width:
+            break
+        line = " ".join(part.short or part.text for part in parts if part.rank <= rank)
+    return line
 
 
-def cells(text: str) -> int:
-    """Columns of a terminal that a text without control characters takes; escapes for colours take none."""
-    return sum(map(_cells_of, re.sub(_COLOR, "", text)))
+def display_width(text: str) -> int:
+    """Columns that a text takes on a terminal."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
 
 
-def _cells_of(character: str) -> int:
-    # Marks on the character before, and what only joins characters or tells their direction.
-    if unicodedata.category(character) in ("Mn", "Me", "Cf"):
-        return 0
-    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+def truncate(text: str, width: int) -> str:
+    """The beginning of a text, at most `width` columns of a terminal."""
+    if display_width(text) <= width:
+        return text
+    from rich.cells import set_cell_size
 
-
-def cut(text: str, width: float) -> str:
-    """The beginning of a text, at most `width` cells of a terminal; escapes for colours all stay."""
-    kept, taken = "", 0
-    for piece in re.findall(f"{_COLOR}|.", text, re.DOTALL):
-        taken += cells(piece)
-        if taken <= width or piece.startswith("\x1b"):
-            kept += piece
-    return kept
+    return set_cell_size(text, width)
 
 
 def use_color(stream: TextIO | None) -> bool:
-    """Whether what is written to a stream may have colours.
+    """Whether output to a stream may have colors and bold type.
 
-    It may on a terminal, but not where the environment has NO_COLOR (https://no-color.org) or TERM is "dumb".
+    It may on a terminal, unless the environment has NO_COLOR (https://no-color.org) or TERM is "dumb".
     """
     return _is_terminal(stream) and not os.environ.get("NO_COLOR")
 
 
 class StatusLine:
-    """On a terminal one line that is kept up to date; into a pipe or a log a line every ten seconds.
+    """One live line on a terminal; a line every ten seconds in a pipe or a log. Work of less than a second shows none.
 
-    Work of less than a second shows nothing.
+    rich's own live display is not used: it hides the cursor, which a killed process would not bring back.
     """
 
     def __init__(self) -> None:
         self._live = _is_terminal(sys.stderr)
         self._next = time.monotonic() + (_LIVE_AFTER if self._live else _PLAIN_INTERVAL)
-        self._shown = False
+        self._visible = False
 
     def due(self) -> bool:
         """Whether it is time for `show`; ask before composing a text."""
         return time.monotonic() >= self._next
 
-    def show(self, line: str | Sequence[Part]) -> None:
-        """Shows a text, or parts; of these as much as the terminal has room for, or all in a pipe."""
+    def show(self, parts: Sequence[Part], share: float | None = None) -> None:
+        """Shows the parts; on a terminal as many as fit, with a bar in the remaining space.
+
+        Args:
+            parts: the line.
+            share: the finished share of the work, 0 to 1, for the bar; None for no bar.
+        """
         self._next = time.monotonic() + (_LIVE_INTERVAL if self._live else _PLAIN_INTERVAL)
-        parts = [Part(1, (line,))] if isinstance(line, str) else line
         if self._live:
-            # A line longer than the terminal would wrap, and could not be overwritten.
-            text = compose(parts, columns(sys.stderr) - 1, color=use_color(sys.stderr))
-            tell(f"\r\x1b[K{text}")
-            self._shown = True
+            write_stderr(_CLEAR + _render(parts, share, sys.stderr))
+            self._visible = True
         else:
-            tell(f"{compose(parts)}\n")
+            write_stderr(f"{compose(parts)}\n")
 
     def clear(self) -> None:
-        """Takes the live line away, before other output."""
-        if self._shown:
+        """Removes the live line, before other output."""
+        if self._visible:
             clear_status_line()
-            self._shown = False
+            self._visible = False
+
+
+def _render(parts: Sequence[Part], share: float | None, stream: TextIO) -> str:
+    """The line as a terminal of its present width shows it in one row."""
+    from rich.console import Console
+    from rich.progress_bar import ProgressBar
+    from rich.text import Text
+
+    # A longer line would wrap, and the next one could not overwrite it.
+    width = columns(stream) - 1
+    console = Console(
+        file=stream,
+        width=width,
+        force_terminal=True,
+        force_jupyter=False,
+        color_system="auto" if use_color(stream) else None,
+    )
+    line = truncate(compose(parts, width), width)
+    bar_width = min(width - display_width(line) - 2, _MAX_BAR)
+    with console.capture() as rendered:
+        console.print(Text(line), end="")
+        if share is not None and bar_width >= _MIN_BAR:
+            console.print(Text("  "), end="")
+            console.print(ProgressBar(total=1.0, completed=share, width=bar_width), end="")
+    return rendered.get()
 
 
 def clear_status_line() -> None:
-    """Takes away whatever a `StatusLine` may have left on the terminal."""
+    """Removes whatever a `StatusLine` may have left on the terminal."""
     if _is_terminal(sys.stderr):
-        tell("\r\x1b[K")
+        write_stderr(_CLEAR)
 
 
-def tell(text: str) -> None:
-    """Writes to stderr, if there is one: nothing else depends on whether somebody reads it."""
+def write_stderr(text: str) -> None:
+    """Writes to stderr, if there is one; nothing else depends on whether somebody reads it."""
     # Given no file, print would write to stdout.
     if _is_open(sys.stderr):
         try:
@@ -147,8 +150,8 @@ def tell(text: str) -> None:
 def say(text: str) -> bool:
     """Prints a line to stdout at once, and returns whether it could.
 
-    Where stdout is a closed terminal, a full disk or a pipe without a reader, work goes on; stderr says so of the first
-    two, once.
+    Where stdout is a closed terminal, a full disk or a pipe without a reader, the work continues; stderr reports the
+    first two, once.
     """
     if not _is_open(sys.stdout) or any(sys.stdout is stream for stream in _dropped):
         return False
@@ -157,7 +160,7 @@ def say(text: str) -> bool:
     except OSError as error:
         if not isinstance(error, BrokenPipeError):
             clear_status_line()
-            tell(f"stdout cannot be written ({error.strerror}): the work continues without it\n")
+            write_stderr(f"stdout cannot be written ({error.strerror}): the work continues without it\n")
         _drop(sys.stdout)
         return False
     return True
@@ -173,7 +176,7 @@ def flush_or_drop(stream: TextIO | None) -> None:
 
 
 def _is_open(stream: TextIO | None) -> bool:
-    """Whether a stream is there and open; those that notebooks and scripts put in place may lack attributes."""
+    """Whether a stream exists and is open; those that notebooks and scripts put in place may lack attributes."""
     return stream is not None and not getattr(stream, "closed", False)
 
 
@@ -193,12 +196,14 @@ def printable(text: str) -> str:
 
 def _is_terminal(stream: TextIO | None) -> bool:
     """Whether a stream, which may be closed, goes to a terminal that does what escapes say."""
+    # rich would also believe FORCE_COLOR, which CI systems set for logs.
     return _is_open(stream) and hasattr(stream, "isatty") and stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def columns(stream: TextIO) -> int:
     """Columns of the terminal that a stream goes to, which may have been resized since the last time."""
-    # `shutil.get_terminal_size` asks stdout, which may be a file, and believes COLUMNS, which may be out of date.
+    # rich and `shutil.get_terminal_size` ask stdin or stdout, which may be files, and believe COLUMNS, which may be
+    # out of date.
     try:
         width = os.get_terminal_size(stream.fileno()).columns
     except (AttributeError, OSError, ValueError):
@@ -211,7 +216,10 @@ class ScanProgress(StatusLine):
 
     def __call__(self, done: int, total: int, what: str) -> None:
         if self.due():
-            self.show(f"{done:,} of {total:,} {what}")
+            self._show_count(done, total, what)
+
+    def _show_count(self, done: int, total: int, what: str) -> None:
+        self.show([Part(1, f"{done:,} of {total:,} {what}")], done / total if total else None)
 
     def __enter__(self) -> "ScanProgress":
         return self
@@ -221,7 +229,7 @@ class ScanProgress(StatusLine):
 
 
 class WorkProgress(ScanProgress):
-    """As `ScanProgress`, for long work: tells how long it may still take, from the pace of the last minute."""
+    """As `ScanProgress`, with an ETA from the pace of the last minute."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -231,13 +239,13 @@ class WorkProgress(ScanProgress):
         if not self.due():
             return
         now = time.monotonic()
-        # The whole run's pace would mislead: what an earlier run left is passed over at once.
-        while len(self._seen) > 1 and self._seen[1][0] < now - _ESTIMATE_FROM:
+        # The whole run's pace would mislead: what an earlier run finished is passed over at once.
+        while len(self._seen) > 1 and self._seen[1][0] < now - _ESTIMATE_SECONDS:
             self._seen.popleft()
         then, done_then = self._seen[0]
         self._seen.append((now, done))
-        left = f", {duration((total - done) * (now - then) / (done - done_then))} left" if done > done_then else ""
-        self.show(f"{done:,} of {total:,} {what}{left}")
+        eta = f", ETA {duration((total - done) * (now - then) / (done - done_then))}" if done > done_then else ""
+        self._show_count(done, total, f"{what}{eta}")
 
 
 def duration(seconds: float) -> str:

@@ -37,7 +37,7 @@ class StepWatch(keras.callbacks.Callback):
         stop_request: asked before each step.
         waited: gives the seconds in which there was no data, so far.
         save: writes a checkpoint of the position that the attributes tell.
-        log: takes (finished steps of the run, error rates, images per second, share of waiting) of log_every steps.
+        log: takes (finished steps of the run, error rates, images per second, share of data wait) of log_every steps.
 
     Attributes:
         epoch: the one that is being computed, from 0.
@@ -113,7 +113,7 @@ class StepWatch(keras.callbacks.Callback):
         due = self._due()
         logging = self._config.log_every and self.batch % self._config.log_every == 0
         if batch and (due.line or logging):
-            self._tell(line=due.line, log=logging)
+            self._report(line=due.line, log=logging)
         self._pace.begin_step(batch)
         self._save_or_stop(due)
 
@@ -162,59 +162,60 @@ class StepWatch(keras.callbacks.Callback):
             self.stopped = True
             stop(due.signal)
 
-    def _tell(self, line: bool, log: bool) -> None:
+    def _report(self, line: bool, log: bool) -> None:
         results = self._results()
         self._check_loss(results, self.batch)
         num_images = self.batch * self._config.batch_size
         rates = error_rates(results, num_images)
         seconds, waited = self._clock()
-        images_per_second, waiting = num_images / seconds, waited / seconds
+        images_per_second, data_wait = num_images / seconds, waited / seconds
         if log:
-            self._log(self.step, rates, images_per_second, waiting)
+            self._log(self.step, rates, images_per_second, data_wait)
         if not self._devices.is_chief:
             return
         finished = self.batch - self._first_batch
         step_seconds = self._pace.step_seconds(finished)
-        left = step_seconds * (self._steps_per_epoch - self.batch)
-        run_left = self._run_left(
-            left + self._validation_seconds, step_seconds * self._steps_per_epoch, self._validation_seconds
+        epoch_eta = step_seconds * (self._steps_per_epoch - self.batch)
+        run_eta = self._run_eta(
+            epoch_eta + self._validation_seconds, step_seconds * self._steps_per_epoch, self._validation_seconds
         )
         parts = training_line(
             (self.epoch + 1, self._config.epochs),
             (self.batch, self._steps_per_epoch),
             rates,
             images_per_second,
-            waiting,
-            left,
-            run_left if finished > 1 else None,
+            data_wait,
+            epoch_eta,
+            run_eta if finished > 1 else None,
         )
         if log:
             self._line.clear()
             say(compose(parts))
         if line:
-            self._line.show(parts)
+            self._line.show(parts, self.batch / self._steps_per_epoch)
 
     def _show_validation(self) -> None:
         num_batches = self.params.get("steps")
         batch_seconds = self._pace.step_seconds(self.batch)
-        left = run_left = None
+        epoch_eta = run_eta = None
         if num_batches:
-            left = batch_seconds * (num_batches - self.batch)
+            epoch_eta = batch_seconds * (num_batches - self.batch)
             if self.batch > 1:
-                run_left = self._run_left(left, self.training_seconds, batch_seconds * num_batches)
+                run_eta = self._run_eta(epoch_eta, self.training_seconds, batch_seconds * num_batches)
         self._line.show(
             validation_line(
                 (self.epoch + 1, self._config.epochs),
                 (self.batch, num_batches),
                 self._config.batch_size / batch_seconds,
-                left,
-                run_left,
-            )
+                epoch_eta,
+                run_eta,
+            ),
+            self.batch / num_batches if num_batches else None,
         )
 
-    def _run_left(self, left: float, training_seconds: float, validation_seconds: float) -> float:
-        """Seconds until the run's end: those left of this epoch, and for each of the others so many."""
-        return left + (self._config.epochs - self.epoch - 1) * (training_seconds + validation_seconds)
+    def _run_eta(self, epoch_eta: float, training_seconds: float, validation_seconds: float) -> float:
+        """Seconds until the end of the run: of this epoch, and of each of the others as long as this one takes."""
+        return epoch_eta + (self._config.epochs - self.epoch - 1) * (training_seconds + validation_seconds)
 
     def _results(self) -> dict:
         if keras.backend.backend() == "jax":

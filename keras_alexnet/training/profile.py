@@ -1,9 +1,9 @@
-"""A trace of some steps of the training, for TensorBoard and for Perfetto."""
+"""Traces of training steps, as the frameworks' own profilers write them."""
 
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import keras
@@ -13,11 +13,10 @@ from keras_alexnet.system.atomic import atomic_path
 from keras_alexnet.system.log_suppression import silenced
 from keras_alexnet.system.progress import clear_status_line
 from keras_alexnet.training.callbacks import StepWatch
-from keras_alexnet.training.chrome_trace import write_chrome_trace
 from keras_alexnet.training.config import TrainConfig
 
 _STEP = "train"
-_SUFFIX = ".trace.json.gz"
+_PERFETTO_FILE = "perfetto_trace.json.gz"  # JAX's own name for it
 
 
 def check_profile_steps(config: TrainConfig, steps_per_epoch: int) -> None:
@@ -31,15 +30,15 @@ def check_profile_steps(config: TrainConfig, steps_per_epoch: int) -> None:
 class StepProfiler(keras.callbacks.Callback):
     """Traces the steps of a range; to be given to `fit` after `watch`, within its own context.
 
-    The context ends with the training of an epoch: a range that goes on in the next one gets a trace of its own there,
-    without the validation. So does one that is interrupted, when the run goes on. A training that fails leaves none.
-    Nothing is done to other steps.
+    The context ends with the training of an epoch: a range that continues in the next one gets a trace of its own
+    there, without the validation. So does one that is interrupted, when the run resumes. A training that fails leaves
+    none. Other steps are not touched, and an error of the profiler is reported without stopping the training.
 
     Args:
-        folder: where the traces go.
+        folder: where the traces go: below it, `plugins/profile/steps-FROM-TO/` is where TensorBoard looks for one.
         steps: the first step of the run to trace, from 0, and the one after the last.
         watch: knows the step.
-        say: told where a trace is.
+        say: called with where a trace is, or why there is none.
     """
 
     def __init__(self, folder: Path, steps: tuple[int, int], watch: StepWatch, say: Callable[[str], None]):
@@ -48,8 +47,9 @@ class StepProfiler(keras.callbacks.Callback):
         self._first, self._last = steps
         self._watch = watch
         self._say = say
-        self._tracer: _XSpaceTracer | _TorchTracer | None = None
+        self._tracer: _TensorFlowTracer | _JaxTracer | _TorchTracer | None = None
         self._step = contextlib.ExitStack()  # the one that is being computed
+        self._resources = contextlib.ExitStack()
 
     def __enter__(self) -> "StepProfiler":
         return self
@@ -63,81 +63,72 @@ class StepProfiler(keras.callbacks.Callback):
         if self._first <= step < self._last:
             if self._tracer is None:
                 self._begin(step)
-            self._step.close()
-            self._step.enter_context(self._tracer.step(step))
-            self._finished = step + 1
-        elif self._tracer:
+            if self._tracer:
+                self._step.close()
+                self._step.enter_context(self._tracer.step(step))
+                self._finished = step + 1
+        else:
             self._end(write=True)
 
     def _begin(self, step: int) -> None:
-        tracer = _TRACERS[keras.backend.backend()]()
-        tracer.wait()  # Devices may still be at the steps before.
-        with silenced(2):
-            tracer.start()
-        self._tracer, self._begun = tracer, step
+        with self._errors_reported():
+            tracer = _TRACERS[keras.backend.backend()]()
+            tracer.wait()  # Devices may still be at the steps before.
+            # The framework writes here first, so that nothing half-written is in the folder of the run.
+            self._temporary = self._resources.enter_context(tempfile.TemporaryDirectory(prefix="keras_alexnet-"))
+            with silenced(2):
+                tracer.start(self._temporary)
+            self._tracer, self._begun = tracer, step
 
     def _end(self, write: bool) -> None:
         tracer, self._tracer = self._tracer, None
         if tracer is None:
             return
-        if write:
-            tracer.wait()
-        self._step.close()
-        name = f"steps-{self._begun}-{self._finished}"
-        with silenced(2):
-            problems = tracer.end(self._folder, name if write else None)
-        if not write:
-            return
+        with self._errors_reported(), self._resources:
+            if write:
+                tracer.wait()
+            self._step.close()
+            with silenced(2):
+                tracer.stop(self._temporary)
+            if write:
+                self._keep(Path(self._temporary))
+
+    def _keep(self, temporary: Path) -> None:
+        """Copies the files of a trace to their folder, in place of an older trace."""
+        trace = self._folder / "plugins" / "profile" / f"steps-{self._begun}-{self._finished}"
+        shutil.rmtree(trace, ignore_errors=True)  # TensorBoard also keeps there what it has computed from it.
+        for file in filter(Path.is_file, temporary.rglob("*")):
+            with atomic_path(trace / file.name) as partial:
+                shutil.copyfile(file, partial)
+        viewers = []
+        if (trace / _PERFETTO_FILE).exists():
+            viewers.append(f"https://ui.perfetto.dev opens {trace / _PERFETTO_FILE}")
+        if any(trace.glob("*.xplane.pb")):
+            viewers.append(f"TensorBoard with xprof opens {self._folder}")
         clear_status_line()
-        for problem in problems:
-            self._say(f"The profiler tells: {problem}")
-        self._say(
-            f"Steps {self._begun:,} to {self._finished:,} are traced: https://ui.perfetto.dev opens "
-            f"{self._folder / name}{_SUFFIX}"
-            + (f", and TensorBoard with xprof {self._folder}" if tracer.for_tensorboard else "")
-        )
+        self._say(f"Steps {self._begun:,} to {self._finished:,} are traced: {', and '.join(viewers)}")
 
-
-class _XSpaceTracer:
-    """What TensorFlow and JAX have in common: their profilers write an XSpace protocol buffer, below a folder."""
-
-    for_tensorboard = True
-
-    def __init__(self) -> None:
+    @contextlib.contextmanager
+    def _errors_reported(self) -> Iterator[None]:
+        """Reports an error of the profiler, after which nothing more is traced."""
         try:
-            self._temporary = tempfile.TemporaryDirectory(prefix="keras_alexnet-")
-        except OSError as error:
-            raise UserError(
-                f"--profile_steps needs a writable temporary folder ({error.strerror}). Set TMPDIR to one."
-            ) from None
-
-    def end(self, folder: Path, name: str | None) -> list[str]:
-        """Writes the trace for TensorBoard and for Perfetto, or none without a name; returns what went wrong in it."""
-        with self._temporary:
-            self._stop()
-            if name is None:
-                return []
-            (source,) = Path(self._temporary.name).rglob("*.xplane.pb")
-            xspace = source.read_bytes()
-        # The path under which TensorBoard looks for it, and keeps what it has computed from an earlier one.
-        own_folder = folder / "plugins" / "profile" / name
-        shutil.rmtree(own_folder, ignore_errors=True)
-        with atomic_path(own_folder / source.name) as partial:
-            partial.write_bytes(xspace)
-        with atomic_path(folder / (name + _SUFFIX)) as partial:
-            return write_chrome_trace(xspace, partial)
+            yield
+        except Exception as error:
+            self._last = self._first
+            self._resources.close()
+            clear_status_line()
+            self._say(f"The steps are not traced, and the training continues: {error}")
 
 
-class _TensorFlowTracer(_XSpaceTracer):
+class _TensorFlowTracer:
     def __init__(self) -> None:
-        super().__init__()
         import tensorflow as tf
 
         self._tf = tf
         self._profiler = tf.profiler.experimental
 
-    def start(self) -> None:
-        self._profiler.start(self._temporary.name)
+    def start(self, folder: str) -> None:
+        self._profiler.start(folder)
 
     def step(self, number: int) -> contextlib.AbstractContextManager:
         return self._profiler.Trace(_STEP, step_num=number, _r=1)
@@ -149,21 +140,20 @@ class _TensorFlowTracer(_XSpaceTracer):
                 with self._tf.device(f"{kind}:{number}"):
                     self._tf.raw_ops.SyncDevice()
 
-    def _stop(self) -> None:
+    def stop(self, folder: str) -> None:
         self._profiler.stop()
 
 
-class _JaxTracer(_XSpaceTracer):
+class _JaxTracer:
     def __init__(self) -> None:
-        super().__init__()
         import jax
 
         self._jax = jax
 
-    def start(self) -> None:
+    def start(self, folder: str) -> None:
         options = self._jax.profiler.ProfileOptions()
         options.python_tracer_level = 0  # Every call of a Python function would be an event.
-        self._jax.profiler.start_trace(self._temporary.name, profiler_options=options)
+        self._jax.profiler.start_trace(folder, create_perfetto_trace=True, profiler_options=options)
 
     def step(self, number: int) -> contextlib.AbstractContextManager:
         return self._jax.profiler.StepTraceAnnotation(_STEP, step_num=number)
@@ -171,22 +161,18 @@ class _JaxTracer(_XSpaceTracer):
     def wait(self) -> None:
         self._jax.block_until_ready(self._jax.live_arrays())
 
-    def _stop(self) -> None:
+    def stop(self, folder: str) -> None:
         self._jax.profiler.stop_trace()
 
 
 class _TorchTracer:
-    """PyTorch's profiler writes Chrome traces itself."""
-
-    for_tensorboard = False
-
     def __init__(self) -> None:
         import torch
 
         self._torch = torch
         self._profiler = torch.profiler.profile()
 
-    def start(self) -> None:
+    def start(self, folder: str) -> None:
         self._profiler.start()
 
     def step(self, number: int) -> contextlib.AbstractContextManager:
@@ -196,12 +182,9 @@ class _TorchTracer:
         if self._torch.cuda.is_available():
             self._torch.cuda.synchronize()
 
-    def end(self, folder: Path, name: str | None) -> list[str]:
+    def stop(self, folder: str) -> None:
         self._profiler.stop()
-        if name is not None:
-            with atomic_path(folder / (name + _SUFFIX)) as partial:
-                self._profiler.export_chrome_trace(str(partial))
-        return []
+        self._profiler.export_chrome_trace(f"{folder}/{_PERFETTO_FILE}")
 
 
 _TRACERS = {"tensorflow": _TensorFlowTracer, "jax": _JaxTracer, "torch": _TorchTracer}

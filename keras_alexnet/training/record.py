@@ -1,4 +1,4 @@
-"""What a run tells those who come after it: `history.csv`, `run.json`, and points for TensorBoard."""
+"""The records of a run: `history.csv`, `run.json`, and points for TensorBoard."""
 
 import contextlib
 import csv
@@ -21,12 +21,12 @@ from keras_alexnet.training.run_files import RUN_FILE, TENSORBOARD_FOLDER
 
 
 def write_history(path: Path, history: list[dict]) -> None:
-    """Writes the finished epochs as CSV, whole or not at all; without any there is no file."""
+    """Writes the finished epochs as CSV, atomically; without any there is no file."""
     if not history:
         path.unlink(missing_ok=True)
         return
     text = io.StringIO()
-    # A run that an older version began may lack columns in its first rows.
+    # The first rows of a run that an older version started may lack columns.
     writer = csv.DictWriter(text, fieldnames=list(history[-1]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(history)
@@ -34,7 +34,7 @@ def write_history(path: Path, history: list[dict]) -> None:
 
 
 def read_run_file(folder: Path) -> dict:
-    """What `run.json` holds; nothing where it is not there or damaged, as it can be written anew."""
+    """What `run.json` holds; an empty dict where it is missing or damaged, since it can be written again."""
     try:
         run = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -128,7 +128,7 @@ class TensorBoard:
         except self._tf.errors.OpError as error:
             raise UserError(
                 f"cannot write {self._folder}: {error.message.splitlines()[0]}. Make room or permit writing there, or "
-                "go on without --tensorboard."
+                "continue without --tensorboard."
             ) from None
 
 

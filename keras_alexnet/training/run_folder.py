@@ -92,8 +92,7 @@ def discard_run(folder: Path) -> None:
         f"{CHECKPOINT_FOLDER}/.partial-*",
         f"{TENSORBOARD_FOLDER}/events.out.tfevents.*",
         *(f"{REPORT_FOLDER}/{name}" for name in (*REPORT_FILES, ".partial-*")),
-        f"{PROFILE_FOLDER}/steps-*.trace.json.gz",
-        f"{PROFILE_FOLDER}/.partial-*",
+        f"{PROFILE_FOLDER}/steps-*.trace.json.gz",  # of older versions
         f"{PROFILE_FOLDER}/plugins/profile/steps-*/*",  # what TensorBoard has computed there, too
         ".partial-*",
         BEST_MODEL_FILE,
