@@ -317,6 +317,9 @@ def note_orientation(image: Image.Image, problems: Problems) -> int | None:
 def _orientation(image: Image.Image) -> int | None:
     """The EXIF orientation, or None if the EXIF data are broken."""
     try:
+        # Pillow would take an orientation from XMP as well, which neither OpenCV nor browsers do.
+        for xmp in ("xmp", "XML:com.adobe.xmp"):
+            image.info.pop(xmp, None)
         found = image.getexif().get(ExifTags.Base.Orientation, 1)
         # 0 is what some cameras write that do not know.
         return 1 if found in (0, 1) else found if found in _TURNS else None
