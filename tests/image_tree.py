@@ -10,7 +10,7 @@ from drawn_images import draw, encode
 from fake_ilsvrc import FakeIlsvrc
 
 from keras_alexnet import cli, prepare
-from keras_alexnet.data import maps
+from keras_alexnet.data import map_file
 
 ROOT = Path(__file__).parent.parent
 
@@ -49,7 +49,7 @@ def listed(tree):
 
 
 def mapped(tree, name="train_map.txt"):
-    return list(maps.read_map(tree.root.parent / "data" / name).paths)
+    return list(map_file.read_map(tree.root.parent / "data" / name).paths)
 
 
 def workers_of(process):

@@ -8,7 +8,7 @@ import tensorflow as tf
 from drawn_images import UPRIGHT, draw, encode, exif_with_orientation, with_exif
 from PIL import Image, ImageOps
 
-from keras_alexnet.data import images
+from keras_alexnet.data import image_file
 from keras_alexnet.data.archives.locations import ArchivedImage
 from keras_alexnet.data.archives.state import ArchiveState
 from keras_alexnet.data.decode import decode_bytes, decode_image, decode_square, plain_jpeg_shape
@@ -96,7 +96,7 @@ def test_part_of_a_jpeg_is_exact(options):
     data = encode(draw(WIDTH, HEIGHT), "JPEG", quality=90, **options)
     assert goes_fast(data)
     whole = accurately_decoded(data)
-    np.testing.assert_array_equal(whole, images.decode(data))
+    np.testing.assert_array_equal(whole, image_file.decode(data))
     assert_exact_in_all_windows(data, whole)
 
 
@@ -184,11 +184,11 @@ def test_everything_agrees_on_the_orientation_wherever_it_is(data, orientation):
     np.testing.assert_array_equal(decode_everywhere(data), off_centre_part(upright))
     np.testing.assert_array_equal(decode_image(tf.constant(data)).numpy(), upright)
     np.testing.assert_array_equal(decode_bytes(data), upright)
-    np.testing.assert_array_equal(images.decode(data), upright)
+    np.testing.assert_array_equal(image_file.decode(data), upright)
     in_archive = ArchivedImage("a@/b.jpg", ArchiveState("a", 0, 0), 0, 0, 0)
     with mock.patch.object(ArchivedImage, "read", return_value=data):
         finding, copy = resized_copy((in_archive, False), 34, "pixels")
-    np.testing.assert_array_equal(images.decode(copy), upright)
+    np.testing.assert_array_equal(image_file.decode(copy), upright)
     assert (finding is not None) == (orientation != 1)
 
 

@@ -14,16 +14,11 @@ from drawn_images import draw, encode, exif_with_orientation, with_exif, write_n
 from PIL import Image
 
 from keras_alexnet.data.crops import RESIZES
-from keras_alexnet.data.maps import ImageMap
+from keras_alexnet.data.image_map import ImageMap
 from keras_alexnet.data.order import batch_rows, crop_numbers, permutation, steps_per_pass
-from keras_alexnet.data.pipeline import (
-    evaluation_dataset,
-    find_unreadable,
-    padded_evaluation_dataset,
-    readable_images,
-    training_dataset,
-)
+from keras_alexnet.data.pipeline import evaluation_dataset, padded_evaluation_dataset, readable_images, training_dataset
 from keras_alexnet.data.transforms import evaluation_image, ten_crops, training_image
+from keras_alexnet.data.unreadable import find_unreadable
 from keras_alexnet.errors import UserError
 
 SIZE = 8

@@ -14,11 +14,11 @@ from fake_ilsvrc import CLASSES
 from image_tree import ROOT, Tree, arguments, call, mapped, start, wait_until, workers_of
 from PIL import Image
 
-from keras_alexnet.data import images
+from keras_alexnet.data import image_file
 from keras_alexnet.errors import UserError
 from keras_alexnet.system.lock import exclusive
 
-# As keras_alexnet.data.images has it, which pytest overrules.
+# As keras_alexnet.data.image_file has it, which pytest overrules.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
 
 COLOURS = draw(48, 36)
@@ -58,7 +58,7 @@ def test_resized_copies(tree, tmp_path):
     # 101 · 32 / 64 = 50.5, and 20 · 32 / 15 = 42.7.
     assert sizes[:5] == [(32, 51), (43, 32), (32, 51), (48, 32), (32, 32)]
     for original, copy in zip(tree.images[:4], copies, strict=False):
-        upright = Image.fromarray(images.decode(original.read_bytes()))
+        upright = Image.fromarray(image_file.decode(original.read_bytes()))
         with Image.open(copy) as image:
             # Colours this strong do not survive the halved resolution of a JPEG's colours: brightness does.
             resized = upright.resize(image.size, Image.Resampling.LANCZOS)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from keras_alexnet.data import images
+from keras_alexnet.data import image_file
 
 # (height, width) as int32 (2,) → (top, left) as int32 (2,), and the side, of a square.
 Window = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
@@ -75,7 +75,7 @@ def decode_bytes(data: bytes) -> np.ndarray:
     is_upright = data.startswith(_JPEG_START) and (_EXIF not in data or _is_upright(data))
     if is_upright and (tf.io.extract_jpeg_shape(data).numpy() <= _PLAIN).all():
         return tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE").numpy()
-    return images.decode(data)
+    return image_file.decode(data)
 
 
 def plain_jpeg_shape(data: tf.Tensor) -> tf.Tensor:
@@ -100,7 +100,7 @@ def plain_jpeg_shape(data: tf.Tensor) -> tf.Tensor:
 
 
 def _is_upright(data: bytes) -> bool:
-    return images.orientation(data) == 1
+    return image_file.orientation(data) == 1
 
 
 def _is_plain(shape: tf.Tensor) -> tf.Tensor:
@@ -108,7 +108,7 @@ def _is_plain(shape: tf.Tensor) -> tf.Tensor:
 
 
 def _decode_with_pillow(data: tf.Tensor) -> tf.Tensor:
-    return tf.ensure_shape(_call_with_bytes(images.decode, data, tf.uint8), (None, None, 3))
+    return tf.ensure_shape(_call_with_bytes(image_file.decode, data, tf.uint8), (None, None, 3))
 
 
 def _call_with_bytes(function: Callable, data: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
