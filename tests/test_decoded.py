@@ -283,8 +283,9 @@ def test_cached_images_have_the_pixels_of_files(tree, tmp_path):
         for size in sizes:
             more = {"seed": 3} if dataset is pipeline.training_dataset else {}
             expected = arrays(dataset(image_map, 3, image_size=size, **more), 9)
+            from_cache = dataset(image_map, 3, image_size=size, decoded=cached, **more)
             for _ in range(2):
-                assert_same(arrays(dataset(image_map, 3, image_size=size, decoded=cached, **more), 9), expected)
+                assert_same(arrays(from_cache, 9), expected)
     for path in tree.images[:6]:
         path.unlink()
     arrays(pipeline.training_dataset(image_map, 3, seed=3, decoded=cached), 5)

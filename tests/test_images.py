@@ -383,4 +383,4 @@ def test_no_semaphores_are_told(tree, monkeypatch):
 
     monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", refuse)
     with pytest.raises(UserError, match=r"cannot start worker processes: Read-only file system.*/dev/shm"):
-        call(tree, "--check_images")
+        checking.check([str(path) for path in tree.images], 1)

@@ -301,10 +301,11 @@ def test_official_archives_are_compared_with_what_is_published(images, tmp_path,
     arguments = (f"--imagenet_dir={tmp_path}", f"--output_dir={tmp_path}/out", "--check_archives")
     with pytest.raises(UserError, match=r"_img_train.tar is not as .*: expected 147,897,477,120 bytes, found"):
         call(*arguments)
-    published = {
-        path.name: official_archives._Published(size and path.stat().st_size, hashlib.md5(path.read_bytes()).hexdigest())
-        for path, size in ((tmp_path / name, entry.size) for name, entry in official_archives._PUBLISHED.items())
-    }
+    published = {}
+    for name, entry in official_archives._PUBLISHED.items():
+        path = tmp_path / name
+        md5 = hashlib.md5(path.read_bytes()).hexdigest()
+        published[name] = official_archives._Published(entry.size and path.stat().st_size, md5)
     monkeypatch.setattr(official_archives, "_PUBLISHED", published)
     call(*arguments)
     assert "As published: " in capsys.readouterr().out

@@ -16,7 +16,7 @@ _REDUCED_TO = 2
 def thumbnail(source: str | ArchivedImage, side: int = 320) -> str | None:
     """The whole of an image, upright and small, as a data URI of a JPEG without metadata.
 
-    It is seen as `keras_alexnet.data.images.decode` gives it, which the network sees.
+    It is seen as `keras_alexnet.data.image_file.decode` gives it, which the network sees.
 
     Args:
         source: an image of any kind that is read: the path of a file, or where it is in an archive.
