@@ -5,7 +5,7 @@ import importlib
 # The public names, by the module that has them. They are loaded when first used: `import keras_alexnet` is cheap, and
 # the Keras backend can still be chosen after it.
 _MODULES = {
-    "ImageMap": "keras_alexnet.data.maps",
+    "ImageMap": "keras_alexnet.data.image_map",
     "InputOptions": "keras_alexnet.importers.preprocessing",
     "PRESETS": "keras_alexnet.presets",
     "Preset": "keras_alexnet.presets",
@@ -23,12 +23,12 @@ _MODULES = {
     "load_model": "keras_alexnet.model_file",
     "predict_images": "keras_alexnet.inference.files",
     "predict_map": "keras_alexnet.inference.evaluation",
-    "read_class_mappings": "keras_alexnet.data.maps",
-    "read_map": "keras_alexnet.data.maps",
-    "scan": "keras_alexnet.data.scanning.scan",
+    "read_class_mappings": "keras_alexnet.data.class_mappings",
+    "read_map": "keras_alexnet.data.map_file",
+    "scan": "keras_alexnet.data.scanning.data_set",
     "train": "keras_alexnet.report.train",
     "training_dataset": "keras_alexnet.data.pipeline",
-    "write_data_dir": "keras_alexnet.data.maps",
+    "write_data_dir": "keras_alexnet.data.data_dir",
     "write_report": "keras_alexnet.report.write",
 }
 __all__ = sorted(_MODULES)

@@ -17,7 +17,7 @@ from absl import flags
 from keras_alexnet import cli
 from keras_alexnet.data.class_names import find_classes
 from keras_alexnet.data.crops import RESIZES, check_batch_size, check_crops
-from keras_alexnet.data.maps import VAL_MAP, read_map
+from keras_alexnet.data.map_file import VAL_MAP, read_map
 from keras_alexnet.errors import UserError
 from keras_alexnet.report.check import check_report
 from keras_alexnet.system.atomic import check_writable, write_text

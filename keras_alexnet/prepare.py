@@ -43,37 +43,16 @@ Writes to --output_dir, once everything has been found in order:
   bad_images.tsv     <absolute path> TAB <unusable or odd> TAB <problems>, if the images are checked
 """
 
-import contextlib
-import functools
-import os
 import shlex
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from absl import flags
 
 from keras_alexnet import cli
-from keras_alexnet.data import maps
-from keras_alexnet.data.archives import files
-from keras_alexnet.data.archives.paths import split_archive
-from keras_alexnet.data.scanning import scan
-from keras_alexnet.data.scanning.layout import find_layout
-from keras_alexnet.data.scanning.official import check_archives
-from keras_alexnet.data.scanning.shards import find_shards
-from keras_alexnet.errors import UserError
-from keras_alexnet.system import process_pool
-from keras_alexnet.system.atomic import make_folder
-from keras_alexnet.system.lock import exclusive
-from keras_alexnet.system.progress import ScanProgress, WorkProgress, say
-
-if TYPE_CHECKING:
-    from keras_alexnet.data.images import Finding
-
-# Fewer are read faster than processes start.
-_FEW_ARCHIVES = 16
+from keras_alexnet.data.preparation import PreparationConfig, prepare_data
+from keras_alexnet.data.resizing.files import FORMATS
+from keras_alexnet.data.scanning.data_set import DataSet
+from keras_alexnet.system.progress import say
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -177,7 +156,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_enum(
         "resized_format",
         "files",
-        ["files", "tar", "pixels"],
+        FORMATS,
         "How the copies are kept: a file each; or one tar of the training and one of the validation images, which any "
         "file system takes easily; or decoded pixels in such tars (PPM), ten times as large, which training need not "
         "decode.",
@@ -194,225 +173,58 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
 
 
 def main(values: flags.FlagValues, arguments: list[str]) -> None:
-    """Scans, writes, and tells what was found."""
+    """Prepares the data and reports what was found."""
     cli.reject_positional(arguments)
     started = time.perf_counter()
-    train_dir, val_dir, val_labels = _folders(values)
-    if train_dir is None:
-        _reject_older_training_map(values.output_dir)
-    resized_dir = _resized_dir(values, [train_dir, val_dir])
-    reads_images = bool(values.check_images or values.skip_bad_images or resized_dir)
-    if values.check_archives:
-        with WorkProgress() as progress:
-            checked = check_archives([path for path in (train_dir, val_dir, val_labels) if path], progress)
-        say(f"As published: {', '.join(checked)}")
-    with ScanProgress() as progress:
-        found = scan.scan(
-            train_dir,
-            val_dir,
-            val_labels,
-            _synset_mapping(values, train_dir),
-            progress,
-            classes=maps.read_class_mappings(values.classmappings) if values.classmappings else None,
+    data_set, files = prepare_data(
+        PreparationConfig(
+            output_dir=values.output_dir,
+            imagenet_dir=values.imagenet_dir,
+            train_dir=values.train_dir,
+            val_dir=values.val_dir,
+            val_labels=values.val_labels,
+            val_annotations_dir=values.val_annotations_dir,
+            classmappings=values.classmappings,
             val_fraction=values.val_fraction,
             split_seed=values.split_seed,
-            pass_links=reads_images,
-            mapper=functools.partial(_in_parallel, values.num_processes or process_pool.cpu_count(), progress),
+            relative_paths=values.relative_paths,
+            check_archives=values.check_archives,
+            check_images=values.check_images,
+            skip_bad_images=values.skip_bad_images,
+            resize_shorter_side=values.resize_shorter_side,
+            resized_dir=values.resized_dir,
+            resized_format=values.resized_format,
+            num_processes=values.num_processes,
         )
-    with contextlib.ExitStack() as held:
-        folders = [folder for folder in (values.output_dir, resized_dir) if folder]
-        for folder in folders:
-            make_folder(folder)
-        # Both may be the same folder, and one that is held cannot be held once more.
-        for folder in sorted(set(map(os.path.realpath, folders))):
-            held.enter_context(exclusive(folder))
-        if reads_images:
-            found = _read_images(values, found, resized_dir)
-        written = maps.write_data_dir(
-            values.output_dir, found.train, found.val, found.classes, found.class_names, values.relative_paths
-        )
-    if train_dir is not None:
-        say(f"{len(found.train):,} training images of {len(found.classes):,} classes: {written.pop(0)}")
-    say(f"{len(found.val):,} validation images: {written.pop(0)}")
-    say(f"{len(found.classes):,} classes: {', '.join(written)}")
+    )
+    _report(data_set, files)
     say(f"{time.perf_counter() - started:.1f} s")
-    present = set(found.val.labels)
-    absent = [class_id for label, class_id in enumerate(found.classes) if label not in present]
-    if absent:
-        shown = ", ".join(absent[:5]) + (", …" if len(absent) > 5 else "")
-        say(f"Note: no validation images for {len(absent):,} of the {len(found.classes):,} classes: {shown}")
-    if len(found.classes) == 1:
-        say("Note: there is only one class, so a network would have nothing to learn")
+    _report_oddities(data_set)
     data_dir = shlex.quote(values.output_dir)
-    if train_dir is None:
+    if not len(data_set.train):
         say(f"Next: python -m keras_alexnet.evaluate --model=MODEL --data_dir={data_dir}")
         return
-    recipe = "fit_imagenet" if len(found.train) > 100_000 else "fit_small"
+    recipe = "fit_imagenet" if len(data_set.train) > 100_000 else "fit_small"
     say(f"Next: python -m keras_alexnet.fit --flagfile=flags/{recipe}.flags --data_dir={data_dir}")
 
 
-def _folders(values: flags.FlagValues) -> list[str | None]:
-    """Where the training images, the validation images and these' labels are.
-
-    The first is None if only validation images are to be prepared; the others are None with --val_fraction. The labels
-    are empty where the validation images have them in their folders or shards.
-    """
-    if values.val_fraction is not None:
-        return [_folder_to_split(values), None, None]
-    if values.val_labels is not None and values.val_annotations_dir is not None:
-        raise UserError("--val_labels and --val_annotations_dir are both given: leave out the one or the other.")
-    labels = "val_annotations_dir" if values.val_labels is None else "val_labels"
-    given = {name: values[name].value for name in ("train_dir", "val_dir", labels)}
-    if given["val_dir"] and find_shards(given["val_dir"], "val"):
-        given[labels] = given[labels] or ""
-    if None in given.values() and values.imagenet_dir:
-        layout = find_layout(values.imagenet_dir)
-        say(f"Found {layout.description}" + (f", labels in {layout.val_labels}" if layout.val_labels else ""))
-        found = {"train_dir": layout.train, "val_dir": layout.val, labels: layout.val_labels}
-        given = {name: found[name] if value is None else value for name, value in given.items()}
-    missing = [name.replace("val_annotations_dir", "val_labels") for name in given if given[name] is None]
-    if missing == ["train_dir"]:
-        say("Found no training images: preparing the validation images alone")
-    elif missing and values.imagenet_dir:
-        first = next(name for name in missing if name != "train_dir")
-        raise UserError(
-            f"{values.imagenet_dir} has {layout.description}, but not what --{first} is for: put it there, or "
-            "give the flag."
-        )
-    elif missing:
-        raise UserError(
-            "where are the images? Give --imagenet_dir=FOLDER (ILSVRC2012), or "
-            f"{', '.join(f'--{name}' for name in missing)}. See --help for images without annotations."
-        )
-    return list(given.values())
+def _report(data_set: DataSet, files: list[str]) -> None:
+    *train_map, val_map = files[: 2 if len(data_set.train) else 1]
+    class_lists = files[len(train_map) + 1 :]
+    if train_map:
+        say(f"{len(data_set.train):,} training images of {len(data_set.classes):,} classes: {train_map[0]}")
+    say(f"{len(data_set.val):,} validation images: {val_map}")
+    say(f"{len(data_set.classes):,} classes: {', '.join(class_lists)}")
 
 
-def _reject_older_training_map(output_dir: str) -> None:
-    older = os.path.join(output_dir, maps.TRAIN_MAP)
-    if os.path.lexists(older):
-        raise UserError(
-            f"{older} may belong to other classes than the validation images alone: give another --output_dir, or "
-            "remove it."
-        )
-
-
-def _folder_to_split(values: flags.FlagValues) -> str:
-    if not 0 < values.val_fraction < 1:
-        raise UserError(f"val_fraction is {values.val_fraction}; expected a number above 0 and below 1, such as 0.1.")
-    others = [
-        name
-        for name in ("imagenet_dir", "val_dir", "val_annotations_dir", "val_labels")
-        if values[name].value is not None
-    ]
-    if others:
-        raise UserError(
-            "--val_fraction takes the validation images from those of --train_dir, so it does not go with "
-            f"{' and '.join(f'--{name}' for name in others)}: leave out the one or the other."
-        )
-    if not values.train_dir:
-        raise UserError("where are the images? Give --train_dir=FOLDER, which --val_fraction is to split.")
-    return values.train_dir
-
-
-def _resized_dir(values: flags.FlagValues, image_folders: list[str | None]) -> str | None:
-    if bool(values.resized_dir) != bool(values.resize_shorter_side):
-        raise UserError("--resize_shorter_side and --resized_dir go together: give both, or neither.")
-    if not values.resized_dir:
-        if values.resized_format != "files":
-            raise UserError("--resized_format is of the copies in --resized_dir: give both, or neither.")
-        return None
-    from keras_alexnet.data.resizing import files
-
-    resized_dir = os.path.abspath(values.resized_dir)
-    if any(mark in resized_dir for mark in "\t\n\r"):
-        raise UserError(f"--resized_dir {resized_dir!r} has a TAB or a line break, which a map cannot hold: rename it.")
-    targets = [resized_dir, os.path.join(resized_dir, "train"), os.path.join(resized_dir, "val")]
-    files.reject_overlap(filter(None, image_folders), targets)
-    return resized_dir
-
-
-def _read_images(values: flags.FlagValues, found: scan.ImageFolders, resized_dir: str | None) -> scan.ImageFolders:
-    """Checks the images, and writes their copies if there is a folder for them; returns what the maps are to name."""
-    # Here and above, so that --help and a mere scan do without NumPy and Pillow.
-    from keras_alexnet.data import images
-
-    num_processes = values.num_processes or process_pool.cpu_count()
-    count = len(found.train) + len(found.val)
-    copies = {}
-    with WorkProgress() as progress:
-        if resized_dir:
-            findings, copies = _write_copies(values, found, resized_dir, num_processes, progress)
-        else:
-            sources = [*found.train.images(), *found.val.images()]
-            findings = images.check(sources, num_processes, lambda done, total: progress(done, total, "images checked"))
-    table = os.path.join(values.output_dir, images.BAD_IMAGES)
-    images.write_findings(table, findings)
-    say(f"{images.summary(findings, count)}\nDetails: {table}")
-    if not values.skip_bad_images:
-        images.raise_if_unusable(findings, count, table)
-    if resized_dir:
-        say(f"Copies: {resized_dir}")
-    return replace(images.without_unusable(found, findings), **copies)
-
-
-def _write_copies(
-    values: flags.FlagValues,
-    found: scan.ImageFolders,
-    resized_dir: str,
-    num_processes: int,
-    progress: WorkProgress,
-) -> tuple[list["Finding"], dict[str, maps.ImageMap]]:
-    """Writes copies of the training and the validation images; returns what is the matter, and the maps of both."""
-    from keras_alexnet.data.resizing import files, tar
-
-    write, suffix = files.write_copies, ""
-    if values.resized_format != "files":
-        write, suffix = functools.partial(tar.write_copies, resized_format=values.resized_format), ".tar"
-    originals = {"train": found.train, "val": found.val}
-    targets = {part: os.path.join(resized_dir, part + suffix) for part in originals}
-    if not suffix:
-        copied = [files.resized_paths(images, targets[part]) for part, images in originals.items()]
-        folders, targeted = (
-            {os.path.dirname(path) for images in both for path in images.paths} for both in (originals.values(), copied)
-        )
-        files.reject_overlap(folders, targeted)
-    files.claim_resized_dir(resized_dir, values.resize_shorter_side, values.resized_format)
-    if values.resized_format == "pixels":
-        from keras_alexnet.data.resizing.disk_space import check_space
-
-        both = [(images, targets[part]) for part, images in originals.items()]
-        say(check_space(both, values.resize_shorter_side, num_processes))
-    findings, copies = [], {}
-    count, before = len(found.train) + len(found.val), 0
-    for part, images in originals.items():
-
-        def report(done: int, _: int, before: int = before) -> None:
-            progress(before + done, count, "images resized")
-
-        more, copies[part] = write(images, targets[part], values.resize_shorter_side, num_processes, report)
-        findings += more
-        before += len(images)
-    return findings, copies
-
-
-def _in_parallel(num_processes: int, progress: ScanProgress, function: Callable, items: Sequence) -> list:
-    """Computes a function of each item, in several processes where there are enough of them."""
-    if len(items) < _FEW_ARCHIVES:
-        return list(map(function, items))
-    return process_pool.map_in_processes(
-        function, items, num_processes, lambda done, total: progress(done, total, "archives read")
-    )
-
-
-def _synset_mapping(values: flags.FlagValues, train_dir: str | None) -> str | None:
-    """ILSVRC's list of class names, if it lies where ILSVRC has it."""
-    folders = [values.imagenet_dir] if values.imagenet_dir else []
-    if train_dir is not None:
-        folders += map(str, list(Path(os.path.abspath(train_dir)).parents)[:3])
-        if archived := split_archive(train_dir):
-            folders.append(f"{archived[0]}@")
-    candidates = (os.path.join(folder, scan.SYNSET_MAPPING) for folder in folders)
-    return next(filter(files.exists, candidates), None)
+def _report_oddities(data_set: DataSet) -> None:
+    present = set(data_set.val.labels)
+    absent = [class_id for label, class_id in enumerate(data_set.classes) if label not in present]
+    if absent:
+        shown = ", ".join(absent[:5]) + (", …" if len(absent) > 5 else "")
+        say(f"Note: no validation images for {len(absent):,} of the {len(data_set.classes):,} classes: {shown}")
+    if len(data_set.classes) == 1:
+        say("Note: there is only one class, so a network would have nothing to learn")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ from torch import nn
 from torch.nn import functional
 
 from keras_alexnet import cli
-from keras_alexnet.data.maps import CLASS_MAPPINGS, TRAIN_MAP, VAL_MAP, read_class_mappings, read_map
+from keras_alexnet.data.class_mappings import CLASS_MAPPINGS, read_class_mappings
+from keras_alexnet.data.map_file import TRAIN_MAP, VAL_MAP, read_map
 from keras_alexnet.errors import UserError
 from keras_alexnet.system.atomic import atomic_path
 

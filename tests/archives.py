@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from absl import flags
+from one_process import one_process
 
 from keras_alexnet import prepare as command
 
@@ -17,7 +18,8 @@ def prepare(*arguments: str) -> None:
     values = flags.FlagValues()
     command.define_flags(values)
     values(["prepare", *arguments])
-    command.main(values, [])
+    with one_process():
+        command.main(values, [])
 
 
 def write_tar(path: Path, files: Mapping[str, bytes], tar_format: int = tarfile.PAX_FORMAT) -> dict[str, str]:

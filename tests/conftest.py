@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from keras_alexnet import cli
-from keras_alexnet.data.maps import CLASS_MAPPINGS, TRAIN_MAP, VAL_MAP, write_class_mappings, write_map
+from keras_alexnet.data.class_mappings import CLASS_MAPPINGS, write_class_mappings
+from keras_alexnet.data.map_file import TRAIN_MAP, VAL_MAP, write_map
 
 REFERENCE = Path(__file__).parent / "reference"
 CLASSES = ("n01", "n02", "n03")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from keras_alexnet.data.maps import ImageMap
+from keras_alexnet.data.image_map import ImageMap
 
 # What an image looks like upright if its file says "orientation n" (EXIF 2.3, tag 0x0112).
 UPRIGHT = {

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from drawn_images import draw, encode
 from fake_ilsvrc import FakeIlsvrc
+from one_process import one_process
 
 from keras_alexnet import cli, prepare
-from keras_alexnet.data import maps
+from keras_alexnet.data import map_file
 
 ROOT = Path(__file__).parent.parent
 
@@ -31,7 +32,8 @@ def arguments(tree, *more):
 
 def call(tree, *more):
     """Runs the command in this process; returns the lines of bad_images.tsv below its head."""
-    prepare.main(*cli.parse(prepare.define_flags, arguments(tree, *more)))
+    with one_process():
+        prepare.main(*cli.parse(prepare.define_flags, arguments(tree, *more)))
     return listed(tree)
 
 
@@ -49,7 +51,7 @@ def listed(tree):
 
 
 def mapped(tree, name="train_map.txt"):
-    return list(maps.read_map(tree.root.parent / "data" / name).paths)
+    return list(map_file.read_map(tree.root.parent / "data" / name).paths)
 
 
 def workers_of(process):

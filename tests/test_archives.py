@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from conftest import CLASSES, write_images
 
-from keras_alexnet.data import maps
+from keras_alexnet.data import map_file
 from keras_alexnet.data.archives import index
+from keras_alexnet.data.archives.directory import read_archive
 from keras_alexnet.data.archives.locations import Reader
-from keras_alexnet.data.archives.scan import read_archive
-from keras_alexnet.data.images import check
-from keras_alexnet.data.pipeline import evaluation_dataset, find_unreadable, readable_images, training_dataset
+from keras_alexnet.data.checking import check
+from keras_alexnet.data.pipeline import evaluation_dataset, readable_images, training_dataset
+from keras_alexnet.data.unreadable import find_unreadable
 from keras_alexnet.errors import UserError
 from keras_alexnet.report.thumbnails import thumbnail
 
@@ -30,8 +31,8 @@ def tree(tmp_path_factory):
         moved.parent.mkdir(exist_ok=True)
         os.rename(path, moved)
         rows.append((str(moved), label))
-    maps.write_map(folder / "map.txt", rows)
-    return maps.read_map(folder / "map.txt")
+    map_file.write_map(folder / "map.txt", rows)
+    return map_file.read_map(folder / "map.txt")
 
 
 @pytest.fixture(params=archives.LAYOUTS)
@@ -48,13 +49,13 @@ def pack(tree, folder, write):
     files = files_of(tree)
     names = write(folder / "images.bin", files)
     rows = [(f"images.bin@/{names[name]}", label) for name, label in zip(files, tree.labels, strict=True)]
-    maps.write_map(folder / "map.txt", rows)
-    return maps.read_map(folder / "map.txt")
+    map_file.write_map(folder / "map.txt", rows)
+    return map_file.read_map(folder / "map.txt")
 
 
 def a_map(folder, *lines):
     (folder / "map.txt").write_text("".join(f"{line}\t0\n" for line in lines))
-    return maps.read_map(folder / "map.txt")
+    return map_file.read_map(folder / "map.txt")
 
 
 def assert_same(found, expected):
@@ -77,29 +78,29 @@ def test_images_and_batches_are_those_of_files(tree, packed):
 
 
 def test_an_index_stands_for_the_archives(packed, tmp_path):
-    file = maps.index_file(tmp_path / "map.txt")
+    file = map_file.index_file(tmp_path / "map.txt")
     index.write_index(file, packed.fingerprint, packed.locations)
-    again = maps.read_map(tmp_path / "map.txt")
+    again = map_file.read_map(tmp_path / "map.txt")
     assert [again.read(row) for row in range(len(again))] == [packed.read(row) for row in range(len(packed))]
 
 
 def test_nothing_is_looked_for_where_there_is_an_index(tree, tmp_path, monkeypatch):
     packed = pack(tree, tmp_path, archives.write_tar)
-    index.write_index(maps.index_file(tmp_path / "map.txt"), packed.fingerprint, packed.locations)
+    index.write_index(map_file.index_file(tmp_path / "map.txt"), packed.fingerprint, packed.locations)
     monkeypatch.setattr(index, "read_archive", None)
-    assert maps.read_map(tmp_path / "map.txt").read(0) == tree.read(0)
+    assert map_file.read_map(tmp_path / "map.txt").read(0) == tree.read(0)
     # Moved together; the time of a copy is another one.
     (tmp_path / "moved").mkdir()
     for name in ("map.txt", "map.index.npz", "images.bin"):
         os.rename(tmp_path / name, tmp_path / "moved" / name)
     os.utime(tmp_path / "moved/images.bin", (1, 1))
-    assert maps.read_map(tmp_path / "moved/map.txt").read(0) == tree.read(0)
+    assert map_file.read_map(tmp_path / "moved/map.txt").read(0) == tree.read(0)
 
 
 @pytest.mark.parametrize("damage", ["of another map", "no index", "cut off"])
 def test_an_index_that_cannot_be_used_is_passed_over(tree, tmp_path, damage):
     packed = pack(tree, tmp_path, archives.write_tar)
-    file = maps.index_file(tmp_path / "map.txt")
+    file = map_file.index_file(tmp_path / "map.txt")
     index.write_index(file, packed.fingerprint, packed.locations)
     if damage == "of another map":
         index.write_index(file, "0" * 64, packed.locations.take(range(len(packed))[::-1]))
@@ -107,21 +108,21 @@ def test_an_index_that_cannot_be_used_is_passed_over(tree, tmp_path, damage):
         np.savez(file, a=np.zeros(3))
     elif damage == "cut off":
         os.truncate(file, 500)
-    assert maps.read_map(tmp_path / "map.txt").read(0) == tree.read(0)
+    assert map_file.read_map(tmp_path / "map.txt").read(0) == tree.read(0)
 
 
 @pytest.mark.parametrize("longer", [0, 512])
 def test_an_archive_that_is_not_the_indexed_one_is_found_out(tree, tmp_path, longer):
     packed = pack(tree, tmp_path, archives.write_tar)
-    index.write_index(maps.index_file(tmp_path / "map.txt"), packed.fingerprint, packed.locations)
+    index.write_index(map_file.index_file(tmp_path / "map.txt"), packed.fingerprint, packed.locations)
     data = (tmp_path / "images.bin").read_bytes()
     (tmp_path / "images.bin").write_bytes(b"other" + data[5:] + bytes(longer))
     os.utime(tmp_path / "images.bin", (1, 1))
     with pytest.raises(UserError, match=r"images.bin is not the one that .*map.index.npz was written for: .* again"):
-        maps.read_map(tmp_path / "map.txt")
+        map_file.read_map(tmp_path / "map.txt")
     (tmp_path / "images.bin").unlink()
     with pytest.raises(UserError, match=r"cannot read the archive .*images.bin: No such file"):
-        maps.read_map(tmp_path / "map.txt")
+        map_file.read_map(tmp_path / "map.txt")
 
 
 def test_an_archive_that_changes_while_it_is_read_is_found_out(packed, tmp_path):
@@ -165,7 +166,7 @@ def test_paths_are_read_as_cntk_reads_them(tree, tmp_path):
     image_map = a_map(tmp_path, *lines)
     assert [image_map.read(row) for row in range(len(lines))] == list(lines.values())
     (tmp_path / "map.txt").write_text("7\timages.bin@/n01/a.jpg\t3\n8\timages.bin@/n01/a.jpg\t4\n")
-    image_map = maps.read_map(tmp_path / "map.txt")
+    image_map = map_file.read_map(tmp_path / "map.txt")
     assert list(image_map.labels) == [3, 4]
     assert image_map.read_many([0, 1]) == [b"1", b"1"]
 
@@ -173,7 +174,7 @@ def test_paths_are_read_as_cntk_reads_them(tree, tmp_path):
 def test_maps_of_swin_transformer(tmp_path):
     archives.write_zip(tmp_path / "val.zip", {"ILSVRC2012_val_00000001.JPEG": b"1", "n02/a.JPEG": b"2"})
     (tmp_path / "val_map.txt").write_text("n02/a.JPEG\t1\nILSVRC2012_val_00000001.JPEG\t65\n")
-    image_map = maps.read_map(tmp_path / "val_map.txt")
+    image_map = map_file.read_map(tmp_path / "val_map.txt")
     assert image_map.read_many([0, 1]) == [b"2", b"1"]
     assert image_map.paths[1] == f"{tmp_path}/val.zip@/ILSVRC2012_val_00000001.JPEG"
 

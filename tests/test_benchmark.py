@@ -6,7 +6,7 @@ import re
 import pytest
 from benchmark_process import run
 
-from keras_alexnet.data.maps import write_map
+from keras_alexnet.data.map_file import write_map
 
 
 @pytest.mark.parametrize(

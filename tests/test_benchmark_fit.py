@@ -5,7 +5,8 @@ import pytest
 from benchmark_process import check_spread, figures_of, run
 from benchmarks import fit
 
-from keras_alexnet.data.maps import read_class_mappings, read_map
+from keras_alexnet.data.class_mappings import read_class_mappings
+from keras_alexnet.data.map_file import read_map
 from keras_alexnet.errors import UserError
 
 SIDES = ["fit --synthetic_data", "fit", "training_dataset"]

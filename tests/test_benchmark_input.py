@@ -7,7 +7,7 @@ import pytest
 from benchmark_process import check_spread, figures_of, run
 from drawn_images import draw, encode, write_numbered
 
-from keras_alexnet.data.maps import write_map
+from keras_alexnet.data.map_file import write_map
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ import pytest
 from benchmark_process import check_spread, figures_of, run
 from benchmarks import startup
 
-from keras_alexnet.data.maps import read_map, write_map
+from keras_alexnet.data.map_file import read_map, write_map
 
 SMALL = ("--lines=2000", "--batch_size=8", "--network=tiny", "--repeats=1")
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from keras_alexnet.data.class_file import check_classes, class_file, read_classes, write_classes
-from keras_alexnet.data.maps import read_class_mappings
+from keras_alexnet.data.class_mappings import read_class_mappings
 from keras_alexnet.errors import UserError
 
 CLASSES = ["n01440764", "n01443537", "n01484850", "n01491361"]

@@ -1,8 +1,10 @@
 import pytest
 
 from keras_alexnet.data.class_file import write_classes
+from keras_alexnet.data.class_mappings import CLASS_NAMES, read_class_names, write_class_names
 from keras_alexnet.data.class_names import find_classes
-from keras_alexnet.data.maps import CLASS_NAMES, ImageMap, read_class_names, write_class_names, write_data_dir
+from keras_alexnet.data.data_dir import write_data_dir
+from keras_alexnet.data.image_map import ImageMap
 from keras_alexnet.errors import UserError
 
 IDS = ["n01440764", "n01443537"]

@@ -14,8 +14,8 @@ from test_wire import field, packed
 
 from keras_alexnet import cli, convert
 from keras_alexnet.data.class_file import read_classes
+from keras_alexnet.data.class_mappings import write_class_names
 from keras_alexnet.data.class_names import classes_of_model
-from keras_alexnet.data.maps import write_class_names
 from keras_alexnet.errors import UserError
 from keras_alexnet.exporters.runtimes import load_exported
 from keras_alexnet.model import build_alexnet

@@ -1,5 +1,6 @@
 import io
 from collections.abc import Iterable
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -7,8 +8,11 @@ import tensorflow as tf
 from drawn_images import UPRIGHT, draw, encode, exif_with_orientation, with_exif
 from PIL import Image, ImageOps
 
-from keras_alexnet.data import images
-from keras_alexnet.data.decode import decode_square, jpeg_shape_if_upright
+from keras_alexnet.data import image_file
+from keras_alexnet.data.archives.locations import ArchivedImage
+from keras_alexnet.data.archives.state import ArchiveState
+from keras_alexnet.data.decode import decode_bytes, decode_image, decode_square, plain_jpeg_shape
+from keras_alexnet.data.resizing.files import resized_copy
 
 # As in a file of ImageNet, the size is no multiple of the 16 pixels of a JPEG's largest blocks.
 WIDTH, HEIGHT = 97, 75
@@ -27,8 +31,7 @@ def off_centre(size):
 
 
 def goes_fast(data: bytes) -> bool:
-    """Whether the header says so; TensorFlow's own reading of it is tried with every image that is decoded."""
-    return jpeg_shape_if_upright(data)[2] <= 3
+    return plain_jpeg_shape(tf.constant(data)).numpy()[2] <= 3
 
 
 def off_centre_part(image: np.ndarray) -> np.ndarray:
@@ -93,7 +96,7 @@ def test_part_of_a_jpeg_is_exact(options):
     data = encode(draw(WIDTH, HEIGHT), "JPEG", quality=90, **options)
     assert goes_fast(data)
     whole = accurately_decoded(data)
-    np.testing.assert_array_equal(whole, images.decode(data))
+    np.testing.assert_array_equal(whole, image_file.decode(data))
     assert_exact_in_all_windows(data, whole)
 
 
@@ -137,6 +140,56 @@ def test_exif_orientation_is_honoured(byte_order, keep_jfif):
         np.testing.assert_array_equal(np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data)))), upright)
         np.testing.assert_array_equal(part, off_centre_part(upright), err_msg=f"orientation {orientation}")
         np.testing.assert_array_equal(decode_square(tf.constant(data), off_centre).numpy(), part)
+
+
+def segment(marker: int, payload: bytes) -> bytes:
+    return bytes([0xFF, marker]) + (len(payload) + 2).to_bytes(2, "big") + payload
+
+
+def inserted(jpeg: bytes, before: int, *segments: bytes) -> bytes:
+    """The JPEG with segments in front of the first one of a marker."""
+    position = jpeg.index(bytes([0xFF, before]))
+    return jpeg[:position] + b"".join(segments) + jpeg[position:]
+
+
+PLAIN = encode(draw(61, 34), "JPEG", quality=90)
+EXIF_6 = segment(0xE1, exif_with_orientation(6, ">"))
+PROVENANCE = segment(0xEB, b"JP" + b"\xff\xda\xff\xd8" * 15_000)  # as C2PA has it, with an image inside
+XMP_6 = segment(0xE1, b'http://ns.adobe.com/xap/1.0/\0<x:xmpmeta xmlns:x="adobe:ns:meta/" tiff:Orientation="6"/>')
+TURNED, UPRIGHT_ONES = (
+    {
+        "behind other metadata": inserted(PLAIN, 0xDB, PROVENANCE, EXIF_6),
+        "behind the quantization tables": inserted(PLAIN, 0xC0, EXIF_6),
+        "behind the start of the frame": inserted(PLAIN, 0xC4, PROVENANCE, EXIF_6),
+        "right before the scan": inserted(PLAIN, 0xDA, EXIF_6),
+        "behind a comment and fill bytes": inserted(PLAIN, 0xDB, segment(0xFE, b"Exif\0\0"), b"\xff\xff", EXIF_6),
+        "in two parts": inserted(PLAIN, 0xDB, segment(0xE1, EXIF_6[4:24]), segment(0xE1, EXIF_6[4:10] + EXIF_6[24:])),
+    },
+    {
+        "in a comment": inserted(PLAIN, 0xDB, segment(0xFE, EXIF_6[4:])),
+        "behind the image": PLAIN + EXIF_6,
+        "XMP alone": inserted(PLAIN, 0xDB, XMP_6),
+        "XMP and upright EXIF": inserted(PLAIN, 0xDB, segment(0xE1, exif_with_orientation(1, "<")), XMP_6),
+    },
+)
+
+
+@pytest.mark.parametrize(
+    ("data", "orientation"),
+    [(data, 6) for data in TURNED.values()] + [(data, 1) for data in UPRIGHT_ONES.values()],
+    ids=[*TURNED, *UPRIGHT_ONES],
+)
+def test_everything_agrees_on_the_orientation_wherever_it_is(data, orientation):
+    upright = UPRIGHT[orientation](accurately_decoded(PLAIN))
+    np.testing.assert_array_equal(decode_everywhere(data), off_centre_part(upright))
+    np.testing.assert_array_equal(decode_image(tf.constant(data)).numpy(), upright)
+    np.testing.assert_array_equal(decode_bytes(data), upright)
+    np.testing.assert_array_equal(image_file.decode(data), upright)
+    in_archive = ArchivedImage("a@/b.jpg", ArchiveState("a", 0, 0), 0, 0, 0)
+    with mock.patch.object(ArchivedImage, "read", return_value=data):
+        finding, copy = resized_copy((in_archive, False), 34, "pixels")
+    np.testing.assert_array_equal(image_file.decode(copy), upright)
+    assert (finding is not None) == (orientation != 1)
 
 
 def test_window_is_chosen_from_the_upright_size():
@@ -253,7 +306,6 @@ def test_unreadable_files_are_errors():
     for name, result in zip(files, decode_each(files.values(), off_centre), strict=True):
         assert isinstance(result, tf.errors.OpError), name
     for data in files.values():
-        assert goes_fast(data) in (True, False)
         # Eagerly, Pillow's own errors come through.
         with pytest.raises((tf.errors.OpError, OSError)):
             decode_square(tf.constant(data), off_centre)

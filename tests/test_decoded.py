@@ -10,8 +10,18 @@ from drawn_images import draw, encode
 from image_tree import Tree, call, start
 from PIL import Image
 
-from keras_alexnet.data import decoded, image_cache, images, maps, pipeline, pixel_store, ppm
+from keras_alexnet.data import (
+    decoded,
+    image_cache,
+    image_file,
+    map_file,
+    pipeline,
+    pixel_store,
+    ppm,
+    unreadable,
+)
 from keras_alexnet.data.image_cache import ImageCache, image_caches
+from keras_alexnet.data.image_map import ImageMap
 from keras_alexnet.data.pixel_store import PixelStore
 from keras_alexnet.data.resizing import disk_space
 from keras_alexnet.errors import UserError
@@ -35,7 +45,7 @@ def as_pixels(folder, side=32):
 def stored(tree, tmp_path):
     """The map of the training images as pixels."""
     call(tree, *as_pixels(tmp_path / "small"))
-    return maps.read_map(tmp_path / "data/train_map.txt")
+    return map_file.read_map(tmp_path / "data/train_map.txt")
 
 
 @pytest.fixture
@@ -44,8 +54,8 @@ def as_png(stored, tmp_path):
     paths = []
     for row in range(len(stored)):
         paths.append(str(tmp_path / f"{row}.png"))
-        Image.fromarray(images.decode(stored.read(row))).save(paths[-1])
-    return maps.ImageMap(paths, stored.labels)
+        Image.fromarray(image_file.decode(stored.read(row))).save(paths[-1])
+    return ImageMap(paths, stored.labels)
 
 
 def flip_a_bit(path, number, at):
@@ -82,7 +92,7 @@ def test_pixels_are_those_of_the_resized_image(tree, stored):
             shorter = min(width, height)
             size = tuple((2 * side * 32 + shorter) // (2 * shorter) for side in image.size)
             expected = np.asarray(image.convert("RGB").resize(size, Image.Resampling.LANCZOS))
-        np.testing.assert_array_equal(images.decode(stored.read(row)), expected)
+        np.testing.assert_array_equal(image_file.decode(stored.read(row)), expected)
         np.testing.assert_array_equal(PixelStore.find(stored).images(np.array([row]))[0], expected)
     # As any program reads it.
     with (
@@ -150,10 +160,10 @@ def test_a_buffer_is_reused_only_when_nothing_refers_to_it():
 def test_a_flipped_bit_is_found_by_a_check_and_by_reading_a_whole_image(tree, tmp_path, stored):
     tar = tmp_path / "small/train.tar"
     name = flip_a_bit(tar, 3, 500)
-    stored = maps.read_map(tmp_path / "data/train_map.txt")
+    stored = map_file.read_map(tmp_path / "data/train_map.txt")
     with pytest.raises(ValueError, match=r"do not fit their checksum"):
-        images.decode(stored.read(3))
-    assert "checksum" in pipeline.why_unreadable(stored, 3)
+        image_file.decode(stored.read(3))
+    assert "checksum" in unreadable.why_unreadable(stored, 3)
     with pytest.raises(UserError, match=rf"{name}: truncated or corrupt: its pixels do not fit their checksum"):
         call(tree, f"--train_dir={tar}", f"--val_dir={tar.with_name('val.tar')}", "--check_images")
 
@@ -162,10 +172,10 @@ def test_a_flipped_bit_is_found_by_a_check_and_by_reading_a_whole_image(tree, tm
 def test_an_entry_that_is_no_image_is_named_in_training(stored, tmp_path, damage):
     tar = tmp_path / "small/train.tar"
     name = flip_a_bit(tar, 2, {"header": 19, "size": 20}[damage])
-    stored = maps.read_map(tmp_path / "data/train_map.txt")
+    stored = map_file.read_map(tmp_path / "data/train_map.txt")
     assert PixelStore.find(stored).images(np.arange(4)) is None
     assert PixelStore.find(stored).images(np.array([1, 3])) is not None
-    assert name in str(pipeline.find_unreadable(stored, range(6)))
+    assert name in str(unreadable.find_unreadable(stored, range(6)))
 
 
 def test_a_store_that_changed_since_is_found_out(stored, tmp_path):
@@ -175,7 +185,7 @@ def test_a_store_that_changed_since_is_found_out(stored, tmp_path):
     with pytest.raises(OSError, match=r"has changed since its entries were found"):
         store.images(np.arange(6))
     assert PixelStore.find(stored) is None
-    assert "has changed since its entries were found" in pipeline.why_unreadable(stored, 5)
+    assert "has changed since its entries were found" in unreadable.why_unreadable(stored, 5)
 
 
 def test_other_maps_are_not_taken_for_stores(stored, as_png, tmp_path):
@@ -183,11 +193,11 @@ def test_other_maps_are_not_taken_for_stores(stored, as_png, tmp_path):
     assert PixelStore.find(as_png.take([])) is None
     # A PPM of another program has no checksum.
     path = tmp_path / "other.tar"
-    Image.fromarray(images.decode(stored.read(0))).save(tmp_path / "x.ppm")
+    Image.fromarray(image_file.decode(stored.read(0))).save(tmp_path / "x.ppm")
     with tarfile.open(path, "w") as archive:
         archive.add(tmp_path / "x.ppm", "x.ppm")
-    maps.write_map(tmp_path / "other_map.txt", [(f"{path}@/x.ppm", 0)] * 2)
-    other = maps.read_map(tmp_path / "other_map.txt")
+    map_file.write_map(tmp_path / "other_map.txt", [(f"{path}@/x.ppm", 0)] * 2)
+    other = map_file.read_map(tmp_path / "other_map.txt")
     assert PixelStore.find(other) is None
     batch, *_ = next(iter(pipeline.evaluation_dataset(other, 2, image_size=28)))
     expected, *_ = next(iter(pipeline.evaluation_dataset(as_png.take([0, 0]), 2, image_size=28)))
@@ -266,15 +276,16 @@ def test_a_header_says_what_follows():
 
 def test_cached_images_have_the_pixels_of_files(tree, tmp_path):
     call(tree, "--check_images")
-    image_map = maps.read_map(tmp_path / "data/train_map.txt")
+    image_map = map_file.read_map(tmp_path / "data/train_map.txt")
     (cached,), line = image_caches([image_map], 1)
     assert line.startswith("Decoded images stay in memory from the first epoch on: about 0.0 of ")
     for dataset, sizes in ((pipeline.training_dataset, (24, 35)), (pipeline.padded_evaluation_dataset, (24,))):
         for size in sizes:
             more = {"seed": 3} if dataset is pipeline.training_dataset else {}
             expected = arrays(dataset(image_map, 3, image_size=size, **more), 9)
+            from_cache = dataset(image_map, 3, image_size=size, decoded=cached, **more)
             for _ in range(2):
-                assert_same(arrays(dataset(image_map, 3, image_size=size, decoded=cached, **more), 9), expected)
+                assert_same(arrays(from_cache, 9), expected)
     for path in tree.images[:6]:
         path.unlink()
     arrays(pipeline.training_dataset(image_map, 3, seed=3, decoded=cached), 5)
@@ -282,7 +293,7 @@ def test_cached_images_have_the_pixels_of_files(tree, tmp_path):
 
 def test_images_are_dropped_when_memory_becomes_scarce(tree, tmp_path, monkeypatch):
     call(tree, "--check_images")
-    image_map = maps.read_map(tmp_path / "data/train_map.txt")
+    image_map = map_file.read_map(tmp_path / "data/train_map.txt")
     monkeypatch.setattr(image_cache, "_CHECK_EVERY", 1)
     free = iter([10, 10, 4])
     monkeypatch.setattr(image_cache, "available_bytes", lambda: next(free))
@@ -298,8 +309,8 @@ def test_images_are_dropped_when_memory_becomes_scarce(tree, tmp_path, monkeypat
 
 def test_images_that_do_not_fit_are_not_cached(tree, tmp_path, monkeypatch):
     call(tree, "--check_images")
-    image_map = maps.read_map(tmp_path / "data/train_map.txt")
-    needed = sum(images.decode(image_map.read(row)).nbytes for row in range(6))
+    image_map = map_file.read_map(tmp_path / "data/train_map.txt")
+    needed = sum(image_file.decode(image_map.read(row)).nbytes for row in range(6))
     for free, num_workers, fits in (
         (2 * needed, 1, True),
         (2 * needed - 2, 1, False),
@@ -313,7 +324,7 @@ def test_images_that_do_not_fit_are_not_cached(tree, tmp_path, monkeypatch):
 def test_an_image_whose_crops_are_readable_needs_no_more_than_these(tree):
     data = encode(draw(300, 300, 0), "JPEG", quality=90)
     tree.images[1].write_bytes(data[: len(data) * 97 // 100])
-    image_map = maps.ImageMap([str(path) for path in tree.images[:6]], [0] * 6)
+    image_map = ImageMap([str(path) for path in tree.images[:6]], [0] * 6)
     cached = ImageCache(image_map, mean_bytes=1e4, min_free=0)
     expected = arrays(pipeline.padded_evaluation_dataset(image_map, 3), 2)
     assert_same(arrays(pipeline.padded_evaluation_dataset(image_map, 3, decoded=cached), 2), expected)
@@ -324,11 +335,11 @@ def test_an_image_whose_crops_are_readable_needs_no_more_than_these(tree):
 def test_too_narrow_images_do_not_count_as_space(tree, tmp_path, monkeypatch):
     monkeypatch.setattr("keras_alexnet.data.resizing.files._LONGEST_SIDE", 300)
     expected = disk_space.check_space(
-        [(maps.ImageMap(list(map(str, tree.images[2:6])), [0] * 4), f"{tmp_path}/a.tar")], 64, 1
+        [(ImageMap(list(map(str, tree.images[2:6])), [0] * 4), f"{tmp_path}/a.tar")], 64, 1
     )
     tree.images[0].write_bytes(encode(draw(400, 2, 0), "JPEG"))
     found = disk_space.check_space(
-        [(maps.ImageMap([str(tree.images[0]), *map(str, tree.images[2:5])], [0] * 4), f"{tmp_path}/a.tar")], 64, 1
+        [(ImageMap([str(tree.images[0]), *map(str, tree.images[2:5])], [0] * 4), f"{tmp_path}/a.tar")], 64, 1
     )
     assert found.split()[:3] == expected.split()[:3]
 

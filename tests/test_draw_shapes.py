@@ -4,7 +4,7 @@ from pathlib import Path
 from PIL import Image
 
 from keras_alexnet import cli, prepare
-from keras_alexnet.data.maps import read_map
+from keras_alexnet.data.map_file import read_map
 
 SCRIPT = runpy.run_path(str(Path(__file__).parent.parent / "scripts/draw_shapes.py"))
 CLASSES = SCRIPT["CLASSES"]

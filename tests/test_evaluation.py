@@ -14,7 +14,8 @@ from drawn_images import draw, encode
 from training_process import installed
 
 from keras_alexnet.data.crops import RESIZES
-from keras_alexnet.data.maps import ImageMap, read_map, write_map
+from keras_alexnet.data.image_map import ImageMap
+from keras_alexnet.data.map_file import read_map, write_map
 from keras_alexnet.data.transforms import evaluation_image, ten_crops
 from keras_alexnet.errors import UserError
 from keras_alexnet.inference import evaluation
@@ -27,7 +28,7 @@ SIDES = {"cntk": 227, "torchvision": 224}
 
 EVALUATE = """
 import json, sys
-from keras_alexnet.data.maps import read_map
+from keras_alexnet.data.map_file import read_map
 from keras_alexnet.inference.evaluation import evaluate_model
 from keras_alexnet.model_file import load_model
 

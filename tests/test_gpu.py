@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from training_process import installed
 
-from keras_alexnet.data.maps import VAL_MAP, read_map
+from keras_alexnet.data.map_file import VAL_MAP, read_map
 from keras_alexnet.errors import UserError
 from keras_alexnet.inference.evaluation import evaluate_model
 from keras_alexnet.inference.files import predict_images

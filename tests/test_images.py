@@ -16,11 +16,11 @@ from image_tree import ROOT, Tree, arguments, call, listed, mapped, start, wait_
 from PIL import Image
 
 from keras_alexnet import cli, prepare
-from keras_alexnet.data import images, maps
+from keras_alexnet.data import checking, findings, image_file, map_file
 from keras_alexnet.errors import UserError
 from keras_alexnet.system import process_pool
 
-# As keras_alexnet.data.images has it, which pytest overrules.
+# As keras_alexnet.data.image_file has it, which pytest overrules.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
 
 COLOURS = draw(48, 36)
@@ -40,7 +40,7 @@ def tree(tmp_path):
 
 def one(path):
     """What `check` finds about one file, without a process for it."""
-    return images.check_one(str(path))
+    return checking.check_one(str(path))
 
 
 def problems_of(tmp_path, data, name="a.JPEG"):
@@ -49,13 +49,13 @@ def problems_of(tmp_path, data, name="a.JPEG"):
     found = one(path)
     # What is usable is what decoding takes.
     if not found or found.usable:
-        pixels = images.decode(data)
+        pixels = image_file.decode(data)
         assert pixels.dtype == np.uint8
         assert pixels.shape[2:] == (3,)
     else:
         decoded = None
         with contextlib.suppress(Exception):
-            decoded = images.decode(data)
+            decoded = image_file.decode(data)
         assert decoded is None
     return (not found or found.usable), list(found.problems) if found else []
 
@@ -74,55 +74,55 @@ def huge_png():
 def test_decode_gives_upright_rgb_of_every_kind():
     gray = COLOURS[..., 0]
     rgba = np.dstack([COLOURS, gray])
-    assert (images.decode(encode(COLOURS, "PNG")) == COLOURS).all()
-    assert (images.decode(encode(COLOURS, "BMP")) == COLOURS).all()
-    assert (images.decode(encode(COLOURS, "WEBP", lossless=True)) == COLOURS).all()
-    assert (images.decode(encode(gray, "PNG")) == gray[..., None]).all()
+    assert (image_file.decode(encode(COLOURS, "PNG")) == COLOURS).all()
+    assert (image_file.decode(encode(COLOURS, "BMP")) == COLOURS).all()
+    assert (image_file.decode(encode(COLOURS, "WEBP", lossless=True)) == COLOURS).all()
+    assert (image_file.decode(encode(gray, "PNG")) == gray[..., None]).all()
     # Transparency is dropped, not blended.
-    assert (images.decode(encode(rgba, "PNG")) == COLOURS).all()
-    assert (images.decode(encode(np.dstack([gray, gray]), "PNG")) == gray[..., None]).all()
+    assert (image_file.decode(encode(rgba, "PNG")) == COLOURS).all()
+    assert (image_file.decode(encode(np.dstack([gray, gray]), "PNG")) == gray[..., None]).all()
     palette = Image.fromarray(COLOURS).quantize(16)
     for options in ({}, {"transparency": 3}, {"transparency": bytes(range(16))}):
-        assert (images.decode(encode(palette, "PNG", **options)) == np.asarray(palette.convert("RGB"))).all()
-    assert (images.decode(encode(palette, "GIF")) == np.asarray(palette.convert("RGB"))).all()
-    assert (images.decode(encode(Image.fromarray(gray > 99), "PNG")) == 255 * (gray > 99)[..., None]).all()
+        assert (image_file.decode(encode(palette, "PNG", **options)) == np.asarray(palette.convert("RGB"))).all()
+    assert (image_file.decode(encode(palette, "GIF")) == np.asarray(palette.convert("RGB"))).all()
+    assert (image_file.decode(encode(Image.fromarray(gray > 99), "PNG")) == 255 * (gray > 99)[..., None]).all()
 
 
 def test_decode_scales_what_has_more_than_8_bits():
     deep = np.linspace(0, 65_535, 48 * 36).astype(np.uint16).reshape(36, 48)
     expected = (deep >> 8)[..., None]
-    assert (images.decode(encode(Image.fromarray(deep), "PNG")) == expected).all()
-    assert (images.decode(encode(Image.fromarray(deep.astype(np.int32)), "TIFF")) == expected).all()
+    assert (image_file.decode(encode(Image.fromarray(deep), "PNG")) == expected).all()
+    assert (image_file.decode(encode(Image.fromarray(deep.astype(np.int32)), "TIFF")) == expected).all()
     # Pillow opens a PGM of 16 bits as 32-bit integers.
-    assert (images.decode(b"P5 48 36 65535\n" + deep.astype(">u2").tobytes()) == expected).all()
+    assert (image_file.decode(b"P5 48 36 65535\n" + deep.astype(">u2").tobytes()) == expected).all()
     for white in (1, 255, 65_535):
         floats = np.linspace(0, white, 256, dtype=np.float32).reshape(16, 16)
-        decoded = images.decode(encode(Image.fromarray(floats), "TIFF"))
+        decoded = image_file.decode(encode(Image.fromarray(floats), "TIFF"))
         assert (decoded == np.arange(256).reshape(16, 16, 1)).all()
 
 
 def test_decode_gives_cmyk_as_it_is_seen():
     cmyk = Image.fromarray(COLOURS).convert("CMYK")
     # Pillow writes them as Adobe does, inverted.
-    decoded = images.decode(encode(cmyk, "JPEG", quality=100, subsampling=0))
+    decoded = image_file.decode(encode(cmyk, "JPEG", quality=100, subsampling=0))
     assert np.abs(decoded.astype(int) - COLOURS).mean() < 3
 
 
 @pytest.mark.parametrize("keep_jfif", [True, False])
 def test_decode_turns_as_exif_says_unless_it_is_broken(keep_jfif):
-    stored = images.decode(JPEG)
+    stored = image_file.decode(JPEG)
     for number, upright in UPRIGHT.items():
         data = with_exif(JPEG, exif_with_orientation(number, "<"), keep_jfif=keep_jfif)
-        assert images.orientation(data) == number
-        assert (images.decode(data) == upright(stored)).all()
+        assert image_file.orientation(data) == number
+        assert (image_file.decode(data) == upright(stored)).all()
     # Where JFIF gives a resolution, Pillow reads the EXIF data only when asked to.
     with_resolution = encode(COLOURS, "JPEG", quality=90, dpi=(72, 72))
     for exif in BROKEN_EXIF.values():
         for data in (JPEG, with_resolution):
             broken = with_exif(data, exif, keep_jfif=keep_jfif)
-            assert images.orientation(broken) == 1
-            assert (images.decode(broken) == stored).all()
-    assert images.orientation(b"no image") == 1
+            assert image_file.orientation(broken) == 1
+            assert (image_file.decode(broken) == stored).all()
+    assert image_file.orientation(b"no image") == 1
 
 
 def test_sound_images_have_no_problems(tmp_path):
@@ -180,7 +180,7 @@ def test_files_that_are_none_are_unusable(tmp_path):
         (link("loop.JPEG", "loop.JPEG"), "loop of links"),
         (tmp_path / "gone.JPEG", "cannot be read: No such file or directory"),
     ):
-        assert one(path) == images.Finding(str(path), False, (problem,))
+        assert one(path) == findings.Finding(str(path), False, (problem,))
     assert one(link("link.JPEG", "sound.JPEG")) is None
 
 
@@ -193,7 +193,7 @@ def test_files_without_permission_are_unusable(tmp_path, monkeypatch):
         def refused(name, *args):
             raise PermissionError(13, "Permission denied", name)
 
-        monkeypatch.setattr(images, "open", refused, raising=False)
+        monkeypatch.setattr(checking, "open", refused, raising=False)
     assert one(path).problems == ("no permission to read it",)
 
 
@@ -231,7 +231,7 @@ def test_deep_colours_are_told(tmp_path):
     header = struct.pack(">IIBBBBB", 40, 40, 16, 2, 0, 0, 0)
     data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row * 40)) + chunk(b"IEND", b"")
     assert problems_of(tmp_path, data, "a.png") == (True, ["more than 8 bits a channel"])
-    assert images.decode(data)[0, 0].tolist() == [0x12, 0x80, 0xFF]
+    assert image_file.decode(data)[0, 0].tolist() == [0x12, 0x80, 0xFF]
 
 
 @pytest.mark.parametrize("exif", BROKEN_EXIF.values(), ids=BROKEN_EXIF)
@@ -247,12 +247,12 @@ def test_check_tells_in_the_order_of_the_paths(tmp_path):
     (tmp_path / "empty.JPEG").touch()
     names = (["sound"] * 40 + ["gray", "empty"]) * 5
     told = []
-    found = images.check([str(tmp_path / f"{name}.JPEG") for name in names], 2, lambda *args: told.append(args))
+    found = checking.check([str(tmp_path / f"{name}.JPEG") for name in names], 2, lambda *args: told.append(args))
     assert [Path(finding.path).stem for finding in found] == ["gray", "empty"] * 5
     assert [finding.usable for finding in found] == [True, False] * 5
     assert told[-1] == (210, 210)
     assert [done for done, _ in told] == sorted(done for done, _ in told)
-    assert images.check([], 2) == []
+    assert checking.check([], 2) == []
 
 
 def test_command_refuses_unusable_images_and_lists_them(tree):
@@ -305,7 +305,7 @@ def test_bad_images_can_be_left_out(tree, more):
     assert [row[2] for row in call(tree, "--skip_bad_images", *more)] == ["empty file", "gray", "loop of links"]
     kept = [str(path) for path in tree.images if path not in left_out]
     assert mapped(tree) + mapped(tree, "val_map.txt") == kept
-    assert list(maps.read_map(tree.root.parent / "data/train_map.txt").labels) == [0, 0, 1, 2, 2]
+    assert list(map_file.read_map(tree.root.parent / "data/train_map.txt").labels) == [0, 0, 1, 2, 2]
 
 
 def test_a_class_that_loses_all_images_is_told(tree):
@@ -369,7 +369,7 @@ def test_map_in_processes():
 
 
 def test_pillow_keeps_its_warnings_to_itself():
-    code = "import sys; from keras_alexnet.data import images; images.decode(sys.stdin.buffer.read())"
+    code = "import sys; from keras_alexnet.data import image_file; image_file.decode(sys.stdin.buffer.read())"
     data = with_exif(JPEG, BROKEN_EXIF["cut"], keep_jfif=True)
     done = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True, cwd=ROOT, timeout=30)
     assert (done.returncode, done.stderr) == (0, b"")
@@ -383,4 +383,4 @@ def test_no_semaphores_are_told(tree, monkeypatch):
 
     monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", refuse)
     with pytest.raises(UserError, match=r"cannot start processes: Read-only file system.*/dev/shm"):
-        call(tree, "--check_images")
+        checking.check([str(path) for path in tree.images], 1)

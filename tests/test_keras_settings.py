@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from training_process import arrays_of, history_of, installed
 
-from keras_alexnet.data.maps import VAL_MAP, read_map
+from keras_alexnet.data.map_file import VAL_MAP, read_map
 from keras_alexnet.errors import UserError
 from keras_alexnet.inference.files import predict_images
 from keras_alexnet.model import build_alexnet

@@ -9,7 +9,7 @@ import sys
 import pytest
 from PIL import Image
 
-from keras_alexnet.data.maps import read_map
+from keras_alexnet.data.map_file import read_map
 
 NAMES = ("Bücher", "猫", "n01")
 LOCALES = {"de_DE": "ISO-8859-1", "zh_CN": "GBK", "ja_JP": "EUC-JP"}

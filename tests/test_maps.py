@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from keras_alexnet.data import maps
+from keras_alexnet.data import class_mappings, data_dir, map_file
+from keras_alexnet.data.image_map import ImageMap, raise_if_missing
 from keras_alexnet.errors import UserError
 
 FILES = ("train_map.txt", "val_map.txt", "classmappings.txt")
@@ -16,10 +17,10 @@ FILES = ("train_map.txt", "val_map.txt", "classmappings.txt")
 
 def test_map_round_trip(tmp_path):
     rows = [("/data/a.JPEG", 0), ("/data/with space, é.JPEG", 999), ("/data/../b.png", 3)]
-    maps.write_map(tmp_path / "map.txt", iter(rows))
+    map_file.write_map(tmp_path / "map.txt", iter(rows))
     text = "/data/a.JPEG\t0\n/data/with space, é.JPEG\t999\n/data/../b.png\t3\n".encode()
     assert (tmp_path / "map.txt").read_bytes() == text
-    images = maps.read_map(tmp_path / "map.txt", num_classes=1000)
+    images = map_file.read_map(tmp_path / "map.txt", num_classes=1000)
     assert list(zip(images.paths, images.labels, strict=True)) == rows
     assert len(images) == 3
     assert images.source == str(tmp_path / "map.txt")
@@ -27,7 +28,7 @@ def test_map_round_trip(tmp_path):
 
 def fingerprint(folder, text: bytes) -> str:
     (folder / "map.txt").write_bytes(text)
-    return maps.read_map(folder / "map.txt").fingerprint
+    return map_file.read_map(folder / "map.txt").fingerprint
 
 
 def test_the_fingerprint_is_that_of_the_same_images_elsewhere(tmp_path):
@@ -63,20 +64,20 @@ def test_maps_are_read_in_pieces(tmp_path, monkeypatch, piece):
     """The folder that all paths share is known at the end only: those of the first pieces may share a deeper one."""
     names = [f"/data/train/{folder}/{n}.png" for folder in ("a/deep", "a/deeper", "b") for n in range(4)]
     for paths in (names, [*names, "/else/x.png"], [*names, "relative.png"]):
-        maps.write_map(tmp_path / "map.txt", [(path, 1) for path in paths])
-        whole = maps.read_map(tmp_path / "map.txt")
+        map_file.write_map(tmp_path / "map.txt", [(path, 1) for path in paths])
+        whole = map_file.read_map(tmp_path / "map.txt")
         with monkeypatch.context() as patch:
-            patch.setattr(maps, "_PIECE", piece)
-            images = maps.read_map(tmp_path / "map.txt")
+            patch.setattr(map_file, "_PIECE", piece)
+            images = map_file.read_map(tmp_path / "map.txt")
         assert list(images.paths) == [os.path.join(tmp_path, path) for path in paths]
         assert images.fingerprint == whole.fingerprint
 
 
 def test_names_that_are_not_utf8_survive(tmp_path):
     name = b"/data/caf\xe9.JPEG"
-    maps.write_map(tmp_path / "map.txt", [(os.fsdecode(name), 1)])
+    map_file.write_map(tmp_path / "map.txt", [(os.fsdecode(name), 1)])
     assert (tmp_path / "map.txt").read_bytes() == name + b"\t1\n"
-    (path,) = maps.read_map(tmp_path / "map.txt").paths
+    (path,) = map_file.read_map(tmp_path / "map.txt").paths
     assert os.fsencode(path) == name
 
 
@@ -85,7 +86,7 @@ def test_names_that_are_not_utf8_survive(tmp_path):
 )
 def test_other_line_ends_are_read(tmp_path, text):
     (tmp_path / "map.txt").write_bytes(text)
-    images = maps.read_map(tmp_path / "map.txt")
+    images = map_file.read_map(tmp_path / "map.txt")
     assert (list(images.paths), list(images.labels)) == (["/a", "/b"], [1, 2])
 
 
@@ -106,10 +107,10 @@ def test_other_line_ends_are_read(tmp_path, text):
 def test_bad_map_lines_are_told(tmp_path, line, told):
     (tmp_path / "map.txt").write_text(f"/a\t4\n{line}\n/c\t0\n", encoding="utf-8")
     with pytest.raises(UserError, match=told) as raised:
-        maps.read_map(tmp_path / "map.txt", num_classes=5)
+        map_file.read_map(tmp_path / "map.txt", num_classes=5)
     first, *rest = str(raised.value).splitlines()
     assert first.startswith(f"{tmp_path}/map.txt: expected lines of <path> TAB <integer label>")
-    assert first.endswith("write it anew with python -m keras_alexnet.prepare (1 problem):")
+    assert first.endswith("write it again with python -m keras_alexnet.prepare (1 problem):")
     assert len(rest) == 1
 
 
@@ -129,7 +130,7 @@ def test_every_way_of_reading_gives_the_same(tmp_path):
         for ending in ("", "\n"):
             (tmp_path / "map.txt").write_text(text + ending, newline="")
             try:
-                images = maps.read_map(tmp_path / "map.txt", num_classes=25)
+                images = map_file.read_map(tmp_path / "map.txt", num_classes=25)
                 results.append((list(images.paths), list(images.labels)))
             except UserError as error:
                 results.append(str(error))
@@ -141,17 +142,17 @@ def test_every_way_of_reading_gives_the_same(tmp_path):
 def test_long_map(tmp_path, monkeypatch):
     """Longer than the pieces in which it is read, in one go."""
     rows = [(f"/data/{number:0>200}.JPEG", number % 1000) for number in range(25_000)]
-    maps.write_map(tmp_path / "map.txt", rows)
+    map_file.write_map(tmp_path / "map.txt", rows)
     assert (tmp_path / "map.txt").stat().st_size > 5_000_000
     with monkeypatch.context() as patch:
-        patch.delattr(maps, "_checked_rows")
-        images = maps.read_map(tmp_path / "map.txt", num_classes=1000)
+        patch.delattr(map_file, "_checked_rows")
+        images = map_file.read_map(tmp_path / "map.txt", num_classes=1000)
         (tmp_path / "crlf.txt").write_bytes((tmp_path / "map.txt").read_bytes().replace(b"\n", b"\r\n"))
-        crlf = maps.read_map(tmp_path / "crlf.txt", num_classes=1000)
+        crlf = map_file.read_map(tmp_path / "crlf.txt", num_classes=1000)
     assert list(zip(images.paths, images.labels, strict=True)) == rows
     assert (crlf.paths, crlf.labels) == (images.paths, images.labels)
     with pytest.raises(UserError, match=r"line 1000: label 999 is outside the 999 classes .*\n  line 2000: "):
-        maps.read_map(tmp_path / "map.txt", num_classes=999)
+        map_file.read_map(tmp_path / "map.txt", num_classes=999)
 
 
 def test_long_map_takes_little_memory(tmp_path):
@@ -160,10 +161,11 @@ def test_long_map_takes_little_memory(tmp_path):
     program = """
 import resource, sys
 import numpy
-from keras_alexnet.data import maps
+from keras_alexnet.data import class_mappings, data_dir, map_file
+from keras_alexnet.data.image_map import ImageMap, raise_if_missing
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 before = peak()
-images = maps.read_map(sys.argv[1])
+images = map_file.read_map(sys.argv[1])
 print(len(images), (peak() - before) // (1024 * 1024 if sys.platform == "darwin" else 1024))
 """
     done = subprocess.run(
@@ -177,15 +179,15 @@ print(len(images), (peak() - before) // (1024 * 1024 if sys.platform == "darwin"
 
 def test_paths_are_a_sequence(tmp_path):
     rows = [(f"/{name}", label) for label, name in enumerate("abcde")]
-    maps.write_map(tmp_path / "map.txt", rows)
-    images = maps.read_map(tmp_path / "map.txt")
+    map_file.write_map(tmp_path / "map.txt", rows)
+    images = map_file.read_map(tmp_path / "map.txt")
     paths = [path for path, _ in rows]
     assert isinstance(images.labels, array)
     assert list(images.paths) == paths
     assert images.paths[-1] == "/e"
     assert images.paths[1:3] == ["/b", "/c"]
     assert "/d" in images.paths
-    assert images == maps.read_map(tmp_path / "map.txt")
+    assert images == map_file.read_map(tmp_path / "map.txt")
     assert images.paths == paths
     assert images.paths != [*paths[:4], "/f"]
     assert images.paths != paths[:4]
@@ -197,10 +199,10 @@ def test_paths_are_a_sequence(tmp_path):
 @pytest.mark.parametrize("from_file", [True, False])
 def test_encoded_paths_are_what_the_file_system_takes(tmp_path, from_file):
     paths = ["/a", "/é", os.fsdecode(b"/caf\xe9"), "/d"]
-    images = maps.ImageMap(paths, range(4))
+    images = ImageMap(paths, range(4))
     if from_file:
-        maps.write_map(tmp_path / "map.txt", zip(paths, range(4), strict=True))
-        images = maps.read_map(tmp_path / "map.txt")
+        map_file.write_map(tmp_path / "map.txt", zip(paths, range(4), strict=True))
+        images = map_file.read_map(tmp_path / "map.txt")
     assert images.encoded_paths([2, 0, 1, 2]) == [b"/caf\xe9", b"/a", "/é".encode(), b"/caf\xe9"]
     assert images.encoded_paths(iter(range(2, 4))) == [b"/caf\xe9", b"/d"]
 
@@ -208,9 +210,9 @@ def test_encoded_paths_are_what_the_file_system_takes(tmp_path, from_file):
 def test_relative_paths_begin_at_the_maps_folder(tmp_path, monkeypatch):
     lines = ["a.png", "train/b.png", "../val/c.png", ".../train/d.png", "/e.png", os.fsdecode(b"caf\xe9.png")]
     (tmp_path / "é data").mkdir()
-    maps.write_map(tmp_path / "é data/map.txt", [(line, 0) for line in lines])
+    map_file.write_map(tmp_path / "é data/map.txt", [(line, 0) for line in lines])
     monkeypatch.chdir(tmp_path)
-    images = maps.read_map(Path("é data/map.txt"))
+    images = map_file.read_map(Path("é data/map.txt"))
     # A later change of the working directory makes no difference.
     monkeypatch.chdir("/")
     folder = f"{tmp_path}/é data"
@@ -222,32 +224,32 @@ def test_relative_paths_begin_at_the_maps_folder(tmp_path, monkeypatch):
 
 def test_a_missing_archive_is_named(tmp_path):
     (tmp_path / "map.txt").write_text("/a@b/c.jpg\t0\n/data/train.zip@/n1/a.jpg\t0\n")
-    image_map = maps.read_map(tmp_path / "map.txt")
+    image_map = map_file.read_map(tmp_path / "map.txt")
     assert image_map.paths == ["/a@b/c.jpg", "/data/train.zip@/n1/a.jpg"]
     (tmp_path / "map.txt").write_text("/data/train.zip@/n1/a.jpg\t0\n")
     with pytest.raises(UserError, match=r"  /data/train.zip@/n1/a.jpg\nThe archive /data/train.zip does not exist\."):
-        maps.raise_if_missing(maps.read_map(tmp_path / "map.txt"))
+        raise_if_missing(map_file.read_map(tmp_path / "map.txt"))
 
 
 def test_sequence_ids_of_cntk_are_passed_over(tmp_path):
     (tmp_path / "map.txt").write_text("17\t/a b\t0\n/c\t1\n\t/d\t2\n")
-    images = maps.read_map(tmp_path / "map.txt")
+    images = map_file.read_map(tmp_path / "map.txt")
     assert (list(images.paths), list(images.labels)) == (["/a b", "/c", "/d"], [0, 1, 2])
     (tmp_path / "map.txt").write_text("17\t\t0\n")
     with pytest.raises(UserError, match="line 1: no TAB between path and label"):
-        maps.read_map(tmp_path / "map.txt")
+        map_file.read_map(tmp_path / "map.txt")
 
 
 def numbered_map(folder, count):
     """A map of `count` images, none of which is there yet."""
-    maps.write_map(folder / "map.txt", [(f"{number}.png", 0) for number in range(count)])
-    return maps.read_map(folder / "map.txt")
+    map_file.write_map(folder / "map.txt", [(f"{number}.png", 0) for number in range(count)])
+    return map_file.read_map(folder / "map.txt")
 
 
 @pytest.mark.parametrize("count", [1, 99, 100, 101, 1234])
 def test_missing_images_are_told(tmp_path, count):
     with pytest.raises(UserError) as raised:
-        maps.raise_if_missing(numbered_map(tmp_path, count))
+        raise_if_missing(numbered_map(tmp_path, count))
     first, *shown, last = str(raised.value).splitlines()
     assert first.startswith(f"the images of {tmp_path}/map.txt are missing: none of {min(count, 100)} ")
     step = max(count / 100, 1)
@@ -260,28 +262,28 @@ def test_missing_images_are_told(tmp_path, count):
 def test_some_images_where_expected_are_enough(tmp_path, present):
     images = numbered_map(tmp_path, 1000)
     (tmp_path / f"{present}.png").touch()
-    maps.raise_if_missing(images)
-    maps.raise_if_missing(maps.ImageMap(list(images.paths), images.labels))
+    raise_if_missing(images)
+    raise_if_missing(ImageMap(list(images.paths), images.labels))
 
 
 def test_images_that_cannot_be_reached_are_not_called_missing(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
-    maps.raise_if_missing(maps.ImageMap([str(tmp_path / "loop")], [0]))
+    raise_if_missing(ImageMap([str(tmp_path / "loop")], [0]))
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="none of 1 that"):
-        maps.raise_if_missing(maps.ImageMap([str(tmp_path / "file/a.png")], [0]))
+        raise_if_missing(ImageMap([str(tmp_path / "file/a.png")], [0]))
 
 
 def test_label_too_large_for_any_model_is_told(tmp_path):
     (tmp_path / "map.txt").write_text(f"/a\t{2**31}\n")
     with pytest.raises(UserError, match="label 2147483648 is outside"):
-        maps.read_map(tmp_path / "map.txt")
+        map_file.read_map(tmp_path / "map.txt")
 
 
 def test_ten_bad_lines_are_shown_and_all_are_counted(tmp_path):
     (tmp_path / "map.txt").write_text("bad\n" * 1234)
     with pytest.raises(UserError) as raised:
-        maps.read_map(tmp_path / "map.txt")
+        map_file.read_map(tmp_path / "map.txt")
     lines = str(raised.value).splitlines()
     assert lines[0].endswith("(1,234 problems):")
     assert lines[10].startswith("  line 10: ")
@@ -292,10 +294,10 @@ def test_ten_bad_lines_are_shown_and_all_are_counted(tmp_path):
 def test_empty_map_is_told(tmp_path, text):
     (tmp_path / "map.txt").write_text(text)
     with pytest.raises(UserError, match=r"map\.txt has no images: expected .*prepare"):
-        maps.read_map(tmp_path / "map.txt")
+        map_file.read_map(tmp_path / "map.txt")
 
 
-@pytest.mark.parametrize("read", [maps.read_map, maps.read_class_mappings])
+@pytest.mark.parametrize("read", [map_file.read_map, class_mappings.read_class_mappings])
 def test_missing_file_and_folder_are_told(tmp_path, read):
     with pytest.raises(UserError, match=r"cannot read .*none\.txt: No such file.*keras_alexnet\.prepare"):
         read(tmp_path / "none.txt")
@@ -305,15 +307,15 @@ def test_missing_file_and_folder_are_told(tmp_path, read):
 
 def test_class_mappings_round_trip(tmp_path):
     classes = ["n01440764", "n01443537", os.fsdecode(b"caf\xe9 cr\xe8me")]
-    maps.write_class_mappings(tmp_path / "classes.txt", classes)
+    class_mappings.write_class_mappings(tmp_path / "classes.txt", classes)
     assert (tmp_path / "classes.txt").read_bytes() == b"n01440764\t0\nn01443537\t1\ncaf\xe9 cr\xe8me\t2\n"
-    assert maps.read_class_mappings(tmp_path / "classes.txt") == classes
+    assert class_mappings.read_class_mappings(tmp_path / "classes.txt") == classes
 
 
 @pytest.mark.parametrize("text", [b"a\t0\r\nb\t1\r\n", b"a\t0\nb\t1"])
 def test_class_mappings_with_other_line_ends_are_read(tmp_path, text):
     (tmp_path / "classes.txt").write_bytes(text)
-    assert maps.read_class_mappings(tmp_path / "classes.txt") == ["a", "b"]
+    assert class_mappings.read_class_mappings(tmp_path / "classes.txt") == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -327,48 +329,48 @@ def test_class_mappings_with_other_line_ends_are_read(tmp_path, text):
 )
 def test_class_mappings_in_other_orders_are_read(tmp_path, lines):
     (tmp_path / "classes.txt").write_text("\n".join(lines))
-    assert maps.read_class_mappings(tmp_path / "classes.txt") == ["a", "b", "c"]
+    assert class_mappings.read_class_mappings(tmp_path / "classes.txt") == ["a", "b", "c"]
 
 
 def test_numbers_as_class_ids(tmp_path):
     path = tmp_path / "classes.txt"
     path.write_text("1\t0\n2\t1\n0\t2\n")
-    assert maps.read_class_mappings(path) == ["1", "2", "0"]
+    assert class_mappings.read_class_mappings(path) == ["1", "2", "0"]
     path.write_text("0\t10\n1\t7\n2\t-1\n")
-    assert maps.read_class_mappings(path) == ["10", "7", "-1"]
+    assert class_mappings.read_class_mappings(path) == ["10", "7", "-1"]
     # Not the labels 0, 1, 2 of the classes 0, 2, 2.
     path.write_text("0\t0\n1\t2\n2\t2\n")
     with pytest.raises(UserError, match=r"label from 0 to 2 once; .*\(1 problem\):\n  line 2: '1\\t2'"):
-        maps.read_class_mappings(path)
+        class_mappings.read_class_mappings(path)
 
 
 def test_bad_lines_of_cntk_class_mappings_are_told(tmp_path):
     (tmp_path / "classes.txt").write_text("1\tb\n0\ta\n3\td\n3\tc\n9\te\n")
     with pytest.raises(UserError, match=r"label from 0 to 4 once; .*\(2 problems\):\n  line 3: .*\n  line 5: "):
-        maps.read_class_mappings(tmp_path / "classes.txt")
+        class_mappings.read_class_mappings(tmp_path / "classes.txt")
 
 
 @pytest.mark.parametrize("line", ["b", "b 1", "b\tone", "b\t2", "b\t-1", "b\t01", "\t1", ""])
 def test_bad_class_mapping_lines_are_told(tmp_path, line):
     (tmp_path / "classes.txt").write_text(f"a\t0\n{line}\nc\t2\n")
     with pytest.raises(UserError, match=r"(?s)classes\.txt: expected lines of .*prepare \(1 problem\):\n  line 2: "):
-        maps.read_class_mappings(tmp_path / "classes.txt")
+        class_mappings.read_class_mappings(tmp_path / "classes.txt")
 
 
 def test_empty_class_mappings_are_told(tmp_path):
     (tmp_path / "classes.txt").touch()
     with pytest.raises(UserError, match=r"classes\.txt is empty: expected .*prepare"):
-        maps.read_class_mappings(tmp_path / "classes.txt")
+        class_mappings.read_class_mappings(tmp_path / "classes.txt")
 
 
 @pytest.fixture
 def images():
-    return maps.ImageMap(["/a", "/b"], [0, 1])
+    return ImageMap(["/a", "/b"], [0, 1])
 
 
 def test_data_dir_holds_all_files(tmp_path, images):
     output_dir = tmp_path / "new" / "data"
-    paths = maps.write_data_dir(output_dir, images, maps.ImageMap(["/v"], [1]), ["n1", "n2"], ["one", "two, deux"])
+    paths = data_dir.write_data_dir(output_dir, images, ImageMap(["/v"], [1]), ["n1", "n2"], ["one", "two, deux"])
     assert paths == [os.path.join(output_dir, name) for name in (*FILES, "classnames.txt")]
     assert {name: (output_dir / name).read_bytes() for name in os.listdir(output_dir)} == {
         "train_map.txt": b"/a\t0\n/b\t1\n",
@@ -380,14 +382,14 @@ def test_data_dir_holds_all_files(tmp_path, images):
 
 def test_names_of_other_classes_are_removed(tmp_path, images):
     (tmp_path / "classnames.txt").write_text("n9\t0\told\n")
-    maps.write_data_dir(tmp_path, images, images, ["n1", "n2"])
+    data_dir.write_data_dir(tmp_path, images, images, ["n1", "n2"])
     assert sorted(os.listdir(tmp_path)) == sorted(FILES)
 
 
 def test_names_that_cannot_be_removed_are_told(tmp_path, images):
     (tmp_path / "classnames.txt").mkdir()
     with pytest.raises(UserError, match=r"classnames\.txt may belong to other classes: remove it"):
-        maps.write_data_dir(tmp_path, images, images, ["n1", "n2"])
+        data_dir.write_data_dir(tmp_path, images, images, ["n1", "n2"])
 
 
 @pytest.mark.parametrize("failing", [0, 1, 2, 3])
@@ -405,7 +407,7 @@ def test_a_failing_write_changes_no_file(tmp_path, images, monkeypatch, failing)
 
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(UserError, match=r"cannot write .*\.txt: No space left"):
-        maps.write_data_dir(tmp_path, images, images, ["n1", "n2"], ["one", "two"])
+        data_dir.write_data_dir(tmp_path, images, images, ["n1", "n2"], ["one", "two"])
     assert {name: (tmp_path / name).read_text() for name in os.listdir(tmp_path)} == dict.fromkeys(older, "older")
 
 
@@ -413,11 +415,11 @@ def test_data_dir_with_relative_paths(tmp_path):
     # The link is not resolved, though its target lies elsewhere.
     (tmp_path / "elsewhere/deep").mkdir(parents=True)
     (tmp_path / "train").symlink_to(tmp_path / "elsewhere/deep")
-    train = maps.ImageMap([f"{tmp_path}/train/cat/a.png", f"{tmp_path}/train/cat/b.png", "/c.png"], [0, 0, 1])
-    val = maps.ImageMap([f"{tmp_path}/data/d.png", f"{tmp_path}/data/dog/e.png"], [0, 1])
-    maps.write_data_dir(tmp_path / "data", train, val, ["cat", "dog"], relative_paths=True)
+    train = ImageMap([f"{tmp_path}/train/cat/a.png", f"{tmp_path}/train/cat/b.png", "/c.png"], [0, 0, 1])
+    val = ImageMap([f"{tmp_path}/data/d.png", f"{tmp_path}/data/dog/e.png"], [0, 1])
+    data_dir.write_data_dir(tmp_path / "data", train, val, ["cat", "dog"], relative_paths=True)
     lines = (tmp_path / "data/train_map.txt").read_text().splitlines()
     assert lines[:2] == ["../train/cat/a.png\t0", "../train/cat/b.png\t0"]
     assert lines[2] == f"{os.path.relpath('/c.png', tmp_path / 'data')}\t1"
-    for images, name in ((train, maps.TRAIN_MAP), (val, maps.VAL_MAP)):
-        assert maps.read_map(tmp_path / "data" / name).paths == images.paths
+    for images, name in ((train, map_file.TRAIN_MAP), (val, map_file.VAL_MAP)):
+        assert map_file.read_map(tmp_path / "data" / name).paths == images.paths

@@ -7,11 +7,12 @@ import pytest
 from fake_ilsvrc import CLASSES, SHARK, FakeIlsvrc
 
 from keras_alexnet import cli, prepare
-from keras_alexnet.data.maps import raise_if_missing, read_map
+from keras_alexnet.data.image_map import raise_if_missing
+from keras_alexnet.data.map_file import read_map
 from keras_alexnet.errors import UserError
 
 ROOT = Path(__file__).parent.parent
-FRAMEWORKS = {"keras", "tensorflow", "jax", "torch", "numpy", "PIL"}
+FRAMEWORKS = {"keras", "tensorflow", "jax", "torch"}
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import pytest
 from archives import prepare as call
 from conftest import write_images
 
-from keras_alexnet.data import maps
-from keras_alexnet.data.scanning import official
-from keras_alexnet.data.scanning.ilsvrc2012 import CLASS_IDS, CLASS_IDS_BY_ILSVRC2012_ID
+from keras_alexnet.data import class_mappings, map_file
+from keras_alexnet.data.scanning import official_archives
+from keras_alexnet.data.scanning.ilsvrc2012_classes import CLASS_IDS, CLASS_IDS_BY_ILSVRC2012_ID
 from keras_alexnet.errors import UserError
 
 CLASSES = CLASS_IDS[:3]
@@ -162,15 +162,15 @@ def test_every_layout_gives_the_same_images_in_the_same_order(images, tmp_path, 
     folder = tmp_path
     if relative:
         folder = tmp_path.rename(tmp_path.with_name(f"{tmp_path.name}_moved"))
-    found = maps.read_map(folder / "out/train_map.txt")
+    found = map_file.read_map(folder / "out/train_map.txt")
     assert found.read_many(range(len(found))) == [train[name] for name in sorted(train)]
     assert list(found.labels) == [label for label in range(3) for _ in range(4)]
-    found = maps.read_map(folder / "out/val_map.txt")
+    found = map_file.read_map(folder / "out/val_map.txt")
     # In folders of classes they are sorted by class.
     names = sorted(val, key=lambda name: (VAL_LABELS[int(name[-6]) - 1] if pack is folders_of_classes else 0, name))
     assert found.read_many(range(len(found))) == [val[name] for name in names]
     assert list(found.labels) == [VAL_LABELS[int(name[-6]) - 1] for name in names]
-    assert maps.read_class_mappings(folder / "out/classmappings.txt") == list(CLASSES)
+    assert class_mappings.read_class_mappings(folder / "out/classmappings.txt") == list(CLASSES)
 
 
 def test_names_of_classes_are_found_in_the_archive(images, tmp_path):
@@ -181,7 +181,9 @@ def test_names_of_classes_are_found_in_the_archive(images, tmp_path):
             "LOC_synset_mapping.txt", "".join(f"{class_id} name of {class_id}\n" for class_id in CLASS_IDS)
         )
     call(f"--imagenet_dir={tmp_path}", f"--output_dir={tmp_path}/out")
-    assert maps.read_class_names(tmp_path / "out/classnames.txt", CLASSES) == [f"name of {name}" for name in CLASSES]
+    assert class_mappings.read_class_names(tmp_path / "out/classnames.txt", CLASSES) == [
+        f"name of {name}" for name in CLASSES
+    ]
 
 
 @pytest.mark.parametrize("labels", ["devkit", "csv", "folders", "tree of a list"])
@@ -201,8 +203,8 @@ def test_validation_images_alone(images, tmp_path, capsys, labels):
         arguments.append(f"--classmappings={tmp_path}/list.txt")
     call(*arguments, f"--output_dir={tmp_path}/out")
     assert "Next: python -m keras_alexnet.evaluate" in capsys.readouterr().out
-    assert maps.read_class_mappings(tmp_path / "out/classmappings.txt") == expected
-    found = maps.read_map(tmp_path / "out/val_map.txt")
+    assert class_mappings.read_class_mappings(tmp_path / "out/classmappings.txt") == expected
+    found = map_file.read_map(tmp_path / "out/val_map.txt")
     label_of = {val[name]: expected.index(CLASSES[VAL_LABELS[int(name[-6]) - 1]]) for name in val}
     assert [label_of[data] for data in found.read_many(range(4))] == list(found.labels)
     assert not (tmp_path / "out/train_map.txt").exists()
@@ -231,7 +233,7 @@ def test_an_index_is_written_and_one_of_older_maps_removed(images, tmp_path, mon
     call(f"--imagenet_dir={tmp_path}", f"--output_dir={tmp_path}/out")
     with monkeypatch.context() as patch:
         patch.setattr("keras_alexnet.data.archives.index.read_archive", None)
-        assert maps.read_map(tmp_path / "out/train_map.txt").read(0) == train[sorted(train)[0]]
+        assert map_file.read_map(tmp_path / "out/train_map.txt").read(0) == train[sorted(train)[0]]
     kaggle_tree(tmp_path, train, val)
     call(f"--imagenet_dir={tmp_path}", f"--output_dir={tmp_path}/out")
     assert not list((tmp_path / "out").glob("*.npz"))
@@ -252,12 +254,12 @@ def test_archives_with_a_folder_per_class(images, tmp_path, write):
         "--val_annotations_dir=",
         f"--output_dir={tmp_path}/out",
     )
-    found, expected = (maps.read_map(tmp_path / f"out/{part}_map.txt") for part in ("train", "val"))
+    found, expected = (map_file.read_map(tmp_path / f"out/{part}_map.txt") for part in ("train", "val"))
     assert found.read_many(range(len(found))) == expected.read_many(range(len(expected)))
     assert found.labels == expected.labels
     call(f"--train_dir={tmp_path}/train@/", "--val_fraction=0.25", f"--output_dir={tmp_path}/split")
     for part, count in (("train", 9), ("val", 3)):
-        found = maps.read_map(tmp_path / f"split/{part}_map.txt")
+        found = map_file.read_map(tmp_path / f"split/{part}_map.txt")
         names = [path.rpartition("/")[2] for path in found.paths]
         assert len(names) == count
         assert found.read_many(range(count)) == [train[f"{name.partition('_')[0]}/{name}"] for name in names]
@@ -271,12 +273,14 @@ def test_archived_images_are_checked_and_resized(images, tmp_path):
     with pytest.raises(UserError, match=rf"ILSVRC2012_img_train.tar@/{bad.replace('/', '.tar/')}: truncated"):
         call(*arguments, "--check_images")
     call(*arguments, "--skip_bad_images")
-    found = maps.read_map(tmp_path / "out/train_map.txt")
+    found = map_file.read_map(tmp_path / "out/train_map.txt")
     assert found.read_many(range(11)) == [train[name] for name in sorted(train) if name != bad]
     copies = []
     for _ in range(2):
         call(*arguments, "--skip_bad_images", "--resize_shorter_side=32", f"--resized_dir={tmp_path}/small")
-        assert maps.read_map(tmp_path / "out/train_map.txt").paths[0] == f"{tmp_path}/small/train/{sorted(train)[0]}"
+        assert (
+            map_file.read_map(tmp_path / "out/train_map.txt").paths[0] == f"{tmp_path}/small/train/{sorted(train)[0]}"
+        )
         copies.append(os.stat(tmp_path / "small/train" / sorted(train)[0]).st_ino)
     assert copies[0] == copies[1]  # Not written again.
     archives.write_tar(
@@ -297,11 +301,12 @@ def test_official_archives_are_compared_with_what_is_published(images, tmp_path,
     arguments = (f"--imagenet_dir={tmp_path}", f"--output_dir={tmp_path}/out", "--check_archives")
     with pytest.raises(UserError, match=r"_img_train.tar is not as .*: expected 147,897,477,120 bytes, found"):
         call(*arguments)
-    published = {
-        path.name: official._Published(size and path.stat().st_size, hashlib.md5(path.read_bytes()).hexdigest())
-        for path, size in ((tmp_path / name, entry.size) for name, entry in official._PUBLISHED.items())
-    }
-    monkeypatch.setattr(official, "_PUBLISHED", published)
+    published = {}
+    for name, entry in official_archives._PUBLISHED.items():
+        path = tmp_path / name
+        md5 = hashlib.md5(path.read_bytes()).hexdigest()
+        published[name] = official_archives._Published(entry.size and path.stat().st_size, md5)
+    monkeypatch.setattr(official_archives, "_PUBLISHED", published)
     call(*arguments)
     assert "As published: " in capsys.readouterr().out
     damaged = tmp_path / "ILSVRC2012_img_val.tar"

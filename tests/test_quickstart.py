@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from keras_alexnet import cli, fit, prepare
-from keras_alexnet.data.maps import VAL_MAP, read_map
+from keras_alexnet.data.map_file import VAL_MAP, read_map
 from keras_alexnet.inference.evaluation import evaluate_model
 from keras_alexnet.model_file import load_model
 from keras_alexnet.report.train import train

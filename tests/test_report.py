@@ -18,7 +18,9 @@ from conftest import write_images
 from training_process import installed
 
 from keras_alexnet import cli, evaluate, fit
-from keras_alexnet.data.maps import VAL_MAP, ImageMap, read_map, write_data_dir, write_map
+from keras_alexnet.data.data_dir import write_data_dir
+from keras_alexnet.data.image_map import ImageMap
+from keras_alexnet.data.map_file import VAL_MAP, read_map, write_map
 from keras_alexnet.errors import UserError
 from keras_alexnet.inference.evaluation import predict_map
 from keras_alexnet.inference.predictions import Predictions

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from keras_alexnet.data.class_names import Classes
-from keras_alexnet.data.maps import ImageMap
+from keras_alexnet.data.image_map import ImageMap
 from keras_alexnet.inference.predictions import Predictions, predictions_of
 from keras_alexnet.report import files, tables
 from keras_alexnet.report.content import build_page, sha256_of

@@ -7,10 +7,10 @@ import pytest
 from drawn_images import UPRIGHT, draw, encode, exif_with_orientation, with_exif
 from PIL import Image
 
-from keras_alexnet.data import images
+from keras_alexnet.data import image_file
 from keras_alexnet.report.thumbnails import thumbnail
 
-# As keras_alexnet.data.images has it, which pytest overrules.
+# As keras_alexnet.data.image_file has it, which pytest overrules.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
 
 PREFIX = "data:image/jpeg;base64,"
@@ -95,7 +95,7 @@ def test_every_kind_looks_as_the_network_sees_it(tmp_path):
         encode(pixels, "WEBP"),
         encode(Image.fromarray(pixels), "MPO", **several),
     ):
-        seen = images.decode(data)
+        seen = image_file.decode(data)
         small = opened(thumbnail(written(tmp_path, data), 100))
         assert small.size == (100, 75)
         assert np.abs(np.asarray(small) - resized(seen, small.size)).mean() < 6
@@ -123,13 +123,13 @@ def test_it_is_small_and_says_nothing_of_where_it_is_from(tmp_path):
 
 def test_large_jpegs_are_reduced_while_they_are_decoded(tmp_path, monkeypatch):
     sizes = []
-    upright_rgb = images.upright_rgb
+    upright_rgb = image_file.upright_rgb
 
     def noted(image, turn):
         sizes.append(image.size)
         return upright_rgb(image, turn)
 
-    monkeypatch.setattr(images, "upright_rgb", noted)
+    monkeypatch.setattr(image_file, "upright_rgb", noted)
     path = written(tmp_path, encode(smooth(4000, 3000), "JPEG"))
     assert opened(thumbnail(path)).size == (320, 240)
     # The least of a half, a quarter and an eighth that is at least twice as large as what is wanted.

@@ -8,7 +8,7 @@ import pytest
 from drawn_images import encode
 from image_tree import Tree, call, mapped, start
 
-from keras_alexnet.data import maps
+from keras_alexnet.data import map_file
 from keras_alexnet.errors import UserError
 
 
@@ -51,9 +51,9 @@ def test_a_tar_has_the_same_copies_as_files(tree, tmp_path, small):
     long = tree.images[0].with_name(f"{tree.images[0].parent.name}_{'é' * 60}.JPEG")
     tree.images[0].rename(long)
     call(tree, "--resize_shorter_side=32", f"--resized_dir={tmp_path}/files")
-    expected = [maps.read_map(tmp_path / f"data/{part}_map.txt") for part in ("train", "val")]
+    expected = [map_file.read_map(tmp_path / f"data/{part}_map.txt") for part in ("train", "val")]
     call(tree, *into_tar(small))
-    found = [maps.read_map(tmp_path / f"data/{part}_map.txt") for part in ("train", "val")]
+    found = [map_file.read_map(tmp_path / f"data/{part}_map.txt") for part in ("train", "val")]
     for got, wanted, part in zip(found, expected, ("train", "val"), strict=True):
         rows = range(len(wanted))
         assert got.read_many(rows) == wanted.read_many(rows)
@@ -80,7 +80,7 @@ def test_what_has_changed_is_done_again_and_nothing_else(tree, small):
     call(tree, *into_tar(small))
     after = contents(small / "train.tar")
     assert after == {name: before[name] for name in names[1:5]} | {names[0]: before[names[3]]}
-    assert maps.read_map(small.parent / "data/train_map.txt").read(0) == before[names[3]]
+    assert map_file.read_map(small.parent / "data/train_map.txt").read(0) == before[names[3]]
     # One gone, and nothing to do.
     tree.images[1].unlink()
     call(tree, *into_tar(small))

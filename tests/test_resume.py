@@ -17,7 +17,7 @@ from PIL import Image
 from training_process import arrays_of, assert_close, finish, history_of, installed, newest_checkpoint, start_training
 
 from keras_alexnet.compute import PORTABLE, Forms
-from keras_alexnet.data import image_cache, maps, ppm
+from keras_alexnet.data import image_cache, map_file, ppm
 from keras_alexnet.data.pixel_store import PixelStore
 from keras_alexnet.errors import UserError
 from keras_alexnet.model_file import load_model
@@ -131,14 +131,14 @@ def test_killed_after_any_step_it_goes_on_bit_for_bit(whole, tmp_path, monkeypat
 @pytest.mark.parametrize("kind", ["zip", "pixels"])
 def test_images_inside_archives_are_as_good_as_files(whole, tmp_path, monkeypatch, kind):
     for part in ("train", "val"):
-        images = maps.read_map(Path(whole.data_dir) / f"{part}_map.txt")
+        images = map_file.read_map(Path(whole.data_dir) / f"{part}_map.txt")
         files = {f"{row:03}.jpg": images.read(row) for row in range(len(images))}
         if kind == "pixels":
             files = {f"{name}.ppm": ppm.encode(Image.open(io.BytesIO(data))) for name, data in files.items()}
         archive = tmp_path / (f"{part}.tar" if kind == "pixels" else f"{part}.zip")
         (write_tar if kind == "pixels" else write_zip)(archive, files)
         lines = zip([f"{archive.name}@/{name}" for name in files], images.labels, strict=True)
-        maps.write_map(tmp_path / f"{part}_map.txt", lines)
+        map_file.write_map(tmp_path / f"{part}_map.txt", lines)
     shutil.copy(Path(whole.data_dir) / "classmappings.txt", tmp_path)
     run = dataclasses.replace(whole, data_dir=str(tmp_path), output_dir=str(tmp_path / "run"))
     saves = Saves(monkeypatch)
@@ -148,7 +148,7 @@ def test_images_inside_archives_are_as_good_as_files(whole, tmp_path, monkeypatc
     assert saves.seen[-1] == (2, 0)
     loop.train(run)
     assert_same_results(run, whole)
-    assert (PixelStore.find(maps.read_map(tmp_path / "train_map.txt")) is None) == (kind == "zip")
+    assert (PixelStore.find(map_file.read_map(tmp_path / "train_map.txt")) is None) == (kind == "zip")
 
 
 def test_cached_images_change_nothing(whole, tmp_path, monkeypatch, capsys):

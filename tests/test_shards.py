@@ -10,10 +10,10 @@ import pytest
 from archives import prepare as call
 from conftest import write_images
 
-from keras_alexnet.data import maps
-from keras_alexnet.data.archives.scan import read_archive
+from keras_alexnet.data import class_mappings, map_file
+from keras_alexnet.data.archives.directory import read_archive
 from keras_alexnet.data.pipeline import training_dataset
-from keras_alexnet.data.scanning.ilsvrc2012 import CLASS_IDS
+from keras_alexnet.data.scanning.ilsvrc2012_classes import CLASS_IDS
 from keras_alexnet.data.scanning.shards import find_shards
 from keras_alexnet.errors import UserError
 
@@ -114,7 +114,9 @@ def test_shards_give_the_same_images_in_the_same_order_as_the_tree(images, tmp_p
     assert "Found " in capsys.readouterr().out
     call(f"--imagenet_dir={tmp_path}/tree", f"--output_dir={tmp_path}/plain")
     for part in ("train", "val"):
-        found, expected = (maps.read_map(tmp_path / folder / f"{part}_map.txt", 3) for folder in ("packed", "plain"))
+        found, expected = (
+            map_file.read_map(tmp_path / folder / f"{part}_map.txt", 3) for folder in ("packed", "plain")
+        )
         # A validation image is in no folder of its class in shards: it is sorted by its name.
         rows = range(8) if part == "train" else np.argsort([path.rpartition("/")[2] for path in expected.paths])
         assert found.read_many(range(8)) == expected.read_many(rows)
@@ -125,7 +127,7 @@ def test_shards_give_the_same_images_in_the_same_order_as_the_tree(images, tmp_p
                 np.testing.assert_array_equal(got, wanted)
     # Without the index too.
     (tmp_path / "packed/train_map.index.npz").unlink()
-    again = maps.read_map(tmp_path / "packed/train_map.txt", 3)
+    again = map_file.read_map(tmp_path / "packed/train_map.txt", 3)
     assert again.read_many(range(8)) == [data for _, _, data in sorted(images[0])]
 
 
@@ -133,14 +135,14 @@ def test_shards_give_the_same_images_in_the_same_order_as_the_tree(images, tmp_p
 def test_class_ids_come_from_the_shards(images, tmp_path, pack):
     pack(tmp_path, *images)
     call(f"--imagenet_dir={tmp_path}", f"--output_dir={tmp_path}/out")
-    assert maps.read_class_mappings(tmp_path / "out/classmappings.txt") == list(CLASS_IDS[:3])
+    assert class_mappings.read_class_mappings(tmp_path / "out/classmappings.txt") == list(CLASS_IDS[:3])
 
 
 def test_some_shards_of_imagenet_have_all_its_classes(images, tmp_path):
     train, val = ([image for image in part if image[1] != 1] for part in images)
     webdataset_of_timm(tmp_path, train, val)
     call(f"--imagenet_dir={tmp_path}", f"--output_dir={tmp_path}/out")
-    assert maps.read_class_mappings(tmp_path / "out/classmappings.txt") == list(CLASS_IDS)
+    assert class_mappings.read_class_mappings(tmp_path / "out/classmappings.txt") == list(CLASS_IDS)
 
 
 def test_class_ids_of_other_data(images, tmp_path):
@@ -150,10 +152,10 @@ def test_class_ids_of_other_data(images, tmp_path):
     archives.write_webdataset(tmp_path / "flowers-0.tar", samples)
     arguments = (f"--train_dir={tmp_path}/flowers-*.tar", "--val_fraction=0.3", f"--output_dir={tmp_path}/out")
     call(*arguments)
-    assert maps.read_class_mappings(tmp_path / "out/classmappings.txt") == ["0", "1", "2"]
+    assert class_mappings.read_class_mappings(tmp_path / "out/classmappings.txt") == ["0", "1", "2"]
     (tmp_path / "label.labels.txt").write_text("daisy\nrose\ntulip")
     call(*arguments)
-    assert maps.read_class_mappings(tmp_path / "out/classmappings.txt") == ["daisy", "rose", "tulip"]
+    assert class_mappings.read_class_mappings(tmp_path / "out/classmappings.txt") == ["daisy", "rose", "tulip"]
     (tmp_path / "label.labels.txt").unlink()
     archives.write_webdataset(tmp_path / "flowers-0.tar", [s for s in samples if s["cls"] != b"1\n"])
     with pytest.raises(UserError, match=r"labels from 0 to 2, but no image of label 1: give .* --classmappings"):
@@ -171,7 +173,7 @@ def test_labels_count_from_one_only_where_no_label_is_zero(images, tmp_path):
             "--val_fraction=0.3",
             f"--output_dir={tmp_path}/{first}",
         )
-        found = maps.read_map(tmp_path / f"{first}/train_map.txt")
+        found = map_file.read_map(tmp_path / f"{first}/train_map.txt")
         assert set(found.labels) == {0, 1, 2}
         # Without names the records are numbered.
         assert set(found.paths) < {f"{tmp_path}/flowers_train_{first}.tfrecord@/{row:08}" for row in range(8)}
@@ -185,14 +187,14 @@ def test_labels_count_from_one_only_where_no_label_is_zero(images, tmp_path):
             f"--val_dir={tmp_path}/flowers_val.tfrecord",
             f"--output_dir={tmp_path}/{first}",
         )
-        assert list(maps.read_map(tmp_path / f"{first}/val_map.txt").labels) == [1 - first]
+        assert list(map_file.read_map(tmp_path / f"{first}/val_map.txt").labels) == [1 - first]
 
 
 def test_validation_shards_alone(images, tmp_path):
     tfrecord_of_tensorflow_datasets(tmp_path, [], images[1])
     (tmp_path / "classes.txt").write_text("".join(f"{name}\t{label}\n" for label, name in enumerate("abc")))
     call(f"--val_dir={tmp_path}", f"--classmappings={tmp_path}/classes.txt", f"--output_dir={tmp_path}/out")
-    found = maps.read_map(tmp_path / "out/val_map.txt")
+    found = map_file.read_map(tmp_path / "out/val_map.txt")
     assert found.read_many(range(8)) == [data for _, _, data in sorted(images[1])]
     assert list(found.labels) == [label for _, label, _ in sorted(images[1])]
     assert not (tmp_path / "out/train_map.txt").exists()
@@ -209,7 +211,7 @@ def test_shards_are_resized(images, tmp_path):
             f"--resized_dir={tmp_path}/{kind}_copies",
             f"--resized_format={kind}",
         )
-        found = maps.read_map(tmp_path / kind / "val_map.txt")
+        found = map_file.read_map(tmp_path / kind / "val_map.txt")
         assert found.paths[0].endswith("/validation-00001-of-00002/ILSVRC2012_val_00000001.JPEG")
         copies.append(found.read_many(range(8)))
     assert copies[0] == copies[1]
@@ -248,7 +250,7 @@ def test_labels_that_may_count_from_0_or_1_are_refused_or_told_by_class_ids(imag
         ]
         archives.write_tfrecord(tmp_path / "val.tfrecord", records)
         call(f"--train_dir={tmp_path}/train", f"--val_dir={tmp_path}/val.tfrecord", f"--output_dir={tmp_path}/out")
-        return list(maps.read_map(tmp_path / "out/val_map.txt").labels)
+        return list(map_file.read_map(tmp_path / "out/val_map.txt").labels)
 
     ids = {"image/class/synset": [class_id.encode() for class_id in CLASS_IDS]}
     assert prepare_with(1, 1, **ids) == [1, 1]

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from keras_alexnet.data.class_file import read_classes, write_classes
-from keras_alexnet.data.maps import read_class_mappings, read_map, write_class_mappings
+from keras_alexnet.data.class_mappings import read_class_mappings, write_class_mappings
+from keras_alexnet.data.map_file import read_map
 from keras_alexnet.data.pipeline import evaluation_dataset
 from keras_alexnet.data.source import read_training_data
 from keras_alexnet.errors import UserError

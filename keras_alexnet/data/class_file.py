@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from keras_alexnet.data.maps import read_class_mappings, write_class_mappings, write_class_names
+from keras_alexnet.data.class_mappings import read_class_mappings, write_class_mappings, write_class_names
 from keras_alexnet.errors import UserError
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from keras_alexnet.data.class_file import check_classes, class_file, names_file, read_classes
-from keras_alexnet.data.maps import CLASS_MAPPINGS, CLASS_NAMES, read_class_mappings, read_class_names
+from keras_alexnet.data.class_mappings import CLASS_MAPPINGS, CLASS_NAMES, read_class_mappings, read_class_names
 
 
 @dataclass(frozen=True)

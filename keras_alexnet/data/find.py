@@ -6,9 +6,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
-from keras_alexnet.data.archives.files import entries_of
+from keras_alexnet.data.archives.directory import duplicates
 from keras_alexnet.data.archives.paths import split_archive
-from keras_alexnet.data.archives.scan import duplicates
+from keras_alexnet.data.archives.small_files import entries_of
 from keras_alexnet.data.archives.state import ArchiveState
 from keras_alexnet.data.scanning.trees import SUFFIXES, is_image
 from keras_alexnet.errors import UserError

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from keras_alexnet.data.checking import mean_over_sample
 from keras_alexnet.data.decode import decode_bytes
 from keras_alexnet.data.decoded import ImageList
-from keras_alexnet.data.images import mean_over_sample
-from keras_alexnet.data.maps import ImageMap
+from keras_alexnet.data.image_map import ImageMap
 from keras_alexnet.system.machine import available_bytes
 
 # Decoded images may take this part of the memory that is available at the start; they are dropped if, while the cache

@@ -13,7 +13,7 @@ from keras_alexnet.data.archives.entries import read_range
 from keras_alexnet.data.archives.locations import Locations
 from keras_alexnet.data.archives.state import ArchiveState
 from keras_alexnet.data.decoded import Crops
-from keras_alexnet.data.maps import ImageMap
+from keras_alexnet.data.image_map import ImageMap
 from keras_alexnet.system.process_pool import cpu_count
 
 # Crops that a thread copies at a time, in 2 to 4 ms.

@@ -3,34 +3,23 @@
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tensorflow as tf
 
+from keras_alexnet.data.class_mappings import CLASS_MAPPINGS, CLASS_NAMES, read_class_mappings, read_class_names
 from keras_alexnet.data.decoded import Decoded
 from keras_alexnet.data.image_cache import ImageCache, image_caches
-from keras_alexnet.data.maps import (
-    CLASS_MAPPINGS,
-    CLASS_NAMES,
-    TRAIN_MAP,
-    VAL_MAP,
-    ImageMap,
-    raise_if_missing,
-    read_class_mappings,
-    read_class_names,
-    read_map,
-    sample_rows,
-)
+from keras_alexnet.data.image_map import ImageMap, raise_if_missing, sample_rows
+from keras_alexnet.data.map_file import TRAIN_MAP, VAL_MAP, read_map
 from keras_alexnet.data.order import batch_rows
-from keras_alexnet.data.pipeline import find_unreadable, padded_evaluation_dataset, training_dataset
+from keras_alexnet.data.pipeline import padded_evaluation_dataset, training_dataset
 from keras_alexnet.data.pixel_store import PixelStore
+from keras_alexnet.data.unreadable import READ_AHEAD, evaluation_errors, explained_errors, find_unreadable
 from keras_alexnet.errors import UserError
 
-# Batches in which an image that cannot be read is looked for. The input tells of it in its turn, however far it has
-# read; Keras and the strategies ask for a few batches ahead.
-_READ_AHEAD = 6
 # Images at either end of a map that a quick check reads.
 _LOOKED_AT = 8
 # Images whose sizes are a part of the identity of data.
@@ -139,7 +128,7 @@ class TrainingData:
 
         def find() -> UserError | None:
             rows: list[int] = []
-            for ahead in range(_READ_AHEAD):
+            for ahead in range(READ_AHEAD):
                 rows += batch_rows(self.num_training, batch_size, seed, step() + ahead).tolist()
             return find_unreadable(self.train, rows)
 
@@ -162,32 +151,6 @@ def read_training_data(data_dir: str | os.PathLike) -> TrainingData:
         class_names=read_class_names(folder / CLASS_NAMES, classes),
         decoded=(PixelStore.find(train), PixelStore.find(validation)),
     )
-
-
-def evaluation_errors(
-    image_map: ImageMap, batch_size: int, *, batch: Callable[[], int]
-) -> contextlib.AbstractContextManager:
-    """Within it, errors of an evaluation that computes `batch()` are told as the user's mistake."""
-
-    def find() -> UserError | None:
-        first = batch() * batch_size
-        return find_unreadable(image_map, range(first, min(first + _READ_AHEAD * batch_size, len(image_map))))
-
-    return explained_errors(find)
-
-
-@contextlib.contextmanager
-def explained_errors(find: Callable[[], UserError | None]) -> Iterator[None]:
-    """Turns TensorFlow's errors into the user's mistake behind them: `find` looks for an image that cannot be read."""
-    try:
-        yield
-    except (tf.errors.ResourceExhaustedError, tf.errors.UnavailableError, tf.errors.DeadlineExceededError):
-        raise  # A device has too little memory, or another worker has ended.
-    except tf.errors.OpError:
-        unreadable = find()
-        if unreadable is None:
-            raise
-        raise unreadable from None
 
 
 def _identity(image_map: ImageMap) -> str:

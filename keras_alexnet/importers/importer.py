@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import keras
 
 from keras_alexnet.data.class_file import class_file, read_classes
-from keras_alexnet.data.maps import read_class_mappings
+from keras_alexnet.data.class_mappings import read_class_mappings
 from keras_alexnet.errors import UserError
 from keras_alexnet.importers import formats
 from keras_alexnet.importers.alexnet import Recognised, layer_weights, recognise

@@ -4,9 +4,9 @@ import keras
 import numpy as np
 
 from keras_alexnet.data.crops import check_batch_size, check_crops
-from keras_alexnet.data.maps import ImageMap, raise_if_missing
+from keras_alexnet.data.image_map import ImageMap, raise_if_missing
 from keras_alexnet.data.pipeline import padded_evaluation_dataset
-from keras_alexnet.data.source import evaluation_errors
+from keras_alexnet.data.unreadable import evaluation_errors
 from keras_alexnet.errors import UserError
 from keras_alexnet.inference.outputs import Outputs
 from keras_alexnet.inference.predictions import Predictions, joined, predictions_of

@@ -7,8 +7,9 @@ import keras
 import numpy as np
 
 from keras_alexnet.data.crops import check_batch_size, check_crops
-from keras_alexnet.data.maps import ImageMap
-from keras_alexnet.data.pipeline import readable_images, unlabelled_map, why_unreadable
+from keras_alexnet.data.image_map import ImageMap
+from keras_alexnet.data.pipeline import readable_images, unlabelled_map
+from keras_alexnet.data.unreadable import why_unreadable
 from keras_alexnet.errors import UserError
 from keras_alexnet.inference.outputs import Outputs
 from keras_alexnet.inference.predictions import log_softmax

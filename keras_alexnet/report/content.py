@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_alexnet.data.class_names import Classes
-from keras_alexnet.data.maps import ImageMap
+from keras_alexnet.data.image_map import ImageMap
 from keras_alexnet.inference.predictions import TOP, Predictions
 from keras_alexnet.model_file import model_sizes
 from keras_alexnet.report import plots, statistics

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from keras_alexnet.data.class_names import classes_of_model
-from keras_alexnet.data.maps import ImageMap
+from keras_alexnet.data.image_map import ImageMap
 from keras_alexnet.inference.evaluation import predict_map
 from keras_alexnet.model_file import load_model
 from keras_alexnet.report.content import sha256_of

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_alexnet.data.class_names import Classes
-from keras_alexnet.data.maps import ImageMap
+from keras_alexnet.data.image_map import ImageMap
 from keras_alexnet.inference.predictions import Predictions
 from keras_alexnet.report.files import MAX_DENSE_CLASSES
 from keras_alexnet.report.statistics import ClassResults, ConfusionMatrix

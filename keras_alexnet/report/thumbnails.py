@@ -5,7 +5,7 @@ import io
 
 from PIL import Image
 
-from keras_alexnet.data import images
+from keras_alexnet.data import checking, image_file
 from keras_alexnet.data.archives.locations import ArchivedImage
 
 _QUALITY = 80
@@ -16,7 +16,7 @@ _REDUCED_TO = 2
 def thumbnail(source: str | ArchivedImage, side: int = 320) -> str | None:
     """The whole of an image, upright and small, as a data URI of a JPEG without metadata.
 
-    It is seen as `keras_alexnet.data.images.decode` gives it, which the network sees.
+    It is seen as `keras_alexnet.data.image_file.decode` gives it, which the network sees.
 
     Args:
         source: an image of any kind that is read: the path of a file, or where it is in an archive.
@@ -26,13 +26,13 @@ def thumbnail(source: str | ArchivedImage, side: int = 320) -> str | None:
         the URI; None if the file cannot be read or decoded.
     """
     picture = None
-    with images.problems_told(source) as problems, images.open_image(source, problems) as image:
+    with checking.problems_told(source) as problems, checking.open_image(source, problems) as image:
         longest = max(image.size)
         if image.format in ("JPEG", "MPO"):
             # A reader of JPEGs can reduce them as it decodes; it keeps to sizes that are no smaller than this.
             image.draft(None, tuple(max(1, _REDUCED_TO * side * length // longest) for length in image.size))
         image.load()
-        picture = images.upright_rgb(image, images.note_orientation(image, problems))
+        picture = image_file.upright_rgb(image, checking.note_orientation(image, problems))
         picture.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=_REDUCED_TO)
     if problems.unusable or picture is None:
         return None

@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 
 from keras_alexnet.data.class_names import Classes
-from keras_alexnet.data.maps import ImageMap
+from keras_alexnet.data.image_map import ImageMap
 from keras_alexnet.inference.predictions import Predictions
 from keras_alexnet.model_file import model_sizes
 from keras_alexnet.report import tables

@@ -10,7 +10,7 @@ from pathlib import Path
 import keras
 
 from keras_alexnet.data.class_file import read_classes, write_classes
-from keras_alexnet.data.maps import ImageMap
+from keras_alexnet.data.image_map import ImageMap
 from keras_alexnet.data.order import steps_per_pass
 from keras_alexnet.model_file import model_sizes, save_model
 from keras_alexnet.system import compilation_cache

@@ -27,7 +27,8 @@ from typing import IO
 from benchmarks import common
 from benchmarks.drawn import draw_images
 from keras_alexnet import cli
-from keras_alexnet.data.maps import CLASS_MAPPINGS, TRAIN_MAP, VAL_MAP, read_map, write_class_mappings, write_map
+from keras_alexnet.data.class_mappings import CLASS_MAPPINGS, write_class_mappings
+from keras_alexnet.data.map_file import TRAIN_MAP, VAL_MAP, read_map, write_map
 from keras_alexnet.errors import UserError
 from keras_alexnet.presets import PRESETS
 from keras_alexnet.training.run_files import HISTORY_FILE, RUN_FILE

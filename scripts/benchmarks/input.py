@@ -37,7 +37,8 @@ from PIL import Image
 from benchmarks import common
 from benchmarks.drawn import draw_images
 from keras_alexnet import cli
-from keras_alexnet.data.maps import ImageMap, read_map
+from keras_alexnet.data.image_map import ImageMap
+from keras_alexnet.data.map_file import read_map
 from keras_alexnet.errors import UserError
 from keras_alexnet.presets import IMAGE_SIZE
 from keras_alexnet.system.process_pool import cpu_count
@@ -162,7 +163,7 @@ def measure(image_map: ImageMap, batch_size: int, images: int, repeats: int, fol
     with cli.quiet_framework_start():
         import tensorflow as tf
 
-        from keras_alexnet.data.pipeline import find_unreadable
+        from keras_alexnet.data.unreadable import find_unreadable
     try:
         sides = _sides(chosen, batch_size, folder)
         samples: dict[str, list[Sample]] = {name: [] for name in sides}

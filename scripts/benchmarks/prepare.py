@@ -30,8 +30,8 @@ from pathlib import Path
 from PIL import Image
 
 from benchmarks import common
-from keras_alexnet.data import maps
-from keras_alexnet.data.scanning import scan
+from keras_alexnet.data import class_mappings, data_dir, map_file
+from keras_alexnet.data.scanning import image_folders
 from keras_alexnet.errors import UserError, raise_if_any
 from keras_alexnet.system.progress import WorkProgress
 
@@ -40,7 +40,7 @@ QUICK = {"files": 5_000, "repeats": 1}
 OURS, PLAIN = "keras_alexnet.prepare", "scandir + ElementTree"
 
 _TRAIN, _VAL, _ANNOTATIONS = "Data/CLS-LOC/train", "Data/CLS-LOC/val", "Annotations/CLS-LOC/val"
-_WRITTEN = (maps.TRAIN_MAP, maps.VAL_MAP, maps.CLASS_MAPPINGS)
+_WRITTEN = (map_file.TRAIN_MAP, map_file.VAL_MAP, class_mappings.CLASS_MAPPINGS)
 
 # As ILSVRC2012's are, with their tabs.
 _ANNOTATION = """<annotation>
@@ -273,21 +273,21 @@ def _parts(tree: Tree, folder: Path) -> dict[str, Callable[[], float]]:
     """What `prepare` does one after the other, each timed by itself, the last three in this process."""
     train_dir, val_dir, annotations_dir = (os.path.join(tree.folder, part) for part in (_TRAIN, _VAL, _ANNOTATIONS))
     problems: list[str] = []
-    classes, train = scan.scan_training(train_dir, problems)
-    val = scan.scan_validation(val_dir, annotations_dir, classes, problems)
+    classes, train = image_folders.scan_training(train_dir, problems)
+    val = image_folders.scan_validation(val_dir, annotations_dir, classes, problems)
     raise_if_any(problems, "the generated tree is not as expected")
 
     def write() -> float:
         with tempfile.TemporaryDirectory(dir=folder) as output_dir:
-            return common.seconds_of(lambda: maps.write_data_dir(output_dir, train, val, classes))()
+            return common.seconds_of(lambda: data_dir.write_data_dir(output_dir, train, val, classes))()
 
     return {
         "start of Python, imports": common.seconds_of(
             lambda: _run_process(OURS, ["-c", "import keras_alexnet.prepare"])
         ),
-        "training images": common.seconds_of(lambda: scan.scan_training(train_dir, problems)),
+        "training images": common.seconds_of(lambda: image_folders.scan_training(train_dir, problems)),
         "validation images, annotations": common.seconds_of(
-            lambda: scan.scan_validation(val_dir, annotations_dir, classes, problems)
+            lambda: image_folders.scan_validation(val_dir, annotations_dir, classes, problems)
         ),
         "writing and flushing": write,
     }

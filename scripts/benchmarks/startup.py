@@ -32,7 +32,8 @@ from pathlib import Path
 from benchmarks import common
 from benchmarks.drawn import NUM_IMAGES, draw_images
 from keras_alexnet import cli
-from keras_alexnet.data.maps import ImageMap, read_map, write_map
+from keras_alexnet.data.image_map import ImageMap
+from keras_alexnet.data.map_file import read_map, write_map
 from keras_alexnet.errors import UserError
 from keras_alexnet.presets import PRESETS
 
@@ -292,7 +293,8 @@ def measure(path: str, different_lines: int, batch_size: int, first_step: int) -
         import tensorflow as tf
 
         from keras_alexnet.data.order import batch_rows
-        from keras_alexnet.data.pipeline import find_unreadable, training_dataset
+        from keras_alexnet.data.pipeline import training_dataset
+        from keras_alexnet.data.unreadable import find_unreadable
     imported, before = time.perf_counter(), common.memory_mb()
     image_map = read_map(path)
     batches = iter(training_dataset(image_map, batch_size, seed=0, first_step=first_step))

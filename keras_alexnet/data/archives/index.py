@@ -13,10 +13,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from keras_alexnet.data.archives.directory import duplicates, read_archive
 from keras_alexnet.data.archives.entries import Entries, opened, read_range
 from keras_alexnet.data.archives.locations import Locations
 from keras_alexnet.data.archives.paths import candidates
-from keras_alexnet.data.archives.scan import duplicates, read_archive
 from keras_alexnet.data.archives.state import ArchiveState
 from keras_alexnet.errors import UserError, raise_if_any
 from keras_alexnet.system.atomic import atomic_path
@@ -28,7 +28,7 @@ _SAMPLED_BLOCKS, _BLOCK = 8, 4096
 _ANEW = "run python -m keras_alexnet.prepare again"
 
 
-def locate(paths: Sequence[bytes], source: str) -> Locations | None:
+def locate(paths: Sequence[str], source: str) -> Locations | None:
     """Finds images in the directories of their archives.
 
     A path is read as CNTK does: up to the first `@/` that an existing file comes before it is the archive, and the rest
@@ -52,7 +52,7 @@ def locate(paths: Sequence[bytes], source: str) -> Locations | None:
     with ScanProgress() as progress:
         for row, path in enumerate(paths):
             values = (-1, 0, 0, 0)
-            for archive, entry in candidates(path):
+            for archive, entry in candidates(os.fsencode(path)):
                 if archive not in known:
                     known[archive] = _directory(os.fsdecode(archive), archives)
                 if known[archive] is not None:
@@ -107,7 +107,7 @@ def write_index(path: str | os.PathLike, fingerprint: str, locations: Locations)
         )
 
 
-def read_index(path: str | os.PathLike, fingerprint: str, paths: Sequence[bytes]) -> Locations | None:
+def read_index(path: str | os.PathLike, fingerprint: str, paths: Sequence[str]) -> Locations | None:
     """Reads the index of a map; None if there is none, or one of another map.
 
     Args:
@@ -134,8 +134,8 @@ def read_index(path: str | os.PathLike, fingerprint: str, paths: Sequence[bytes]
     return Locations(archives, *arrays)
 
 
-def _checked(image: bytes, size: int, mtime_ns: int, digest: str, index: str | os.PathLike) -> ArchiveState:
-    named = [os.fsdecode(archive) for archive, _ in candidates(image)]
+def _checked(image: str, size: int, mtime_ns: int, digest: str, index: str | os.PathLike) -> ArchiveState:
+    named = [os.fsdecode(archive) for archive, _ in candidates(os.fsencode(image))]
     archive = next(filter(os.path.isfile, named), named[0])
     try:
         state = ArchiveState.of(archive)

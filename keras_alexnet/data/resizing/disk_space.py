@@ -6,8 +6,8 @@ import shutil
 import time
 from collections.abc import Sequence
 
-from keras_alexnet.data.images import mean_over_sample
-from keras_alexnet.data.maps import ImageMap, sample_rows
+from keras_alexnet.data.checking import mean_over_sample
+from keras_alexnet.data.image_map import ImageMap, sample_rows
 from keras_alexnet.data.resizing.files import resized_copy, resized_size
 from keras_alexnet.data.resizing.tar import count_missing
 from keras_alexnet.errors import UserError
@@ -17,13 +17,13 @@ _TIMED = 16  # images that are resized to see how long it takes
 _CLEARLY = 0.95
 
 
-def check_space(splits: Sequence[tuple[ImageMap, str]], shorter_side: int, num_workers: int) -> str:
+def check_space(splits: Sequence[tuple[ImageMap, str]], shorter_side: int, num_processes: int) -> str:
     """Estimates from a sample what writing decoded copies takes, beyond what an earlier run has written.
 
     Args:
         splits: the images of each split and the tar for them.
         shorter_side: of the copies.
-        num_workers: processes that will write.
+        num_processes: processes that will write.
 
     Returns:
         A line with size, time and free space.
@@ -37,7 +37,7 @@ def check_space(splits: Sequence[tuple[ImageMap, str]], shorter_side: int, num_w
         to_make, to_write = count_missing(images, tar, "pixels")
         total += size * len(images)
         missing += size * to_write
-        seconds += _seconds_per_image(images, shorter_side) * to_make / num_workers if to_make else 0
+        seconds += _seconds_per_image(images, shorter_side) * to_make / num_processes if to_make else 0
     folder = os.path.dirname(splits[0][1])
     free = shutil.disk_usage(folder).free
     if _CLEARLY * missing > free:

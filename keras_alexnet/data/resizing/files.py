@@ -9,18 +9,19 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from PIL import Image
 
-from keras_alexnet.data import maps, ppm
-from keras_alexnet.data.images import (
-    KIND_OF_SUFFIX,
-    Finding,
+from keras_alexnet.data import ppm
+from keras_alexnet.data.checking import (
+    FORMAT_OF_SUFFIX,
     Progress,
     Source,
     UnusableError,
     note_orientation,
     open_image,
     problems_told,
-    upright_rgb,
 )
+from keras_alexnet.data.findings import Finding
+from keras_alexnet.data.image_file import upright_rgb
+from keras_alexnet.data.image_map import ImageMap
 from keras_alexnet.errors import UserError
 from keras_alexnet.system import atomic
 from keras_alexnet.system.process_pool import map_in_processes
@@ -35,7 +36,7 @@ JPEG_END = b"\xff\xd9"
 _SETTINGS = "resize.json"
 
 
-def resized_paths(images: maps.ImageMap, folder: str, resized_format: str = "files") -> maps.ImageMap:
+def resized_paths(images: ImageMap, folder: str, resized_format: str = "files") -> ImageMap:
     """Where the copies of `images` go: below `folder` as the images lie below their own (`images.source`).
 
     A copy is a JPEG, or a PPM for "pixels": a name that says otherwise gets `.JPEG` or `.ppm` behind it.
@@ -53,27 +54,27 @@ def resized_paths(images: maps.ImageMap, folder: str, resized_format: str = "fil
             raise UserError(f"{path} would have its copy outside {folder}: write the archive with names without '..'.")
         name = os.path.join(folder, below)
         suffix = os.path.splitext(name)[1].lower()
-        copy = name if name.endswith(ending) or KIND_OF_SUFFIX.get(suffix) == kind == "JPEG" else name + ending
+        copy = name if name.endswith(ending) or FORMAT_OF_SUFFIX.get(suffix) == kind == "JPEG" else name + ending
         other = original_of.setdefault(copy, path)
         if other is not path:
             raise UserError(f"{path} and {other} would have the same copy, {copy}: rename one of the two.")
-    return maps.ImageMap(list(original_of), images.labels, source=folder)
+    return ImageMap(list(original_of), images.labels, source=folder)
 
 
 def write_copies(
-    images: maps.ImageMap,
+    images: ImageMap,
     folder: str,
     shorter_side: int,
-    num_workers: int,
+    num_processes: int,
     progress: Progress | None = None,
-) -> tuple[list[Finding], maps.ImageMap]:
+) -> tuple[list[Finding], ImageMap]:
     """Writes copies of the images of a map, as `resize` does, to the files that `resized_paths` names.
 
     Returns:
         What is the matter with some, and the map of the copies of those that are usable.
     """
     copies = resized_paths(images, folder)
-    findings = resize(images.images(), copies.paths, shorter_side, num_workers, progress)
+    findings = resize(images.images(), copies.paths, shorter_side, num_processes, progress)
     unusable = {finding.path for finding in findings if not finding.usable}
     rows = [row for row, path in enumerate(images.paths) if path not in unusable]
     return findings, copies.take(rows) if unusable else copies
@@ -83,7 +84,7 @@ def resize(
     sources: Sequence[Source],
     copies: Sequence[str],
     shorter_side: int,
-    num_workers: int,
+    num_processes: int,
     progress: Progress | None = None,
 ) -> list[Finding]:
     """Checks images as `images.check` does and writes JPEG copies of another size, in parallel.
@@ -97,7 +98,7 @@ def resize(
         copies: the files to write, as many.
         shorter_side: of the copies, in pixels. The longer side keeps the proportions, rounded to the nearest, halves
             up. Smaller images are enlarged.
-        num_workers: how many processes.
+        num_processes: how many processes.
         progress: called with (images done, images in all).
 
     Returns:
@@ -112,7 +113,7 @@ def resize(
     except OSError as error:
         raise cannot_write(error.filename, error) from None
     work = functools.partial(_resize_one, shorter_side=shorter_side)
-    found = map_in_processes(work, list(zip(sources, copies, strict=True)), num_workers, progress)
+    found = map_in_processes(work, list(zip(sources, copies, strict=True)), num_processes, progress)
     if hasattr(os, "sync"):
         # Maps that name the copies must not outlive a power loss that these do not.
         os.sync()

@@ -15,11 +15,12 @@ from typing import BinaryIO, NamedTuple
 
 from keras_alexnet.data import ppm
 from keras_alexnet.data.archives.entries import Entries, opened, read_range
-from keras_alexnet.data.archives.rows import ImageRows
 from keras_alexnet.data.archives.state import ArchiveState
 from keras_alexnet.data.archives.tar import Member, TarPart, members
-from keras_alexnet.data.images import Finding, Progress, Source
-from keras_alexnet.data.maps import ImageMap
+from keras_alexnet.data.checking import Progress, Source
+from keras_alexnet.data.findings import Finding
+from keras_alexnet.data.image_map import ImageMap
+from keras_alexnet.data.image_rows import ImageRows
 from keras_alexnet.data.resizing.files import JPEG_END, cannot_write, modified, resized_copy, resized_paths
 from keras_alexnet.errors import UserError
 from keras_alexnet.system.atomic import sync_folder
@@ -42,7 +43,7 @@ def write_copies(
     images: ImageMap,
     tar: str,
     shorter_side: int,
-    num_workers: int,
+    num_processes: int,
     progress: Progress | None = None,
     resized_format: str = "tar",
 ) -> tuple[list[Finding], ImageMap]:
@@ -50,7 +51,9 @@ def write_copies(
     if not len(images):
         return [], images
     start, names = _names(images, tar, resized_format)
-    findings, copies = resize_into_tar(tar, images.images(), names, shorter_side, num_workers, progress, resized_format)
+    findings, copies = resize_into_tar(
+        tar, images.images(), names, shorter_side, num_processes, progress, resized_format
+    )
     rows = ImageRows()
     entries = Entries()
     for name, copy in copies.items():
@@ -69,7 +72,7 @@ def resize_into_tar(
     sources: Sequence[Source],
     names: Sequence[str],
     shorter_side: int,
-    num_workers: int,
+    num_processes: int,
     progress: Progress | None = None,
     resized_format: str = "tar",
 ) -> tuple[list[Finding], dict[str, Copy]]:
@@ -82,7 +85,7 @@ def resize_into_tar(
         tar: the file to write.
         sources: the images.
         names: what their copies are called in the tar, as many.
-        shorter_side, num_workers, progress: as for `resize.resize`.
+        shorter_side, num_processes, progress: as for `resize.resize`.
         resized_format: "tar" or "pixels".
 
     Returns:
@@ -99,7 +102,7 @@ def resize_into_tar(
         with _Writer(partial, continued) as writer:
             work = functools.partial(resized_copy, shorter_side=shorter_side, resized_format=resized_format)
             items = [(source, name in kept or name in continued) for source, name in zip(sources, names, strict=True)]
-            with contextlib.closing(imap_in_processes(work, items, num_workers, progress)) as results:
+            with contextlib.closing(imap_in_processes(work, items, num_processes, progress)) as results:
                 for name, time, (finding, data) in zip(names, times, results, strict=True):
                     if finding:
                         findings.append(finding)

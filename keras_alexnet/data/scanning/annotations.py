@@ -3,7 +3,7 @@
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 
-from keras_alexnet.data.archives.files import read_file
+from keras_alexnet.data.archives.small_files import read_file
 from keras_alexnet.system.file_names import from_utf8
 
 # ILSVRC's annotations have at most some 10 kB; a limit keeps a wrong file from taking for ever.

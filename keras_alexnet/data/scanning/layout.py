@@ -4,8 +4,8 @@ import contextlib
 import os
 from dataclasses import dataclass
 
-from keras_alexnet.data.archives import files
-from keras_alexnet.data.scanning.official import TRAIN_TAR, VAL_TAR
+from keras_alexnet.data.archives.small_files import exists
+from keras_alexnet.data.scanning.official_archives import TRAIN_TAR, VAL_TAR
 from keras_alexnet.data.scanning.shards import find_shards
 from keras_alexnet.data.scanning.trees import is_image
 from keras_alexnet.data.scanning.val_labels import DEVKIT, GROUND_TRUTH, SOLUTION
@@ -96,4 +96,4 @@ def _devkits(folder: str) -> list[str]:
 
 
 def _first(paths: list[str]) -> str | None:
-    return next(filter(files.exists, paths), None)
+    return next(filter(exists, paths), None)

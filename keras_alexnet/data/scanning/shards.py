@@ -7,16 +7,16 @@ from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from keras_alexnet.data.archives.directory import Mapper
 from keras_alexnet.data.archives.entries import Samples, opened, read_range
-from keras_alexnet.data.archives.files import read_file
-from keras_alexnet.data.archives.rows import ImageRows
-from keras_alexnet.data.archives.scan import Mapper
+from keras_alexnet.data.archives.small_files import read_file
 from keras_alexnet.data.archives.state import ArchiveState
 from keras_alexnet.data.archives.tar import is_tar
 from keras_alexnet.data.archives.tfrecord import FROM_ONE, is_tfrecord, read_tfrecord
 from keras_alexnet.data.archives.webdataset import is_webdataset, read_webdataset
-from keras_alexnet.data.maps import ImageMap
-from keras_alexnet.data.scanning.ilsvrc2012 import CLASS_IDS
+from keras_alexnet.data.image_map import ImageMap
+from keras_alexnet.data.image_rows import ImageRows
+from keras_alexnet.data.scanning.ilsvrc2012_classes import CLASS_IDS
 from keras_alexnet.data.scanning.trees import add_entries
 from keras_alexnet.errors import UserError, raise_if_any
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from fractions import Fraction
 from itertools import groupby
 
-from keras_alexnet.data import maps
+from keras_alexnet.data.image_map import ImageMap
 
 
 def split(
-    images: maps.ImageMap, classes: Sequence[str], fraction: float, seed: int, problems: list[str]
-) -> tuple[maps.ImageMap, maps.ImageMap]:
+    images: ImageMap, classes: Sequence[str], fraction: float, seed: int, problems: list[str]
+) -> tuple[ImageMap, ImageMap]:
     """Takes validation images out of each class of a tree.
 
     Which ones depends on the seed and on the names within the class alone: it is the same on every machine, whatever

@@ -9,12 +9,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+from keras_alexnet.data.archives.directory import Mapper, Progress, duplicates, read_archive
 from keras_alexnet.data.archives.entries import Entries
-from keras_alexnet.data.archives.files import entries_of
 from keras_alexnet.data.archives.paths import split_archive
-from keras_alexnet.data.archives.rows import ImageRows
-from keras_alexnet.data.archives.scan import Mapper, Progress, duplicates, read_archive
+from keras_alexnet.data.archives.small_files import entries_of
 from keras_alexnet.data.archives.state import ArchiveState
+from keras_alexnet.data.image_rows import ImageRows
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".gif", ".webp", ".ppm")
 

@@ -7,11 +7,11 @@ import tarfile
 from array import array
 from collections.abc import Sequence
 
-from keras_alexnet.data.archives import files
+from keras_alexnet.data.archives.directory import Progress
 from keras_alexnet.data.archives.paths import split_archive
-from keras_alexnet.data.archives.scan import Progress
+from keras_alexnet.data.archives.small_files import read_file, reader
 from keras_alexnet.data.scanning.annotations import annotated_label
-from keras_alexnet.data.scanning.ilsvrc2012 import CLASS_IDS_BY_ILSVRC2012_ID
+from keras_alexnet.data.scanning.ilsvrc2012_classes import CLASS_IDS_BY_ILSVRC2012_ID
 from keras_alexnet.data.scanning.trees import SUFFIXES
 from keras_alexnet.errors import UserError
 from keras_alexnet.system.file_names import from_utf8
@@ -51,7 +51,7 @@ def validation_labels(
             labels.append(label)
 
     if not _is_file(labels_path) and not (ground_truth := _ground_truth_below(labels_path)):
-        read = files.reader(labels_path)
+        read = reader(labels_path)
         by_stem = _unambiguous(images, problems)
         for number, (stem, position) in enumerate(by_stem.items(), 1):
             path = f"{labels_path}/{stem}.xml"
@@ -114,7 +114,7 @@ def _unambiguous(images: Sequence[str], problems: list[str]) -> dict[str, int]:
 
 
 def _solution(path: str) -> dict[str, str]:
-    text = files.read_file(path).decode("utf-8-sig", "surrogateescape")
+    text = read_file(path).decode("utf-8-sig", "surrogateescape")
     rows = csv.reader(io.StringIO(text, newline=""))
     header = next(rows, [])
     if header[:2] != ["ImageId", "PredictionString"]:
@@ -131,7 +131,7 @@ def _ground_truth_below(folder: str) -> str | None:
 
 
 def _ground_truth(path: str, num_images: int, problems: list[str]) -> list[str] | None:
-    data = files.read_file(path)
+    data = read_file(path)
     if not path.lower().endswith(".txt"):
         try:
             with tarfile.open(fileobj=io.BytesIO(data)) as devkit:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from keras_alexnet.data.archives.scan import Progress
+from keras_alexnet.data.archives.directory import Progress
 from keras_alexnet.errors import UserError
 
 TRAIN_TAR, VAL_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"

@@ -1,4 +1,4 @@
-"""Small files, on the disk or inside an archive: lists of classes and labels. Standard library only, but for archives.
+"""Small files, on the disk or inside an archive: lists of classes and labels.
 
 Here `<archive>@/<path>` is a file or folder inside an archive.
 """
@@ -6,9 +6,10 @@ Here `<archive>@/<path>` is a file or folder inside an archive.
 import os
 from collections.abc import Callable
 
+from keras_alexnet.data.archives.directory import Mapper, Progress, read_archive
 from keras_alexnet.data.archives.entries import Entries
+from keras_alexnet.data.archives.locations import ArchivedImage
 from keras_alexnet.data.archives.paths import split_archive
-from keras_alexnet.data.archives.scan import Mapper, Progress, read_archive
 from keras_alexnet.data.archives.state import ArchiveState
 
 # Lists have some megabytes; a limit keeps a wrong file from filling the memory.
@@ -43,8 +44,6 @@ def reader(folder: str | os.PathLike) -> Callable[[str], bytes]:
     archived = split_archive(folder)
     if archived is None:
         return lambda name: _read(os.path.join(folder, name))
-    from keras_alexnet.data.archives.locations import ArchivedImage
-
     archive, inside = archived
     state = ArchiveState.of(archive)
     entries = entries_of(state)

@@ -1,11 +1,12 @@
-"""Gathers images from folders and archives into a map. Needs NumPy only where there are archives."""
+"""Gathers images from folders and archives into a map. Needs NumPy, and no framework."""
 
 from array import array
 from collections.abc import Iterable, Sequence
 
 from keras_alexnet.data.archives.entries import Entries
+from keras_alexnet.data.archives.locations import Locations
 from keras_alexnet.data.archives.state import ArchiveState
-from keras_alexnet.data.maps import ImageMap
+from keras_alexnet.data.image_map import ImageMap
 
 
 class ImageRows:
@@ -39,7 +40,5 @@ class ImageRows:
         """The images as a map."""
         if not self._archives:
             return ImageMap(self.paths, labels, source=source)
-        from keras_alexnet.data.archives.locations import Locations
-
         locations = Locations.of(list(self._archives), self._archive, self._offset, self._size, self._method)
         return ImageMap(self.paths, labels, source=source, locations=locations)

@@ -1,0 +1,198 @@
+"""Checks image files: decodes them, and tells what is the matter with some. Pillow, no framework."""
+
+import contextlib
+import errno
+import io
+import os
+import stat
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import BinaryIO
+
+from PIL import Image, UnidentifiedImageError
+
+from keras_alexnet.data.archives.locations import ArchivedImage
+from keras_alexnet.data.findings import Finding
+from keras_alexnet.data.image_file import EXIF_TRANSPOSES, orientation_of, pillow_formats, raise_if_damaged, upright_rgb
+from keras_alexnet.data.image_map import ImageMap, sample_rows
+from keras_alexnet.errors import UserError
+from keras_alexnet.system.process_pool import map_in_processes
+
+SMALL = 32
+FORMAT_OF_SUFFIX = {
+    ".jpeg": "JPEG",
+    ".jpg": "JPEG",
+    ".png": "PNG",
+    ".gif": "GIF",
+    ".bmp": "BMP",
+    ".webp": "WEBP",
+    ".ppm": "PPM",
+}
+
+# Called with (images done, images in all).
+Progress = Callable[[int, int], None]
+# The path of an image file, or an image inside an archive.
+Source = str | ArchivedImage
+
+_FIRST_BYTES = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"RIFF")
+
+
+class UnusableError(Exception):
+    """Says why an image cannot be used."""
+
+
+def check(sources: Sequence[Source], num_processes: int, progress: Progress | None = None) -> list[Finding]:
+    """Decodes images, in parallel; returns what is the matter with some, in the order of `sources`.
+
+    Raises:
+        UserError: a worker process ended by itself.
+    """
+    found = map_in_processes(check_one, sources, num_processes, progress)
+    return [finding for finding in found if finding]
+
+
+def mean_over_sample(images: ImageMap, function: Callable[[int, int], float], count: int = 100) -> float:
+    """The mean of a function of (width, height) over up to `count` images, evenly spread; unusable ones are skipped."""
+    values = []
+    for row in sample_rows(len(images), count):
+        with problems_told(source := images.image(row)) as problems, open_image(source, problems) as image:
+            values.append(function(*image.size))
+    return sum(values) / max(len(values), 1)
+
+
+def check_one(source: Source) -> Finding | None:
+    """What is the matter with an image, if anything."""
+    with problems_told(source) as problems, open_image(source, problems) as image:
+        # At an eighth of the size a JPEG is read to its end just as well, in half the time.
+        if image.format == "JPEG":
+            image.draft(image.mode, (1, 1))
+            image.load()
+            note_orientation(image, problems)
+        else:
+            image.load()
+            upright_rgb(image, note_orientation(image, problems))
+    return problems.finding
+
+
+class Problems:
+    """Gathers what is found about one file."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.odd: list[str] = []
+        self.unusable: str | None = None
+        self.warnings: list[warnings.WarningMessage] = []
+
+    @property
+    def finding(self) -> Finding | None:
+        if self.unusable:
+            return Finding(self.path, False, (self.unusable,))
+        return Finding(self.path, True, tuple(self.odd)) if self.odd else None
+
+
+@contextlib.contextmanager
+def problems_told(source: Source) -> Iterator[Problems]:
+    """Turns whatever is raised because of an image into a problem."""
+    path = source if isinstance(source, str) else source.path
+    problems = Problems(path)
+    try:
+        with warnings.catch_warnings(record=True) as problems.warnings:
+            warnings.simplefilter("always")
+            yield problems
+    except UnusableError as error:
+        problems.unusable = str(error)
+    except MemoryError:
+        raise UserError(f"not enough memory to decode {path}. Give a smaller --num_processes.") from None
+    except Image.DecompressionBombError:
+        problems.unusable = f"too many pixels: more than {2 * Image.MAX_IMAGE_PIXELS:,}"
+    except Exception as error:
+        if isinstance(error, OSError) and error.strerror is not None:
+            problems.unusable = _unreadable(path, error)
+        else:
+            # Pillow raises a dozen kinds of exceptions for broken files.
+            problems.unusable = f"truncated or corrupt: {' '.join(str(error).split()) or type(error).__name__}"
+
+
+@contextlib.contextmanager
+def open_image(source: Source, problems: Problems) -> Iterator[Image.Image]:
+    """Opens an image and notes what its header tells."""
+    with _opened(source) as file:
+        try:
+            image = Image.open(file, formats=pillow_formats())
+        except UnidentifiedImageError:
+            file.seek(0)
+            start = file.read(16)
+            if not start:
+                raise UnusableError("empty file") from None
+            if start.startswith(_FIRST_BYTES):
+                raise UnusableError("truncated or corrupt: its header cannot be read") from None
+            raise UnusableError(f"not an image: begins with {start!r}") from None
+        with image:
+            if image.format == "PPM":
+                file.seek(0)
+                raise_if_damaged(image, file.read())
+            problems.odd += _header_problems(image, source)
+            yield image
+
+
+def _opened(source: Source) -> BinaryIO:
+    if not isinstance(source, str):
+        return io.BytesIO(source.read())
+    mode = os.stat(source).st_mode
+    # Opening a pipe would wait for its writer.
+    if not stat.S_ISREG(mode):
+        raise UnusableError(f"not a file: {'a folder' if stat.S_ISDIR(mode) else 'a device or the like'}")
+    return open(source, "rb")
+
+
+def _header_problems(image: Image.Image, source: Source) -> Iterator[str]:
+    suffix = os.path.splitext(source if isinstance(source, str) else source.path)[1].lower()
+    # Cameras put a second, larger picture behind some JPEGs.
+    kind = "JPEG" if image.format == "MPO" else image.format
+    # Records of a TFRecord file have numbers and no suffixes.
+    if (suffix or isinstance(source, str)) and kind != FORMAT_OF_SUFFIX.get(suffix):
+        yield f"{kind} named {suffix}"
+    if image.mode == "CMYK":
+        yield "CMYK"
+    if image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I"):
+        yield "gray"
+    # Of PNG colours of 16 bits Pillow keeps 8 by itself.
+    deep_png = image.format == "PNG" and any("16" in str(tile[3]) for tile in image.tile)
+    if deep_png or image.mode == "F" or image.mode.startswith("I"):
+        yield "more than 8 bits a channel"
+    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        yield "transparency, which is dropped"
+    if min(image.size) < SMALL:
+        yield f"shorter side below {SMALL} pixels: {image.width} x {image.height}"
+    if image.format in ("GIF", "PNG", "WEBP") and _is_animated(source):
+        yield "several frames, of which the first counts"
+
+
+def _is_animated(source: Source) -> bool:
+    # In an image of its own: looking for a second frame moves on to it, and may fail where the first is well.
+    with contextlib.suppress(Exception), _opened(source) as file, Image.open(file, formats=pillow_formats()) as image:
+        return image.is_animated
+    return False
+
+
+def note_orientation(image: Image.Image, problems: Problems) -> int | None:
+    """Notes what is odd about the orientation, and returns it."""
+    found = orientation_of(image)
+    # The EXIF reader is Pillow's TIFF reader. Some damage it keeps to itself, and then there are no EXIF tags.
+    warned = any(os.path.basename(warning.filename) == "TiffImagePlugin.py" for warning in problems.warnings)
+    nothing_in_it = image.info.get("exif") and not (found and image.getexif())
+    if image.format != "TIFF" and (found is None or warned or nothing_in_it):
+        problems.odd.append("broken EXIF data")
+    if found in EXIF_TRANSPOSES:
+        problems.odd.append(f"turned by its EXIF orientation: {found}")
+    return found
+
+
+def _unreadable(path: str, error: OSError) -> str:
+    if error.errno == errno.ELOOP:
+        return "loop of links"
+    if error.errno == errno.ENOENT and os.path.islink(path):
+        return "broken link"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "no permission to read it"
+    return f"cannot be read: {error.strerror}"

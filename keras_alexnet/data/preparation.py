@@ -1,0 +1,229 @@
+"""Prepares a data set for training: finds images and labels, checks and resizes images, and writes the maps.
+
+Needs NumPy and Pillow, and no framework.
+"""
+
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from keras_alexnet.data import checking, findings
+from keras_alexnet.data.archives.paths import split_archive
+from keras_alexnet.data.archives.small_files import exists
+from keras_alexnet.data.class_mappings import read_class_mappings
+from keras_alexnet.data.data_dir import write_data_dir
+from keras_alexnet.data.map_file import TRAIN_MAP
+from keras_alexnet.data.resizing.copies import check_resized_dir, write_all_copies
+from keras_alexnet.data.scanning.data_set import DataSet, scan
+from keras_alexnet.data.scanning.layout import find_layout
+from keras_alexnet.data.scanning.official_archives import check_archives
+from keras_alexnet.data.scanning.shards import find_shards
+from keras_alexnet.data.scanning.synset_mapping import SYNSET_MAPPING
+from keras_alexnet.errors import UserError
+from keras_alexnet.system.atomic import make_folder
+from keras_alexnet.system.lock import exclusive
+from keras_alexnet.system.process_pool import cpu_count, map_in_processes
+from keras_alexnet.system.progress import ScanProgress, WorkProgress, say
+
+# Fewer are read faster than processes start.
+_FEW_ARCHIVES = 16
+
+
+@dataclass(frozen=True)
+class PreparationConfig:
+    """What to prepare, and how. All but `num_processes` are the flags of `python -m keras_alexnet.prepare`.
+
+    Attributes:
+        output_dir: the folder for the maps and the class list.
+        imagenet_dir: a folder with ILSVRC2012, as for `find_layout`; it has what the next three do not name.
+        train_dir, val_dir, val_labels: as for `scan`.
+        val_annotations_dir: another name of `val_labels`; empty if the validation images are in class folders.
+        classmappings: a class list, for shards and for validation images alone.
+        val_fraction, split_seed: as for `scan`.
+        relative_paths: whether maps have paths relative to `output_dir`.
+        check_archives: compare the official archives with their published sums first.
+        check_images: decode every image, and write what is the matter to bad_images.tsv.
+        skip_bad_images: as `check_images`, and leave unusable images out instead of raising an error.
+        resize_shorter_side, resized_dir, resized_format: write copies of this size there, for the maps to name.
+        num_processes: how many check and resize images; None for one per CPU.
+    """
+
+    output_dir: str
+    imagenet_dir: str | None = None
+    train_dir: str | None = None
+    val_dir: str | None = None
+    val_labels: str | None = None
+    val_annotations_dir: str | None = None
+    classmappings: str | None = None
+    val_fraction: float | None = None
+    split_seed: int = 0
+    relative_paths: bool = False
+    check_archives: bool = False
+    check_images: bool = False
+    skip_bad_images: bool = False
+    resize_shorter_side: int | None = None
+    resized_dir: str | None = None
+    resized_format: str = "files"
+    num_processes: int | None = None
+
+
+def prepare_data(config: PreparationConfig) -> tuple[DataSet, list[str]]:
+    """Prepares a data set, and reports on stdout what it finds on the way.
+
+    Returns:
+        What the maps have, and the files written, as `write_data_dir` returns them.
+
+    Raises:
+        UserError: settings contradict each other, images or labels are missing or wrong, or files cannot be written.
+            Maps are written only if there is none.
+    """
+    num_processes = config.num_processes or cpu_count()
+    train_dir, val_dir, val_labels = _folders(config)
+    if train_dir is None:
+        _reject_older_training_map(config.output_dir)
+    resized_dir = check_resized_dir(
+        config.resized_dir, config.resize_shorter_side, config.resized_format, [train_dir, val_dir]
+    )
+    reads_images = bool(config.check_images or config.skip_bad_images or resized_dir)
+    if config.check_archives:
+        with WorkProgress() as progress:
+            checked = check_archives([path for path in (train_dir, val_dir, val_labels) if path], progress)
+        say(f"As published: {', '.join(checked)}")
+    with ScanProgress() as progress:
+        data_set = scan(
+            train_dir,
+            val_dir,
+            val_labels,
+            _synset_mapping(config, train_dir),
+            progress,
+            classes=read_class_mappings(config.classmappings) if config.classmappings else None,
+            val_fraction=config.val_fraction,
+            split_seed=config.split_seed,
+            pass_links=reads_images,
+            mapper=functools.partial(_in_parallel, num_processes, progress),
+        )
+    with contextlib.ExitStack() as held:
+        folders = [folder for folder in (config.output_dir, resized_dir) if folder]
+        for folder in folders:
+            make_folder(folder)
+        # Both may be the same folder, and one that is held cannot be held once more.
+        for folder in sorted(set(map(os.path.realpath, folders))):
+            held.enter_context(exclusive(folder))
+        if reads_images:
+            data_set = _read_images(config, data_set, resized_dir, num_processes)
+        files = write_data_dir(
+            config.output_dir,
+            data_set.train,
+            data_set.val,
+            data_set.classes,
+            data_set.class_names,
+            config.relative_paths,
+        )
+    return data_set, files
+
+
+def _read_images(config: PreparationConfig, data_set: DataSet, resized_dir: str | None, num_processes: int) -> DataSet:
+    """Checks the images, and writes their copies if there is a folder for them; returns what the maps are to name."""
+    count = len(data_set.train) + len(data_set.val)
+    with WorkProgress() as progress:
+        if resized_dir:
+            found, copies = write_all_copies(
+                data_set, resized_dir, config.resize_shorter_side, config.resized_format, num_processes, progress
+            )
+        else:
+            sources = [*data_set.train.images(), *data_set.val.images()]
+            found = checking.check(sources, num_processes, functools.partial(progress, what="images checked"))
+    table = os.path.join(config.output_dir, findings.BAD_IMAGES)
+    findings.write_findings(table, found)
+    say(f"{findings.summary(found, count)}\nDetails: {table}")
+    if not config.skip_bad_images:
+        findings.raise_if_unusable(found, count, table)
+    usable = findings.without_unusable(data_set, found)
+    if not resized_dir:
+        return usable
+    say(f"Copies: {resized_dir}")
+    return copies
+
+
+def _folders(config: PreparationConfig) -> list[str | None]:
+    """Where the training images, the validation images and these' labels are.
+
+    The first is None if only validation images are to be prepared; the others are None with --val_fraction. The labels
+    are empty where the validation images have them in their folders or shards.
+    """
+    if config.val_fraction is not None:
+        return [_folder_to_split(config), None, None]
+    if config.val_labels is not None and config.val_annotations_dir is not None:
+        raise UserError("--val_labels and --val_annotations_dir are both given: leave out the one or the other.")
+    labels = "val_annotations_dir" if config.val_labels is None else "val_labels"
+    given = {name: getattr(config, name) for name in ("train_dir", "val_dir", labels)}
+    if given["val_dir"] and find_shards(given["val_dir"], "val"):
+        given[labels] = given[labels] or ""
+    if None in given.values() and config.imagenet_dir:
+        layout = find_layout(config.imagenet_dir)
+        say(f"Found {layout.description}" + (f", labels in {layout.val_labels}" if layout.val_labels else ""))
+        found = {"train_dir": layout.train, "val_dir": layout.val, labels: layout.val_labels}
+        given = {name: found[name] if value is None else value for name, value in given.items()}
+    missing = [name.replace("val_annotations_dir", "val_labels") for name in given if given[name] is None]
+    if missing == ["train_dir"]:
+        say("Found no training images: preparing the validation images alone")
+    elif missing and config.imagenet_dir:
+        first = next(name for name in missing if name != "train_dir")
+        raise UserError(
+            f"{config.imagenet_dir} has {layout.description}, but not what --{first} is for: put it there, or "
+            "give the flag."
+        )
+    elif missing:
+        raise UserError(
+            "where are the images? Give --imagenet_dir=FOLDER (ILSVRC2012), or "
+            f"{', '.join(f'--{name}' for name in missing)}. See --help for images without annotations."
+        )
+    return list(given.values())
+
+
+def _reject_older_training_map(output_dir: str) -> None:
+    older = os.path.join(output_dir, TRAIN_MAP)
+    if os.path.lexists(older):
+        raise UserError(
+            f"{older} may belong to other classes than the validation images alone: give another --output_dir, or "
+            "remove it."
+        )
+
+
+def _folder_to_split(config: PreparationConfig) -> str:
+    if not 0 < config.val_fraction < 1:
+        raise UserError(f"val_fraction is {config.val_fraction}; expected a number above 0 and below 1, such as 0.1.")
+    others = [
+        name
+        for name in ("imagenet_dir", "val_dir", "val_annotations_dir", "val_labels")
+        if getattr(config, name) is not None
+    ]
+    if others:
+        raise UserError(
+            "--val_fraction takes the validation images from those of --train_dir, so it does not go with "
+            f"{' and '.join(f'--{name}' for name in others)}: leave out the one or the other."
+        )
+    if not config.train_dir:
+        raise UserError("where are the images? Give --train_dir=FOLDER, which --val_fraction is to split.")
+    return config.train_dir
+
+
+def _in_parallel(num_processes: int, progress: ScanProgress, function: Callable, items: Sequence) -> list:
+    """Computes a function of each item, in several processes where there are enough of them."""
+    if len(items) < _FEW_ARCHIVES:
+        return list(map(function, items))
+    return map_in_processes(function, items, num_processes, lambda done, total: progress(done, total, "archives read"))
+
+
+def _synset_mapping(config: PreparationConfig, train_dir: str | None) -> str | None:
+    """ILSVRC's list of class names, if it lies where ILSVRC has it."""
+    folders = [config.imagenet_dir] if config.imagenet_dir else []
+    if train_dir is not None:
+        folders += map(str, list(Path(os.path.abspath(train_dir)).parents)[:3])
+        if archived := split_archive(train_dir):
+            folders.append(f"{archived[0]}@")
+    candidates = (os.path.join(folder, SYNSET_MAPPING) for folder in folders)
+    return next(filter(exists, candidates), None)

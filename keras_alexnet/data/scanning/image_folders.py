@@ -1,0 +1,160 @@
+"""Finds images and their labels in trees: a folder per class, or one folder of images and their labels elsewhere.
+
+Needs NumPy, and no framework.
+"""
+
+import os
+import re
+from array import array
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby, pairwise
+
+from keras_alexnet.data.archives.directory import Mapper, Progress
+from keras_alexnet.data.archives.small_files import exists
+from keras_alexnet.data.image_map import ImageMap
+from keras_alexnet.data.image_rows import ImageRows
+from keras_alexnet.data.scanning.trees import Tree, breaking_lines, open_tree
+from keras_alexnet.data.scanning.val_labels import validation_labels
+
+
+def scan_training(
+    train_dir: str,
+    problems: list[str],
+    progress: Progress | None = None,
+    pass_links: bool = False,
+    mapper: Mapper = map,
+) -> tuple[list[str], ImageMap]:
+    """Finds the images of a tree with one folder per class.
+
+    Args:
+        train_dir: holds the class folders, each of which holds its images directly.
+        problems: what is wrong is appended here, for `errors.raise_if_any`.
+        progress: called with (done, total, what is counted).
+        pass_links, mapper: as for `trees.open_tree`.
+
+    Returns:
+        The class ids, which are the folder names in the order of their code points, and the images with absolute paths
+        by class and then by path. A label is a position in the class ids.
+    """
+    tree = open_tree(train_dir, pass_links, mapper, progress)
+    folders = tree.class_folders("training folder", "--train_dir", problems)
+    problems.extend(_alike(folders))
+    classes = list(folders)
+    label_of = {class_id: label for label, class_id in enumerate(classes)}
+    return classes, _images_of_classes(tree, folders, label_of, problems, progress)
+
+
+def scan_validation_tree(
+    val_dir: str,
+    classes: Sequence[str],
+    problems: list[str],
+    progress: Progress | None = None,
+    pass_links: bool = False,
+    mapper: Mapper = map,
+) -> ImageMap:
+    """Finds the validation images of a tree with one folder per class, as `scan_training` does.
+
+    Args:
+        val_dir: holds the class folders, some or all of `classes`.
+        classes: the class ids, in label order.
+        problems: what is wrong is appended here, for `errors.raise_if_any`.
+        progress: called with (done, total, what is counted).
+        pass_links, mapper: as for `trees.open_tree`.
+    """
+    tree = open_tree(val_dir, pass_links, mapper, progress)
+    folders = tree.class_folders("validation folder", "--val_dir", problems)
+    label_of = {class_id: label for label, class_id in enumerate(classes)}
+    if classes:
+        problems.extend(
+            f"validation folder {folder} is none of the {len(classes):,} classes: expected the name of one; rename or "
+            "remove it, or, without training images, give the list of the classes with --classmappings"
+            for class_id, folder in folders.items()
+            if class_id not in label_of
+        )
+    known = {class_id: folder for class_id, folder in folders.items() if class_id in label_of}
+    return _images_of_classes(tree, known, label_of, problems, progress)
+
+
+def scan_validation(
+    val_dir: str,
+    val_labels: str,
+    classes: Sequence[str],
+    problems: list[str],
+    progress: Progress | None = None,
+    pass_links: bool = False,
+    mapper: Mapper = map,
+) -> ImageMap:
+    """Finds validation images and their labels.
+
+    Args:
+        val_dir: holds the images directly.
+        val_labels: as for `val_labels.validation_labels`.
+        classes: the class ids, in label order.
+        problems: what is wrong is appended here, for `errors.raise_if_any`.
+        progress: called with (done, total, what is counted).
+        pass_links, mapper: as for `trees.open_tree`.
+
+    Returns:
+        The images with absolute paths, sorted by path.
+    """
+    tree = open_tree(val_dir, pass_links, mapper, progress)
+    problems.extend(breaking_lines([tree.source]))
+    rows = ImageRows()
+    images = tree.add_images(tree.root, "validation folder", rows, problems)
+    has_labels = exists(val_labels)
+    if not has_labels:
+        problems.append(
+            f"{val_labels} does not exist: give the file or folder that has the classes of the validation images "
+            "with --val_labels"
+        )
+    if not classes or not has_labels:
+        return rows.image_map(array("i", [0] * len(rows)), tree.source)
+    chosen, labels = validation_labels(os.path.abspath(val_labels), images, classes, problems, progress)
+    return replace(rows.image_map(array("i", [0] * len(rows)), tree.source).take(chosen), labels=labels)
+
+
+def _images_of_classes(
+    tree: Tree,
+    folders: Mapping[str, str],
+    label_of: Mapping[str, int],
+    problems: list[str],
+    progress: Progress | None,
+) -> ImageMap:
+    # Of ILSVRC's files alone the name tells the class: 3_12.png may well be a 7, and cat_and_dog.jpg a dog.
+    telling = {class_id for class_id in label_of if re.fullmatch(r"n\d{8}", class_id)}
+    rows = ImageRows()
+    labels = array("i")
+    for done, (class_id, folder) in enumerate(folders.items(), 1):
+        found = tree.add_images(folder, "class folder", rows, problems)
+        problems.extend(_wrong_folder(found, class_id, telling))
+        labels.extend([label_of[class_id]] * len(found))
+        if progress:
+            progress(done, len(folders), "class folders")
+    return rows.image_map(labels, tree.source)
+
+
+def _alike(folders: Mapping[str, str]) -> Iterator[str]:
+    """Class folders such as `Cat` and `cat`, which on many disks cannot be side by side."""
+    for _, alike in groupby(sorted(folders, key=str.lower), str.lower):
+        for first, second in pairwise(alike):
+            yield (
+                f"class folders {folders[first]} and {folders[second]} differ only in case, so many disks cannot hold "
+                "both: expected different names; move the images into one of them, or rename it"
+            )
+
+
+def _wrong_folder(paths: Sequence[str], class_id: str, telling: Collection[str]) -> Iterator[str]:
+    """Images named `<another class>_…`, so that one copied to a second class folder is found."""
+    own, start = f"{class_id}_", len(os.path.dirname(paths[0])) + 1 if paths else 0
+    for path in paths:
+        if path.startswith(own, start):
+            continue
+        name = path[start:]
+        marks = [at for at, letter in enumerate(name) if letter == "_"]
+        other = next((name[:at] for at in marks if name[:at] in telling), None)
+        if other:
+            yield (
+                f"{path} is named as an image of class {other} but lies in the folder of {class_id}: move it to "
+                f"{other}, or remove or rename it"
+            )
