@@ -62,8 +62,8 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         flags.DEFINE_enum,
         "strategy",
         "auto: the workers named by the environment, if any (TF_CONFIG under TensorFlow, KERAS_DISTRIBUTION_… "
-        "under JAX), otherwise all GPUs if there are several, otherwise one device; none: one device; mirrored: all GPUs "
-        "of this machine, or its logical CPUs if it has none; multi_worker: the workers named by the environment.",
+        "under JAX), otherwise all GPUs if there are several, otherwise one device; none: one device; mirrored: all "
+        "GPUs of this machine, or its logical CPUs if it has none; multi_worker: the workers named by the environment.",
         list(STRATEGIES),
     )
     define(
