@@ -1,9 +1,12 @@
 import os
+import subprocess
+import sys
+import time
 
 import pytest
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.system.atomic import atomic_path, check_folder, check_writable, write_text
+from keras_alexnet.system.atomic import atomic_path, check_folder, check_writable, partial_name, write_text
 
 
 def test_file_takes_its_name_only_when_whole(tmp_path):
@@ -62,13 +65,29 @@ def test_name_taken_by_a_folder_is_told(tmp_path):
     assert os.listdir(tmp_path) == ["x.txt"]
 
 
-def test_what_a_killed_process_left_is_replaced(tmp_path):
-    with atomic_path(tmp_path / "x.txt") as partial:
-        pass_on = partial
-        partial.write_text("first")
-    pass_on.write_text("left by a killed process, and longer")
-    write_text(tmp_path / "x.txt", "second")
-    assert (tmp_path / "x.txt").read_text() == "second"
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    kill = (
+        "import os; from keras_alexnet.system.atomic import atomic_path\n"
+        "with atomic_path('x.txt') as partial: partial.write_text('half'); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", kill], cwd=tmp_path, check=False)
+    assert len(os.listdir(tmp_path)) == 1
+    elsewhere = tmp_path / f"{partial_name('x.txt')[:-4]}-other-1-x.txt"
+    for age, left in [(0, [elsewhere.name]), (2 * 3600, [])]:
+        elsewhere.write_text("of another machine, which may be at it")
+        os.utime(elsewhere, (time.time() - age,) * 2)
+        write_text(tmp_path / "x.txt", "second")
+        assert (tmp_path / "x.txt").read_text() == "second"
+        assert sorted(os.listdir(tmp_path)) == [*left, "x.txt"]
+
+
+def test_writers_of_one_name_do_not_share_a_file(tmp_path):
+    final = tmp_path / "x.txt"
+    with atomic_path(final) as first:
+        first.write_text("first")
+        write_text(final, "second")
+        assert final.read_text() == "second"
+    assert final.read_text() == "first"
     assert os.listdir(tmp_path) == ["x.txt"]
 
 

@@ -1,29 +1,38 @@
 """Files that appear under their final name whole, or not at all."""
 
 import contextlib
+import functools
 import hashlib
 import os
+import platform
+import secrets
+import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from keras_alexnet.errors import UserError
+
+# What another machine has not written to for so long is what a killed process left.
+_ABANDONED_SECONDS = 3600
 
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Gives a path beside `path` to write to; on success its file is flushed to disk and takes the name `path`.
 
-    On an exception the part written is removed and an older file of that name stays as it was. What a killed process
-    leaves behind is hidden (`.partial-…`), and the next write to the same name replaces it.
+    On an exception the part written is removed and an older file of that name stays as it was. Of several writers of
+    one name, each has a path of its own, and the last one's file stays. What a killed process leaves behind is hidden
+    (`.partial-…`), and the next write to the same name removes it.
 
     Raises:
         UserError: `path` is something else than a file, its folder cannot be made or written, or the disk is full.
     """
     path = Path(path)
     check_target(path)
-    partial = path.with_name(partial_name(path.name))
+    partial = new_partial(path)
     make_folder(path.parent)
     try:
         yield partial
@@ -32,14 +41,13 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(partial, path)
         sync_folder(path.parent)
     except OSError as error:
-        _remove(partial)
         raise UserError(
             f"cannot write {path}: {error.strerror or error}. Make room or permit writing there, or choose another "
             "output folder."
         ) from error
-    except BaseException:
-        _remove(partial)
-        raise
+    finally:
+        with contextlib.suppress(OSError):
+            remove(partial)
 
 
 def partial_name(name: str) -> str:
@@ -47,6 +55,40 @@ def partial_name(name: str) -> str:
     suffix = os.path.splitext(name)[1]  # keras.Model.save looks at it.
     digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
     return f".partial-{digest}{suffix if len(os.fsencode(suffix)) < 16 else ''}"
+
+
+def new_partial(path: Path) -> Path:
+    """A name beside `path` that no other writer has; what killed ones left there is removed."""
+    stem, suffix = os.path.splitext(partial_name(path.name))
+    for left in path.parent.glob(f"{stem}*"):
+        with contextlib.suppress(OSError):
+            if _is_abandoned(left):
+                remove(left)
+    return path.with_name(f"{stem}-{_host()}-{os.getpid()}-{secrets.token_hex(4)}{suffix}")
+
+
+def _is_abandoned(partial: Path) -> bool:
+    """Whether nobody writes to it anymore: its process is gone, or, where that cannot be seen, it is an hour old."""
+    *_, host, process, _ = ("", "", *partial.stem.split("-"))
+    if host == _host() and os.path.exists("/proc/self"):
+        return not os.path.exists(f"/proc/{process}")
+    return time.time() - partial.stat().st_mtime > _ABANDONED_SECONDS
+
+
+@functools.cache
+def _host() -> str:
+    """Tells the machine, or its container, where process numbers mean the same."""
+    with contextlib.suppress(OSError):
+        return hashlib.sha256(f"{platform.node()} {os.readlink('/proc/self/ns/pid')}".encode()).hexdigest()[:8]
+    return "unknown"
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def check_target(path: str | os.PathLike) -> None:
@@ -119,8 +161,3 @@ def _reason(error: OSError, folder: str | os.PathLike) -> str:
     if isinstance(error, FileExistsError):
         return f"{folder} is not a folder"
     return error.strerror
-
-
-def _remove(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        path.unlink()
