@@ -530,10 +530,18 @@ def test_small_files_that_ask_for_much_memory_are_refused(tmp_path):
     assert "has 1,004 nodes" in refused(tmp_path, small(pool=(*layers, node("Relu", last, "p"))))
 
 
+def test_names_of_files_that_are_no_utf8(tmp_path):
+    path = tmp_path / os.fsdecode(b"\xff.onnx")
+    path.write_bytes(small().SerializeToString())
+    check_small(read_onnx(path))
+
+
 def test_weights_in_another_file(tmp_path):
     (tmp_path / "weights.bin").write_bytes(b"12345678" + KERNEL.tobytes() + b"more")
     check_small(read(tmp_path, external(offset=8)))
     check_small(read(tmp_path, external(offset=8, length=None)))
+    (tmp_path / "ö.bin").write_bytes(KERNEL.tobytes())
+    check_small(read(tmp_path, external(location="ö.bin")))
 
 
 @pytest.mark.parametrize(
@@ -567,9 +575,10 @@ def test_bytes_of_another_file_are_not_read_twice(tmp_path):
     twin = model.graph.initializer.add()
     twin.CopyFrom(model.graph.initializer[0])
     twin.name = "K2"
+    twin.external_data[0].value = "./weights.bin"
     model.graph.node.insert(0, node("Conv", "x K2", "c2"))
     model.graph.node[1].input[0] = "c2"
-    assert "'K2' has 4 × 3 × 3 × 3 numbers, and its weights in 'weights.bin'" in refused(tmp_path, model)
+    assert "'K2' has 4 × 3 × 3 × 3 numbers, and its weights in './weights.bin'" in refused(tmp_path, model)
 
 
 def test_damaged_files_are_refused_or_read(tmp_path):

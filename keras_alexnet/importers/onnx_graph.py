@@ -17,7 +17,7 @@ import numpy as np
 from keras_alexnet.errors import UserError
 from keras_alexnet.importers import wire
 from keras_alexnet.importers.text_format import as_written
-from keras_alexnet.system.file_names import to_utf8
+from keras_alexnet.system.file_names import from_utf8, to_utf8
 
 MODEL = "an ONNX model (.onnx)"
 AGAIN = "Export or download it again, with the files of its weights if it has any."
@@ -56,10 +56,16 @@ def load_model(path: str | os.PathLike):
             f"{file.path} has {len(file):,} bytes. Expected {MODEL} of less than 2 GiB, as the format allows no more."
         )
     try:
-        # By its path, for the weights in other files: they must be regular files in its folder, and no links.
-        onnx.checker.check_model(to_utf8(file.path))
+        # By its path, for the weights in other files: they must be regular files in its folder, and no links. onnx
+        # takes names in UTF-8 under every locale, and no others.
+        try:
+            to_utf8(file.path).encode()
+        except UnicodeEncodeError:
+            onnx.checker.check_model(bytes(file.data))
+        else:
+            onnx.checker.check_model(to_utf8(file.path))
         model = onnx.load(file.path, format="protobuf", load_external_data=False)
-        _load_external_data(model, os.path.dirname(to_utf8(os.path.abspath(file.path))))
+        _load_external_data(model, os.path.dirname(os.path.abspath(file.path)))
     # onnx and protobuf raise errors of many kinds.
     except Exception as error:
         reason = _first_words(error, 4 * _MAX_SHOWN)
@@ -80,15 +86,16 @@ def _load_external_data(model, folder: str) -> None:
         num_bytes = math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
         if info.length is None:
             tensor.external_data.add(key="length", value=str(num_bytes))
-        in_file = unread.setdefault(info.location, os.path.getsize(os.path.join(folder, info.location)))
+        file = os.path.realpath(os.path.join(folder, from_utf8(info.location)))
+        in_file = unread.setdefault(file, os.path.getsize(file))
         if not 0 < num_bytes <= min(in_file, left) or info.length not in (None, num_bytes):
             raise ValueError(
                 f"the tensor {shown(text(tensor.name))!r} has {shape_text(tensor.dims)} numbers, and its weights in "
                 f"{shown(info.location)!r} another length, or a length beyond the file"
             )
-        unread[info.location] -= num_bytes
+        unread[file] -= num_bytes
         left -= num_bytes
-        external_data_helper.load_external_data_for_tensor(tensor, folder)
+        external_data_helper.load_external_data_for_tensor(tensor, to_utf8(folder))
 
 
 def _tensors(graph) -> Iterator:
