@@ -16,10 +16,11 @@ from keras_alexnet.exporters import saved_model as export_saved_model
 from keras_alexnet.exporters.exporter import export_model
 from keras_alexnet.exporters.formats import export_kind
 from keras_alexnet.model import build_alexnet, set_precision
-from keras_alexnet.system.atomic import partial_name
 
 NARROW = {"filters": (4, 6, 5, 7, 8), "dense_units": 9}
 NAMES = {"ONNX": "model.onnx", "LiteRT": "model.tflite", "SavedModel": "model"}
+# Formats that are written in different ways: the file of LiteRT is placed as that of ONNX, which is faster to write.
+PLACES = ("ONNX", "SavedModel")
 PRESETS = ("cntk", "cntk_python", "caffenet", "torchvision")
 
 
@@ -111,6 +112,8 @@ def test_onnx_is_one_node_a_layer(tmp_path, preset):
     assert [(entry.name, entry.shape) for entry in session.get_inputs()] == [
         ("image", ["batch", *network.input_shape[1:]])
     ]
+    mean = {"cntk": "114,114,114", "torchvision": "123.675,116.28,103.53"}[preset]
+    assert session.get_modelmeta().custom_metadata_map == {"channel_order": "rgb", "mean": mean}
     for count in (1, 2):
         (logits,) = session.run(None, {"image": images[:count]})
         np.testing.assert_allclose(logits, network.predict_on_batch(images[:count]), atol=1e-4)
@@ -150,7 +153,7 @@ def test_litert_normalizes_in_float32(tmp_path):
     assert sizes[0] > 1.5 * sizes[1] > 1.5 * 1.3 * sizes[2]
 
 
-@pytest.mark.parametrize("kind", NAMES)
+@pytest.mark.parametrize("kind", PLACES)
 def test_a_loaded_file_and_another_export_in_its_place(cntk, tmp_path, kind):
     needs_runtime(kind)
     path = tmp_path / NAMES[kind]
@@ -203,15 +206,6 @@ def test_a_file_is_no_folder_and_a_folder_no_file(cntk, tmp_path):
         export_model(cntk, tmp_path / "model.onnx")
 
 
-@pytest.mark.parametrize("kind", NAMES)
-def test_nothing_is_written_if_the_logits_differ(cntk, tmp_path, monkeypatch, kind):
-    needs_runtime(kind)
-    monkeypatch.setattr(export, "_TOLERANCE", -1.0)
-    with pytest.raises(UserError, match=r"is not written: in .* differ from those of Keras by"):
-        export_model(cntk, tmp_path / NAMES[kind])
-    assert os.listdir(tmp_path) == []
-
-
 def test_another_normalization_differs(cntk, tmp_path, monkeypatch):
     pytest.importorskip("ai_edge_litert")
     monkeypatch.setattr(export_litert, "LRN_ALPHA", 2e-4)
@@ -219,14 +213,14 @@ def test_another_normalization_differs(cntk, tmp_path, monkeypatch):
         export_model(cntk, tmp_path / "model.tflite")
 
 
-@pytest.mark.parametrize("kind", NAMES)
+@pytest.mark.parametrize("kind", PLACES)
 def test_a_failing_check_keeps_the_older_export(cntk, tmp_path, monkeypatch, kind):
     needs_runtime(kind)
     path = tmp_path / NAMES[kind]
     export_model(cntk, path)
     before = {file.name: file.stat() for file in (path, *path.rglob("*"))}
     monkeypatch.setattr(export, "_TOLERANCE", -1.0)
-    with pytest.raises(UserError, match="differ"):
+    with pytest.raises(UserError, match=r"is not written: in .* differ from those of Keras by"):
         export_model(narrow_network(preset="torchvision", image_size=96), path)
     assert {file.name: file.stat() for file in (path, *path.rglob("*"))} == before
     assert os.listdir(tmp_path) == [NAMES[kind]]
@@ -243,7 +237,7 @@ def test_without_its_runtime_the_file_is_kept(cntk, tmp_path, monkeypatch, kind)
     assert (tmp_path / NAMES[kind]).stat().st_size == check.size
 
 
-@pytest.mark.parametrize("kind", NAMES)
+@pytest.mark.parametrize("kind", PLACES)
 def test_a_runtime_that_fails(cntk, tmp_path, monkeypatch, kind):
     needs_runtime(kind)
 
@@ -263,7 +257,7 @@ def test_without_onnx(cntk, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("kind", NAMES)
+@pytest.mark.parametrize("kind", PLACES)
 def test_no_room(cntk, tmp_path, kind):
     needs_runtime(kind)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -276,21 +270,13 @@ def test_no_room(cntk, tmp_path, kind):
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("kind", NAMES)
+@pytest.mark.parametrize("kind", PLACES)
 def test_a_parent_that_is_a_file(cntk, tmp_path, kind):
     needs_runtime(kind)
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match="cannot write "):
         export_model(cntk, tmp_path / "file" / NAMES[kind])
     assert (tmp_path / "file").read_text() == "mine"
-
-
-def test_what_a_killed_export_left_is_replaced(cntk, tmp_path):
-    partial = tmp_path / partial_name("model")
-    (partial / "variables").mkdir(parents=True)
-    (partial / "saved_model.pb").write_text("half")
-    export_model(cntk, tmp_path / "model")
-    assert os.listdir(tmp_path) == ["model"]
 
 
 def test_wrong_arguments(cntk, tmp_path):

@@ -14,7 +14,6 @@ from keras import layers
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.exporters.layers import layers_in_order
-from keras_alexnet.importers.onnx_graph import PRODUCER
 from keras_alexnet.presets import LRN_ALPHA, LRN_BETA, LRN_K, LRN_SIZE
 
 # The newest that has another form of one of these operators. Whatever reads ONNX knows it (ONNX Runtime since 1.7).
@@ -31,16 +30,27 @@ def write_onnx(model: keras.Model, path: str | os.PathLike) -> None:
         import onnx
     except ImportError:
         raise UserError("writing ONNX needs the package onnx: pip install -e '.[export]'") from None
-    graph = _graph(layers_in_order(model), model.input_shape[1:], model.output_shape[-1])
+    chain = layers_in_order(model)
     proto = onnx.helper.make_model(
-        graph,
-        producer_name=PRODUCER,
+        _graph(chain, model.input_shape[1:], model.output_shape[-1]),
+        producer_name="keras_alexnet",
         opset_imports=[onnx.helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
     )
+    onnx.helper.set_model_props(proto, _metadata(chain))
     onnx.save(proto, path)
     # By its path: to check the message in memory, onnx would serialize all of it again.
     onnx.checker.check_model(os.fspath(path), full_check=True)
+
+
+def _metadata(chain: Sequence[keras.Layer]) -> dict[str, str]:
+    """What the pixels are, which `importers.onnx` reads, and what the graph itself makes of them."""
+    metadata = {"channel_order": "rgb"}
+    for layer in chain:
+        if isinstance(layer, layers.Rescaling):
+            mean = np.broadcast_to(-np.divide(layer.offset, layer.scale), 3)
+            metadata["mean"] = ",".join(f"{value:.6g}" for value in mean)
+    return metadata
 
 
 def _graph(chain: Sequence[keras.Layer], image_shape: tuple[int, int, int], num_classes: int):

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.system.atomic import partial_name, sync_folder
+from keras_alexnet.system.atomic import partial_folder, sync_folder
 from keras_alexnet.system.file_names import to_utf8
 
 _CONTENTS = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra"}
@@ -19,18 +18,17 @@ _CONTENTS = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.
 def write_saved_model(model: keras.Model, folder: Path) -> None:
     """Writes a Keras model of images, float32, of any batch size: its function `serve`, also as "serving_default".
 
-    `keras.Model.export` writes every weight twice and calls the logits output_0.
+    `keras.Model.export` calls the logits output_0, and writes every weight twice, as does an archive that tracks the
+    model: what the function uses is written without that.
     """
-
-    @tf.function(input_signature=[tf.TensorSpec((None, *model.input_shape[1:]), tf.float32, name="image")])
-    def serve(image):
-        return {"logits": model(image, training=False)}
-
-    module = tf.Module()
-    module.serve = serve
-    module.weights = [weight.value for weight in model.weights]
+    archive = keras.export.ExportArchive()
+    archive.add_endpoint(
+        "serve",
+        lambda image: {"logits": model(image, training=False)},
+        input_signature=[tf.TensorSpec((None, *model.input_shape[1:]), tf.float32, name="image")],
+    )
     # TensorFlow encodes names of files as UTF-8 under every locale.
-    tf.saved_model.save(module, to_utf8(folder), signatures={"serving_default": serve})
+    archive.write_out(to_utf8(folder), verbose=False)
 
 
 @contextlib.contextmanager
@@ -38,7 +36,7 @@ def atomic_saved_model(path: str | os.PathLike) -> Iterator[Path]:
     """Gives a folder beside `path` to write to; on success it takes the name `path`, in place of an older SavedModel.
 
     On an exception it is removed and the older one stays as it was. What a killed process leaves behind is hidden
-    (`.partial-…`), and the next write to the same name replaces it.
+    (`.partial-…`), and the next write to the same name removes it.
 
     Raises:
         UserError: `path` is something else than a SavedModel or an empty folder, its parent cannot be made or written,
@@ -46,24 +44,19 @@ def atomic_saved_model(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(os.path.realpath(path))  # A link stays one.
     _check_target(path)
-    partial = path.with_name(partial_name(path.name))
     try:
-        _remove(partial)
-        partial.mkdir(parents=True)
-        yield partial
-        for file in partial.rglob("*"):
-            _sync(file)
-        _sync(partial)
-        _replace(partial, path)
+        with partial_folder(path) as partial:
+            yield partial
+            for file in partial.rglob("*"):
+                _sync(file)
+            _sync(partial)
+            _replace(partial, path)
         sync_folder(path.parent)
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror or error}. Make room or permit writing there, or choose another "
             "output folder."
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            _remove(partial)
 
 
 def _check_target(path: Path) -> None:
@@ -82,17 +75,17 @@ def _check_target(path: Path) -> None:
 
 def _replace(partial: Path, path: Path) -> None:
     """Moves a folder to a name that an older one may have, which is put aside meanwhile."""
-    old = path.with_name(f".replaced-{path.name}")
-    if path.is_dir():
-        _remove(old)
-        path.rename(old)
-    try:
+    if not path.is_dir():
         partial.rename(path)
-    except OSError:
-        if old.is_dir():
+        return
+    with partial_folder(path) as aside:
+        old = aside / "old"
+        path.rename(old)
+        try:
+            partial.rename(path)
+        except OSError:
             old.rename(path)
-        raise
-    _remove(old)
+            raise
 
 
 def _sync(path: Path) -> None:
@@ -102,8 +95,3 @@ def _sync(path: Path) -> None:
     else:
         with open(path, "rb+") as file:
             os.fsync(file.fileno())
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.importers import wire
 from keras_alexnet.importers.chain import (
     Chain,
     Convolution,
@@ -26,22 +25,20 @@ from keras_alexnet.importers.chain import (
     Softmax,
 )
 from keras_alexnet.importers.onnx_graph import (
-    AGAIN,
-    FLOAT_TYPES,
-    MODEL,
     ONLY_ALEXNET,
-    PRODUCER,
     Graph,
     Node,
     ints_text,
+    load_model,
     shape_text,
     shown,
     text,
 )
 from keras_alexnet.importers.text_format import as_written
+from keras_alexnet.presets import WEIGHTED
 
-# Protobuf's limit, beyond which weights are in files of their own.
-_LARGEST_FILE = 2**31
+# Far more than any export of AlexNet has from the image to the output.
+_MAX_CHAIN = 200
 
 # What they compute a shape with, out of an activation's.
 _SHAPE_OPS = ("Gather", "Slice", "Squeeze", "Unsqueeze", "Concat", "Cast", "Identity", "Mul")
@@ -60,42 +57,30 @@ def read_onnx(path: str | os.PathLike) -> Chain:
         UserError: onnx is not installed, or the file cannot be read, is something else, is damaged, or has what no
             chain of AlexNet's layers can have: branches, other operators, control flow, functions.
     """
-    try:
-        import onnx
-    except ImportError:
-        raise UserError(
-            f"{os.fspath(path)}: to read {MODEL} the package onnx is needed: pip install -e '.[onnx]'"
-        ) from None
-
-    file = wire.open_message(path, MODEL)
-    if len(file) >= _LARGEST_FILE:
-        raise UserError(
-            f"{file.path} has {len(file):,} bytes. Expected {MODEL} of less than 2 GiB, as the format allows no more."
-        )
-    model = onnx.ModelProto()
-    try:
-        model.ParseFromString(file.data)
-    # protobuf's DecodeError; and a ValueError or a RuntimeError, depending on its version.
-    except Exception as error:
-        raise UserError(
-            f"{file.path} is something else, or damaged ({shown(str(error))}). Expected {MODEL}. {AGAIN}"
-        ) from None
-    graph = Graph(model, file.path)
+    path = os.fspath(path)
+    model = load_model(path)
+    graph = Graph(model, path)
     nodes = _nodes_to_output(graph)
     channels_last = any(node.op == "Transpose" for node, _ in nodes)
     builder = _Builder(graph, channels_last)
     for node, main in nodes:
         builder.add(node, main)
     producer = shown(text(model.producer_name))
-    kind = f"ONNX model (by {producer})" if producer else "ONNX model"
     sizes = graph.image_shape and (graph.image_shape[:2] if channels_last else graph.image_shape[1:])
     return Chain(
-        file.path,
-        kind,
+        path,
+        f"ONNX model (by {producer})" if producer else "ONNX model",
         tuple(builder.layers),
         image_size=sizes if sizes and all(sizes) else None,
-        channel_order="rgb" if producer == PRODUCER else None,
+        channel_order=_channel_order(model),
     )
+
+
+def _channel_order(model) -> str | None:
+    """That of the pixels, which this project's exports tell in their metadata; older ones only have their producer."""
+    metadata = {text(entry.key): text(entry.value) for entry in model.metadata_props}
+    order = metadata.get("channel_order", "rgb" if model.producer_name == "keras_alexnet" else "").lower()
+    return order if order in ("bgr", "rgb") else None
 
 
 def _nodes_to_output(graph: Graph) -> list[tuple[Node, int]]:
@@ -115,8 +100,8 @@ def _nodes_to_output(graph: Graph) -> list[tuple[Node, int]]:
             )
         if name != node.outputs[0]:
             raise graph.error(node, f"gives {shown(name)!r} beside its result, which is used", "the result alone")
-        if len(found) == len(graph.nodes):
-            raise graph.error(node, "is part of a cycle", "a chain of layers")
+        if len(found) == _MAX_CHAIN:
+            raise graph.error(node, f"has {_MAX_CHAIN} nodes after it", f"an AlexNet. {ONLY_ALEXNET}".rstrip("."))
         main = 0
         if node.op in _ARITHMETIC:
             varying = [at for at, given in enumerate(node.inputs) if not graph.is_constant(given)]
@@ -127,8 +112,6 @@ def _nodes_to_output(graph: Graph) -> list[tuple[Node, int]]:
                     f"an activation and a constant: an AlexNet has no branches. {ONLY_ALEXNET}".rstrip("."),
                 )
             main = varying[0]
-        if len(node.inputs) <= main or not node.inputs[main]:
-            raise graph.error(node, "has no input", "one")
         found.append((node, main))
         name = node.inputs[main]
     return found[::-1]
@@ -165,16 +148,14 @@ class _Builder:
 
     def _add_convolution(self, node: Node) -> None:
         graph = self._graph
-        kernel = graph.weights(node, 1, axes=4)
-        if kernel is None:
-            raise graph.error(node, "has no kernel", "one")
+        kernel = self._kernel(node, axes=4)
         window = kernel.shape[2:]
         if graph.pair(node, "kernel_shape", window) != window:
             raise graph.error(
                 node, f"has a kernel of the shape {shape_text(kernel.shape)}", "what its kernel_shape says"
             )
         self._require_no_dilation(node)
-        groups = graph.attribute(node, "group", "i", 1)
+        groups = node.attributes.get("group", 1)
         if groups < 1 or kernel.shape[0] % groups:
             raise graph.error(node, f"has {groups} groups", f"a divisor of its {kernel.shape[0]} filters")
         bias = graph.weights(node, 2, axes=1)
@@ -184,13 +165,23 @@ class _Builder:
         padding = self._padding(node, window, strides)
         self.layers.append(Convolution(node.layer_name(weight=1), kernel, bias, strides, padding, groups))
 
+    def _kernel(self, node: Node, axes: int) -> np.ndarray:
+        """A layer's kernel, for as many layers as AlexNet has: a file may name the same numbers any number of times."""
+        weighted = sum(isinstance(layer, Convolution | Dense) for layer in self.layers)
+        if weighted == len(WEIGHTED):
+            raise self._graph.error(node, f"comes after {weighted} layers with weights", "no more, as AlexNet has")
+        kernel = self._graph.weights(node, 1, axes)
+        if kernel is None:
+            raise self._graph.error(node, "has no kernel", "one")
+        return kernel
+
     def _add_relu(self, node: Node) -> None:
         self.layers.append(Relu(node.layer_name()))
 
     def _add_lrn(self, node: Node) -> None:
         graph = self._graph
-        size = graph.attribute(node, "size", "i")
-        if size is None or size < 1:
+        size = node.attributes["size"]
+        if size < 1:
             raise graph.error(node, f"has size {size}", "1 or above")
         alpha, beta, k = (graph.finite(node, *setting) for setting in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0)))
         self.layers.append(LocalResponseNorm(node.layer_name(), size, alpha, beta, k))
@@ -201,7 +192,7 @@ class _Builder:
         strides = graph.pair(node, "strides", (1, 1))
         self._require_no_dilation(node)
         padding = self._padding(node, window, strides)
-        rounds_up = graph.attribute(node, "ceil_mode", "i", 0)
+        rounds_up = node.attributes.get("ceil_mode", 0)
         if padding == _NO_PADDING:
             padding = "caffe" if rounds_up else "valid"
         elif rounds_up:
@@ -221,23 +212,18 @@ class _Builder:
 
     def _add_gemm(self, node: Node) -> None:
         graph = self._graph
-        for name, kind, default in (("alpha", "f", 1.0), ("beta", "f", 1.0), ("transA", "i", 0)):
-            value = graph.attribute(node, name, kind, default)
+        for name, default in (("alpha", 1.0), ("beta", 1.0), ("transA", 0)):
+            value = node.attributes.get(name, default)
             if value != default:
                 raise graph.error(node, f"has {name} {value}", f"{default}")
-        kernel = graph.weights(node, 1, axes=2)
-        if kernel is None:
-            raise graph.error(node, "has no kernel", "one")
-        self._add_dense(node, kernel.T if graph.attribute(node, "transB", "i", 0) else kernel)
+        kernel = self._kernel(node, axes=2)
+        self._add_dense(node, kernel.T if node.attributes.get("transB", 0) else kernel)
         bias = graph.weights(node, 2)
         if bias is not None:
             self._set_bias(node, bias)
 
     def _add_matmul(self, node: Node) -> None:
-        kernel = self._graph.weights(node, 1, axes=2)
-        if kernel is None:
-            raise self._graph.error(node, "has no kernel", "one")
-        self._add_dense(node, kernel)
+        self._add_dense(node, self._kernel(node, axes=2))
 
     def _add_dense(self, node: Node, kernel: np.ndarray) -> None:
         if self._features not in (None, kernel.shape[0]):
@@ -260,7 +246,7 @@ class _Builder:
         self.layers.append(Dropout(node.layer_name(), rate))
 
     def _add_softmax(self, node: Node) -> None:
-        axis = self._graph.attribute(node, "axis", "i", 1)
+        axis = node.attributes.get("axis", 1)
         if axis not in (1, -1):
             raise self._graph.error(node, f"is along axis {axis}", "1, the classes")
         self.layers.append(Softmax(node.layer_name()))
@@ -269,25 +255,27 @@ class _Builder:
         """Nothing is to be done."""
 
     def _add_cast(self, node: Node) -> None:
-        to = self._graph.attribute(node, "to", "i")
-        if to not in FLOAT_TYPES:
+        from onnx import TensorProto
+
+        to = node.attributes["to"]
+        if to not in [getattr(TensorProto, name) for name in ("FLOAT16", "BFLOAT16", "FLOAT", "DOUBLE")]:
             raise self._graph.error(node, f"casts to ONNX's type {to}", "a float type")
 
     def _add_flatten(self, node: Node) -> None:
-        axis = self._graph.attribute(node, "axis", "i", 1)
+        axis = node.attributes.get("axis", 1)
         if axis not in (1, -1 if self._is_flat else -3):
             raise self._graph.error(node, f"has axis {axis}", "1, which leaves (batch, numbers)")
         self._is_flat = True
 
     def _add_squeeze(self, node: Node) -> None:
-        axes = self._graph.axes(node)
+        axes = self._graph.integers(node, "axes", 1)
         if axes is not None and sorted(axis % 4 for axis in axes) != [2, 3]:
             raise self._graph.error(node, f"takes the axes {ints_text(axes)} away", "2 and 3, rows and columns")
         self._is_flat = True
 
     def _add_transpose(self, node: Node) -> None:
-        perm = self._graph.attribute(node, "perm", "ints", ())
-        if not self._channels_last or perm != (0, 3, 1, 2) or not all(isinstance(x, Scaling) for x in self.layers):
+        perm = node.attributes.get("perm", [])
+        if not self._channels_last or perm != [0, 3, 1, 2] or not all(isinstance(x, Scaling) for x in self.layers):
             raise self._graph.error(
                 node,
                 f"puts axes into the order {ints_text(perm)}",
@@ -302,7 +290,7 @@ class _Builder:
             self._require_shape(node)
             self._is_flat = True
             return
-        shape = graph.new_shape(node)
+        shape = graph.integers(node, "shape", 1)
         batch, features = shape if shape is not None and len(shape) == 2 else (None, None)
         takes_all = features is not None and (features == -1 or features > 0)
         if not takes_all or batch not in (0, 1, graph.batch, -1 if features > 0 else 0):
@@ -384,9 +372,8 @@ class _Builder:
             raise self._graph.error(
                 node, f"takes numbers of the shape {shape_text(values.shape)}", "one, or one for each channel"
             )
-        channels, each = values[0, :, 0, 0], values[0]
-        if self._channels_last:
-            channels, each = values[0, 0, 0], values[0].transpose(2, 0, 1)
+        each = values[0].transpose(2, 0, 1) if self._channels_last else values[0]
+        channels = each[:, 0, 0].copy()  # Of the mean image, where it is one, nothing else is kept.
         if (each != channels[:, None, None]).any():
             raise self._graph.error(
                 node,
@@ -401,21 +388,21 @@ class _Builder:
 
         That is by the last axis; before opset 7 by the attribute `axis`.
         """
-        axis = self._graph.attribute(node, "axis", "i") if node.op in _ARITHMETIC else None
+        axis = node.attributes.get("axis") if node.op in _ARITHMETIC else None
         before = rank - values.ndim if axis is None or not 0 <= axis <= rank - values.ndim else axis
         after = rank - values.ndim - before
         return values.reshape((1,) * before + values.shape + (1,) * after) if rank > values.ndim else values
 
     def _padding(self, node: Node, window: tuple[int, int], strides: tuple[int, int]) -> Padding:
         graph = self._graph
-        rule = graph.attribute(node, "auto_pad", "s", "NOTSET")
+        rule = text(node.attributes.get("auto_pad", "NOTSET"))
         if rule in ("SAME_UPPER", "SAME_LOWER"):
             if strides == (1, 1) and all(size % 2 for size in window):
                 return tuple((size // 2, size // 2) for size in window)
             return rule.lower()
         if rule == "VALID":
             return _NO_PADDING
-        pads = graph.attribute(node, "pads", "ints", (0, 0, 0, 0))
+        pads = node.attributes.get("pads", (0, 0, 0, 0))
         if rule not in ("NOTSET", "") or len(pads) != 4 or min(pads) < 0:
             raise graph.error(
                 node,

@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 import stat
 import tempfile
 import time
@@ -32,9 +33,9 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     check_target(path)
     make_folder(path.parent)
     _remove_leftovers(path.parent)
-    partial = path.with_name(partial_name(path.name, f"-{secrets.token_hex(4)}"))
+    partial = _unique_partial(path)
     try:
-        with _held(partial):
+        with _held(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)):
             yield partial
             with open(partial, "rb+") as file:
                 os.fsync(file.fileno())
@@ -59,9 +60,30 @@ def partial_name(name: str, unique: str = "") -> str:
 
 
 @contextlib.contextmanager
-def _held(partial: Path) -> Iterator[None]:
-    """Creates a partial file and locks it, where the file system has locks, as long as its writer lives."""
-    descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+def partial_folder(path: Path) -> Iterator[Path]:
+    """Makes a folder next to `path`, as `atomic_path` makes a file, and removes it unless it has been renamed by then.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    _remove_leftovers(path.parent)
+    partial = _unique_partial(path)
+    partial.mkdir(parents=True)
+    try:
+        # Windows cannot open folders.
+        with _held(os.open(partial, os.O_RDONLY)) if os.name == "posix" else contextlib.nullcontext():
+            yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _unique_partial(path: Path) -> Path:
+    return path.with_name(partial_name(path.name, f"-{secrets.token_hex(4)}"))
+
+
+@contextlib.contextmanager
+def _held(descriptor: int) -> Iterator[None]:
+    """Locks a partial file or folder, where the file system has locks, as long as its writer lives."""
     try:
         with contextlib.suppress(OSError):
             _lock(descriptor)
@@ -71,18 +93,30 @@ def _held(partial: Path) -> Iterator[None]:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Removes the partial files of killed processes; where there are no locks, those older than a day."""
+    """Removes the partial files and folders of killed processes; where there are no locks, those older than a day."""
     with contextlib.suppress(OSError):
-        for name in filter(_PARTIAL.fullmatch, os.listdir(folder)):
-            with contextlib.suppress(OSError), open(folder / name, "rb+") as file:
+        for path in [folder / name for name in filter(_PARTIAL.fullmatch, os.listdir(folder))]:
+            with contextlib.suppress(OSError):
+                descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
                 try:
-                    _lock(file.fileno())
-                except BlockingIOError:
-                    continue  # Another process is writing it.
-                except OSError:
-                    if time.time() - os.fstat(file.fileno()).st_mtime < _DAY:
+                    if not _is_abandoned(descriptor):
                         continue
-                os.unlink(folder / name)
+                finally:
+                    os.close(descriptor)
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+
+
+def _is_abandoned(descriptor: int) -> bool:
+    try:
+        _lock(descriptor)
+    except BlockingIOError:
+        return False  # Another process is writing it.
+    except OSError:
+        return time.time() - os.fstat(descriptor).st_mtime >= _DAY
+    return True
 
 
 def _lock(descriptor: int) -> None:
