@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.importers import wire
 from keras_alexnet.importers.chain import (
     Chain,
     Convolution,
@@ -25,6 +24,7 @@ from keras_alexnet.importers.chain import (
     Scaling,
     Softmax,
 )
+from keras_alexnet.importers.files import open_model_file
 from keras_alexnet.importers.onnx_graph import (
     AGAIN,
     FLOAT_TYPES,
@@ -38,7 +38,7 @@ from keras_alexnet.importers.onnx_graph import (
     shown,
     text,
 )
-from keras_alexnet.importers.text_format import as_written
+from keras_alexnet.importers.protobuf import as_written
 
 # Protobuf's limit, beyond which weights are in files of their own.
 _LARGEST_FILE = 2**31
@@ -67,7 +67,7 @@ def read_onnx(path: str | os.PathLike) -> Chain:
             f"{os.fspath(path)}: to read {MODEL} the package onnx is needed: pip install -e '.[onnx]'"
         ) from None
 
-    file = wire.open_message(path, MODEL)
+    file = open_model_file(path, MODEL)
     if len(file) >= _LARGEST_FILE:
         raise UserError(
             f"{file.path} has {len(file):,} bytes. Expected {MODEL} of less than 2 GiB, as the format allows no more."

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.importers.text_format import as_written
+from keras_alexnet.importers.protobuf import as_written
 
 # What export_onnx calls itself: the pixels of its files are RGB.
 PRODUCER = "keras_alexnet"
