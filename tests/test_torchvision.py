@@ -203,7 +203,7 @@ def test_type_that_numpy_lacks(tmp_path):
 
 def test_missing_empty_and_no_file(tmp_path):
     assert "cannot read" in refused(tmp_path / "none.pth")
-    with pytest.raises(UserError, match="no regular file"):
+    with pytest.raises(UserError, match="not a regular file"):
         read_torchvision(tmp_path)
     (tmp_path / "empty.pth").touch()
     assert "is empty" in refused(tmp_path / "empty.pth")
