@@ -90,7 +90,7 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
         raise UserError(f"--quantize={values.quantize} is for .tflite files, and --output is {values.output}.")
     if not exported:
         check_target(values.output)
-    formats.model_kind(values.input)
+    formats.detect_format(values.input)
     options = _options(values)
 
     if exported:

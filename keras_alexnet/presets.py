@@ -96,7 +96,7 @@ def _caffe_padding(size: int) -> tuple[int, int]:
 POOL_PADDINGS = {"valid": lambda size: (0, 0), "cntk": _cntk_padding, "caffe": _caffe_padding}
 
 
-def reached_padding(size: int, padding: tuple[int, int]) -> tuple[int, int]:
+def effective_padding(size: int, padding: tuple[int, int]) -> tuple[int, int]:
     """How much of a pool's padding its windows reach; at the end it may be less than there is."""
     before, after = padding
     windows = (size + before + after - POOL_WINDOW) // POOL_STRIDE + 1

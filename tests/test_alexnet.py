@@ -5,9 +5,9 @@ import pytest
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.importers import chain, formats
-from keras_alexnet.importers.alexnet import layer_weights, recognise
+from keras_alexnet.importers.alexnet import layer_weights, match_alexnet
 from keras_alexnet.importers.chain import Chain
-from keras_alexnet.importers.preprocessing import InputOptions, resolve
+from keras_alexnet.importers.preprocessing import InputOptions, resolve_preprocessing
 from keras_alexnet.presets import PRESETS, WEIGHTED, Preset
 
 FILTERS, UNITS, CLASSES = (4, 6, 6, 4, 4), 8, 5
@@ -68,7 +68,7 @@ def swapped(first: str, second: str) -> list[chain.Layer]:
 
 def test_every_layer_is_recognised_whatever_its_name():
     made = layers()
-    found = recognise(network(made))
+    found = match_alexnet(network(made))
     assert (found.preset, found.size_is_assumed) == (Preset(FILTERS, UNITS), True)
     assert (found.num_classes, found.dropout, found.scalings) == (CLASSES, 0.3, ())
     names = "conv1 relu1 norm1 pool1 conv2 relu2 norm2 pool2 conv3 relu3 conv4 relu4 conv5 relu5 pool5"
@@ -81,7 +81,7 @@ def test_every_layer_is_recognised_whatever_its_name():
 
 def test_a_softmax_and_dropout_elsewhere_are_left_out():
     made = [chain.Dropout("a"), *without("o6", "o7"), chain.Softmax("s")]
-    found = recognise(network(made))
+    found = match_alexnet(network(made))
     assert found.dropout == 0.5
     assert [name for _, name in found.mapping].count("–") == 2
 
@@ -89,8 +89,8 @@ def test_a_softmax_and_dropout_elsewhere_are_left_out():
 def test_normalization_after_the_pool_and_none():
     made = layers()
     made[2:4], made[6:8] = made[3:1:-1], made[7:5:-1]
-    assert recognise(network(made)).preset.normalization == "after_pool"
-    assert recognise(network(without("n1", "n2"))).preset.normalization == "none"
+    assert match_alexnet(network(made)).preset.normalization == "after_pool"
+    assert match_alexnet(network(without("n1", "n2"))).preset.normalization == "none"
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_normalization_after_the_pool_and_none():
     ],
 )
 def test_pools_and_image_sizes(settings, image_size, expected):
-    preset = recognise(network(layers(**settings), image_size)).preset
+    preset = match_alexnet(network(layers(**settings), image_size)).preset
     assert (preset.pool_padding, preset.image_size) == expected
     assert preset.conv1_padding == settings.get("conv1_padding", 0)
 
@@ -118,19 +118,19 @@ def test_the_model_zoos_padding_in_numbers():
     """224×224 images; the first pool is padded at its end as Caffe rounds, the others need no padding."""
     made = layers(pool=((0, 0), (0, 0)))
     made[3] = dataclasses.replace(made[3], padding=((0, 1), (0, 1)))
-    assert recognise(network(made, (224, 224))).preset.pool_padding == "caffe"
+    assert match_alexnet(network(made, (224, 224))).preset.pool_padding == "caffe"
 
 
 def test_paddings_of_the_same_number_by_other_rules():
     """CNTK's rule for all three sizes is what ONNX calls SAME_LOWER."""
-    assert recognise(network(layers(pool="same_lower", side=7))).preset.pool_padding == "cntk"
+    assert match_alexnet(network(layers(pool="same_lower", side=7))).preset.pool_padding == "cntk"
     with pytest.raises(UserError, match=r"max poolings, of 55, 28, 14 pixels, are padded by \(\(1, 1\)"):
-        recognise(network(layers(pool="same_upper", side=7)))
+        match_alexnet(network(layers(pool="same_upper", side=7)))
 
 
 def test_weights_in_keras_form():
     made = layers(groups=2)
-    found = recognise(network(made))
+    found = match_alexnet(network(made))
     result = {name: layer_weights(found, "bgr", name) for name in WEIGHTED}
     source = found.sources
     kernel = result["conv1"][0]
@@ -154,12 +154,12 @@ def test_weights_in_keras_form():
 
 def test_weights_are_no_views_of_the_file():
     made = changed("d7", kernel=np.frombuffer(numbers(UNITS, UNITS).tobytes(), "f4").reshape(UNITS, UNITS))
-    kernel, _ = layer_weights(recognise(network(made)), "rgb", "fc7")
+    kernel, _ = layer_weights(match_alexnet(network(made)), "rgb", "fc7")
     assert kernel.flags.writeable
 
 
 def test_a_missing_bias_is_zeros():
-    _, bias = layer_weights(recognise(network(changed("c3", bias=None))), "rgb", "conv3")
+    _, bias = layer_weights(match_alexnet(network(changed("c3", bias=None))), "rgb", "conv3")
     np.testing.assert_array_equal(bias, np.zeros(6, np.float32))
 
 
@@ -203,13 +203,13 @@ def with_nan(shape) -> np.ndarray:
 )
 def test_other_networks_are_refused_with_the_layer(made, image_size, told):
     with pytest.raises(UserError, match=told) as raised:
-        recognise(network(made, image_size))
+        match_alexnet(network(made, image_size))
     assert str(raised.value).startswith("net.file")
     assert "xpected" in str(raised.value)
 
 
 def pixels(kind, made=None, **options):
-    return resolve(recognise(network(made or layers())), kind, InputOptions(**options))
+    return resolve_preprocessing(match_alexnet(network(made or layers())), kind, InputOptions(**options))
 
 
 @pytest.mark.parametrize(
@@ -281,9 +281,9 @@ def test_a_network_of_pixels_of_0_to_1_has_to_be_told(scalings):
 
 def test_a_mean_image_that_the_file_names_is_subtracted_before_its_own_scale():
     named = dataclasses.replace(network([chain.Scaling("s", 0.5), *layers()]), mean_file="mean.binaryproto")
-    found = recognise(named)
-    assert resolve(found, formats.CAFFE, InputOptions()).preset.input_offset == (-61.5, -58.5, -52)
-    given = resolve(found, formats.CAFFE, InputOptions(mean=(10, 20, 40)))
+    found = match_alexnet(named)
+    assert resolve_preprocessing(found, formats.CAFFE, InputOptions()).preset.input_offset == (-61.5, -58.5, -52)
+    given = resolve_preprocessing(found, formats.CAFFE, InputOptions(mean=(10, 20, 40)))
     assert (given.preset.input_scale, given.preset.input_offset) == (0.5, (-20, -10, -5))
     assert given.source == "as given, the network itself"
 

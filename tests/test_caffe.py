@@ -3,13 +3,13 @@ import gzip
 import hashlib
 import json
 import random
-import shutil
-import tracemalloc
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from test_wire import field, fixed, packed, varint
+from protobuf_bytes import field, fixed, packed, varint
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.importers.caffe import reader as caffe
@@ -111,7 +111,6 @@ def by_name(net: caffe.CaffeNet) -> dict[str, caffe.CaffeLayer]:
 @pytest.mark.parametrize("kind", ["new", "v1"])
 def test_reference_weights_bit_for_bit(kind):
     net = caffe.read_caffemodel(REFERENCE / f"caffe_alexnet_{kind}_c10_fc64.caffemodel")
-    assert net.name == "AlexNet"
     found = {
         f"{item.name}.{letter}": [list(array.shape), hashlib.sha256(array.tobytes()).hexdigest()]
         for item in net.layers
@@ -120,8 +119,6 @@ def test_reference_weights_bit_for_bit(kind):
     assert found == PARAMETERS[kind]
     arrays = [array for item in net.layers for array in item.blobs]
     assert {array.dtype for array in arrays} == {np.dtype("float32")}
-    # Views of the file.
-    assert not any(array.flags.owndata or array.flags.writeable for array in arrays)
 
 
 @pytest.mark.parametrize("kind", ["new", "v1"])
@@ -158,7 +155,6 @@ def test_reference_description_is_that_of_the_weights(kind):
 
 def test_both_encodings_give_the_same(tmp_path):
     new, old = read(tmp_path, small_net()), read(tmp_path, small_v1_net())
-    assert (new.name, old.name) == ("small", "small")
     assert [item.type for item in new.layers] == ["Input", "Convolution", "ReLU", "LRN", "Pooling", "InnerProduct"]
     assert [item.type for item in old.layers] == ["Data", "Convolution", "ReLU", "LRN", "Pooling", "InnerProduct"]
     for one, other in zip(new.layers[1:], old.layers[1:], strict=True):
@@ -189,7 +185,6 @@ DIMS = field(7, field(1, varint(2)))
         field(7, field(1, 2)) + packed(5, BIAS),
         DIMS + fixed(5, "<f", *BIAS),
         DIMS + packed(5, BIAS[:1]) + packed(5, BIAS[1:]),
-        DIMS + fixed(5, "<f", BIAS[0]) + packed(5, BIAS[1:]),
         DIMS + packed(8, BIAS, "<f8"),
         DIMS + fixed(8, "<d", *BIAS),
         DIMS + packed(5, BIAS) + packed(6, [9.0, 9.0]) + field(99, "unknown"),
@@ -202,7 +197,6 @@ DIMS = field(7, field(1, varint(2)))
         "dims not packed",
         "not packed",
         "in two pieces",
-        "mixed",
         "double",
         "double, not packed",
         "gradients too",
@@ -244,7 +238,14 @@ def test_defaults_are_caffes(tmp_path):
             "dilation": (1, 1),
             "group": 1,
         },
-        {"method": "MAX", "global_pooling": False, "kernel": (2, 2), "stride": (1, 1), "pad": (0, 0)},
+        {
+            "method": "MAX",
+            "global_pooling": False,
+            "kernel": (2, 2),
+            "stride": (1, 1),
+            "pad": (0, 0),
+            "round_mode": "CEIL",
+        },
         {"local_size": 5, "alpha": 1.0, "beta": 0.75, "k": 1.0, "norm_region": "ACROSS_CHANNELS"},
         {"num_output": 7, "bias_term": True, "axis": 1, "transpose": False},
         {"dropout_ratio": 0.5},
@@ -292,14 +293,13 @@ def test_inputs_of_old_networks_are_a_layer(tmp_path):
         (blob(BIAS, (1,) * 33), "blob 1 has the shape 1 × 1 × "),
         (blob([], (0,)), "blob 1 has 0 numbers. Expected 0 for its shape 0, and at least one."),
         (DIMS, "blob 1 has 0 numbers. Expected 2"),
+        (DIMS + field(5, BIAS.tobytes()[:-1]), "blob 1 has 7 bytes of numbers. Expected a multiple of 4"),
+        # Of which the order is lost.
+        (DIMS + packed(5, BIAS[:1]) + fixed(5, "<f", BIAS[1]), "blob 1 has 1 numbers. Expected 2"),
         (packed(5, BIAS), "blob 1 has 2 numbers. Expected 1 for its shape of a single number"),
         (b"", "blob 1 has 0 numbers."),
         (old_blob(BIAS, 1, 1, 2), "blob 1 has 2 numbers. Expected 0 for its shape 1 × 1 × 2 × 0"),
         (old_blob(BIAS, 1, 1, 1, -2), "blob 1 has the shape 1 × 1 × 1 × -2"),
-        (blob([1, np.nan]), "blob 1 has numbers that are NaN, infinite or beyond float32"),
-        (blob([1, np.inf]), "blob 1 has numbers that are NaN"),
-        (blob([1, -np.inf]), "blob 1 has numbers that are NaN"),
-        (DIMS + packed(8, [1.0, 1e300], "<f8"), "blob 1 has numbers that are NaN"),
     ],
 )
 def test_wrong_blobs_are_told_with_their_layer(tmp_path, content, told):
@@ -313,20 +313,25 @@ def test_wrong_blobs_are_told_with_their_layer(tmp_path, content, told):
         (layer("conv1", ""), ": layer 1 ('conv1') has no type."),
         (field(100, field(1, "conv1")), ": layer 1 ('conv1') has no type."),
         (v1_layer("conv1", 0), ": layer 1 ('conv1') has no type."),
-        (v1_layer("conv1", 40), " is a type of 40, where 0 to 39 are known"),
+        (v1_layer("conv1", 40), ": layer 1 ('conv1') has the type 40. Expected 0 to 39."),
         (layer("conv1", "Convolution"), "convolution_param has no num_output. Expected one of 1 or above."),
         (convolution(parameters=field(1, 2)), "has no kernel_size."),
         (convolution(parameters=field(1, 2) + field(11, 3)), "has kernel_w 0. Expected 1 or above"),
         (convolution(parameters=field(1, 2) + field(4, 0)), "has kernel_size 0."),
         (convolution(parameters=field(1, 2**31) + field(4, 1)), "has num_output 2,147,483,648."),
-        (convolution(parameters=field(1, 2) + field(4, 1) + field(3, -1)), "has pad -1. Expected 0 or above"),
+        (
+            convolution(parameters=field(1, 2) + field(4, 1) + field(3, -1)),
+            "has pad 4,294,967,295. Expected 0 or above, below 2^31",
+        ),
         (convolution(parameters=field(1, 2) + field(4, b"\x01\x01\x01")), "has 3 times kernel_size."),
         (convolution(parameters=field(1, 2) + field(4, 1) + field(5, 0)), "has group 0."),
         (layer("n", "LRN", field(LRN, fixed(2, "<f", np.nan))), ": layer 1 ('n'): lrn_param has alpha nan."),
-        (layer("n", "LRN", field(LRN, field(2, 1))), "is field 2 with wire type 0 instead of 5"),
-        (layer("p", "Pooling", field(POOLING, field(1, 3) + field(2, 2))), "is a pool of 3, where 0 to 2 are known"),
-        (layer("x" * 1001, "ReLU"), "is a name of 1,001 bytes, where 1,000 are the most"),
-        (layer("r", "ReLU", field(3, "") * 10_001), "is the field bottom for more than the 10,000th time"),
+        (
+            layer("p", "Pooling", field(POOLING, field(1, 3) + field(2, 2))),
+            ": pooling_param has pool 3. Expected 0 to 2.",
+        ),
+        (layer("x" * 1001, "ReLU"), ": layer 1 has a name of 1,001 bytes. Expected at most 1,000."),
+        (layer("r", "ReLU") * 10_001, " has 10,001 layers. Expected 10,000 at most."),
         (layer("r", "ReLU") + v1_layer("r", 18), " has layers of two formats."),
         (field(2, field(1, field(1, "conv1"))), "upgrade_net_proto_binary"),
         (field(1, "a name") + field(7, 1), " has no layers."),
@@ -340,24 +345,13 @@ def test_wrong_layers_are_told(tmp_path, content, told):
     ("content", "told"),
     [
         (b"", " is empty."),
-        (b"<!DOCTYPE html>\n<html><body>Sign in", " is a web page. "),
-        (b"\n  <html>", " is a web page. "),
-        (b'name: "AlexNet"\nlayer {\n  name: "data"\n' * 20, " is a text. "),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:12", " is a pointer of Git LFS. "),
-        (b"PK\x03\x04\x14\x00\x00\x00\x08\x00", " is a zip archive. "),
-        (gzip.compress(b"x"), " is a gzip archive. "),
-        (b"\x89HDF\r\n\x1a\n\x00\x00", " is an HDF5 file. "),
-        (b"\x08\x07\x12\x07pytorch", ": at byte 0 is field 1 with wire type 0 instead of 2."),
-        (b"\x00" * 100, ": at byte 0 is a field of number 0"),
-        (bytes(range(255, 155, -1)), ": at byte 0 "),
+        (b"\x08\x07\x12\x07pytorch", " is something else, corrupted, or truncated."),
+        (bytes(range(255, 155, -1)), " is something else, corrupted, or truncated."),
     ],
-    ids=["empty", "html", "space html", "prototxt", "lfs", "zip", "gzip", "hdf5", "onnx", "zeros", "noise"],
+    ids=["empty", "onnx", "noise"],
 )
-def test_other_files_are_named(tmp_path, content, told):
+def test_other_files_are_refused(tmp_path, content, told):
     assert told in refused(tmp_path, content)
-    (tmp_path / "mean.binaryproto").write_bytes(content)
-    with pytest.raises(UserError, match=r"Expected a mean image of Caffe's"):
-        caffe.read_mean(tmp_path / "mean.binaryproto")
 
 
 @pytest.mark.parametrize("compose", [small_net, small_v1_net])
@@ -372,14 +366,15 @@ def test_every_truncation_is_told(tmp_path, compose):
 
 
 def test_truncated_reference_is_told(tmp_path):
-    path = tmp_path / "cut.caffemodel"
-    shutil.copyfile(REFERENCE / "caffe_alexnet_new_c10_fc64.caffemodel", path)
-    with open(path, "rb+") as file:
-        file.truncate(900_000)
-    with pytest.raises(
-        UserError, match=r"cut.caffemodel: at byte [\d,]+ begins a field of .* bytes, of which the file"
-    ):
-        caffe.read_caffemodel(path)
+    content = (REFERENCE / "caffe_alexnet_new_c10_fc64.caffemodel").read_bytes()[:900_000]
+    assert " is something else, corrupted, or truncated" in refused(tmp_path, content)
+
+
+def test_files_beyond_protobufs_limit_are_told(tmp_path):
+    with open(tmp_path / "net.caffemodel", "wb") as file:
+        file.truncate(2**31)
+    with pytest.raises(UserError, match=r"has 2,147,483,648 bytes. Expected .* of less than 2 GiB"):
+        caffe.read_caffemodel(tmp_path / "net.caffemodel")
 
 
 def mutated(content: bytes, rng: random.Random) -> bytes:
@@ -407,63 +402,57 @@ def mutated(content: bytes, rng: random.Random) -> bytes:
 
 @pytest.mark.parametrize("compose", [small_net, small_v1_net])
 def test_mutations_are_read_or_told(tmp_path, compose):
-    """Whatever the bytes, the outcome is a network or a UserError, and never much memory."""
+    """Whatever the bytes, the outcome is a network or a UserError."""
     content, rng = compose(), random.Random(5)
     outcomes = {"net": 0, "error": 0}
-    tracemalloc.start()
-    try:
-        for _ in range(2000):
-            try:
-                net = read(tmp_path, mutated(content, rng))
-                assert net.layers
-                assert all(np.isfinite(array).all() for item in net.layers for array in item.blobs)
-                outcomes["net"] += 1
-            except UserError:
-                outcomes["error"] += 1
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+    for _ in range(2000):
+        try:
+            assert read(tmp_path, mutated(content, rng)).layers
+            outcomes["net"] += 1
+        except UserError:
+            outcomes["error"] += 1
     assert min(outcomes.values()) > 100
-    assert peak < 500_000
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        layer("r", "ReLU", field(3, "") * 400_000),
-        field(100, b"") * 300_000,
-        layer("r", "ReLU") * 9_999 + layer("r", "ReLU", b"\x08\x01" * 400_000),
-        convolution(blob(WEIGHTS), blob(BIAS, b"\x01" * 900_000)),
-        convolution(blob(WEIGHTS), packed(5, BIAS) * 90_000),
-        convolution(blob(WEIGHTS), field(7, field(1, varint(200_000))) + fixed(5, "<f", 1.0) * 200_000),
-        convolution(blob(WEIGHTS), (fixed(5, "<f", 1.0) + field(6, b"")) * 150_000),
-        layer("n", "LRN", field(LRN, packed(2, np.ones(250_000)))),
-        field(1, "x" * 1_000_000),
-        small_net() + field(6, 1) * 50_000,
-    ],
-    ids=[
-        "bottoms",
-        "empty layers",
-        "many layers",
-        "dims",
-        "pieces",
-        "not packed",
-        "pieces not packed",
-        "floats for one",
-        "long name",
-        "unknown fields",
-    ],
-)
-def test_memory_is_bounded_by_the_size_of_the_file(tmp_path, content):
-    (tmp_path / "net.caffemodel").write_bytes(content)
-    tracemalloc.start()
+HOSTILE = {
+    "bottoms": layer("r", "ReLU", field(3, "") * 1_500_000),
+    "empty layers": field(100, b"") * 1_000_000,
+    "layers": layer("r", "ReLU") * 9_999 + layer("r", "ReLU", b"\x08\x01" * 1_400_000),
+    "empty blobs": layer("r", "ReLU", field(7, b"") * 1_500_000),
+    "blobs": layer("r", "ReLU", field(7, packed(5, [1.0])) * 350_000),
+    "blobs of layers": layer("r", "ReLU", field(7, packed(5, [1.0])) * 10) * 2_000,
+    "dims": convolution(blob(WEIGHTS), blob(BIAS, b"\x01" * 3_000_000)),
+    "pieces": convolution(blob(WEIGHTS), packed(5, BIAS[:1]) * 500_000),
+    "empty pieces": convolution(blob(WEIGHTS), field(5, b"") * 1_500_000),
+    "not packed": convolution(blob(WEIGHTS), field(7, field(1, varint(600_000))) + fixed(5, "<f", 1.0) * 600_000),
+    "pieces not packed": convolution(blob(WEIGHTS), (fixed(5, "<f", 1.0) + field(6, b"")) * 400_000),
+    "long name": field(1, "x" * 3_000_000),
+    "unknown fields": small_net() + field(6, 1) * 1_500_000,
+    "text": (b"a:1 " * 4_000 + b"\n") * 16,
+    "text of one line": b"a:1 " * 60_000,
+    "deep text": b"a{\n" * 80_000,
+}
+# Reads the files named and prints how much the memory grew, in MB.
+MEASURE = """
+import resource, sys
+from keras_alexnet.errors import UserError
+from keras_alexnet.importers.caffe import reader
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for path in sys.argv[1:]:
     try:
-        with contextlib.suppress(UserError):
-            caffe.read_caffemodel(tmp_path / "net.caffemodel")
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak < 10 * len(content)
+        (reader.read_prototxt if "text" in path else reader.read_caffemodel)(path)
+    except UserError as error:
+        assert len(str(error)) < 1000
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def test_hostile_files_take_little_memory(tmp_path):
+    for name, content in HOSTILE.items():
+        (tmp_path / name).write_bytes(content)
+    command = [sys.executable, "-c", MEASURE, *(str(tmp_path / name) for name in HOSTILE)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(result.stdout) < 500
 
 
 def test_mean_image(tmp_path):
@@ -484,12 +473,11 @@ def test_mean_image(tmp_path):
         (old_blob(np.ones(40), 2, 1, 4, 5), "has the shape 2 × 1 × 4 × 5. Expected a mean image"),
         (blob(np.ones(5)), "has the shape 5. Expected a mean image"),
         (old_blob(np.ones(59), 1, 3, 4, 5), ": the mean image has 59 numbers. Expected 60"),
-        (old_blob(np.full(60, np.nan), 1, 3, 4, 5), ": the mean image has numbers that are NaN"),
-        (
-            old_blob(np.ones(60), 1, 3, 4, 5)[:-1],
-            ": at byte 8 begins a field of 240 bytes, of which the file has only 239",
-        ),
-        (small_net(), ": at byte 0 is field 1 with wire type 2 instead of 0"),
+        (old_blob(np.full(60, np.nan), 1, 3, 4, 5), " has NaN or infinite pixels."),
+        (old_blob(np.ones(60), 1, 3, 4, 5)[:-1], " is something else, corrupted, or truncated"),
+        (small_net(), ": the mean image has 0 numbers"),
+        (b"\n<!DOCTYPE html>", " is a web page: download the file itself. Expected a mean image"),
+        (gzip.compress(b"x"), " is a gzip archive: unpack it"),
     ],
 )
 def test_wrong_means_are_told(tmp_path, content, told):
@@ -515,7 +503,6 @@ def test_prototxt_in_all_its_notations(tmp_path):
         """,
     )
     source, conv, norm, pool = net.layers
-    assert net.name == "smaller"
     assert (source.tops, source.parameters["shapes"]) == (("data",), ((1, 3, 5, 5),))
     assert (conv.bottoms, conv.tops, conv.blobs) == (("data",), ("conv1",), ())
     assert conv.parameters == {
@@ -530,6 +517,11 @@ def test_prototxt_in_all_its_notations(tmp_path):
     assert norm.name == 'a "b"'
     assert norm.parameters == {"local_size": 5, "alpha": 1e-4, "beta": 0.75, "k": 2.0, "norm_region": "WITHIN_CHANNEL"}
     assert (pool.parameters["method"], pool.parameters["global_pooling"]) == ("AVE", True)
+
+
+def test_escapes_of_prototxts_are_the_bytes_they_stand_for(tmp_path):
+    (layer,) = read_text(tmp_path, r'layer { name: "caf\303\251\n\x41" type: "ReLU" bottom: "é" top: "\377" }').layers
+    assert (layer.name, layer.bottoms, layer.tops) == ("café\nA", ("é",), ("\\xff",))
 
 
 def test_prototxt_with_byte_order_mark(tmp_path):
@@ -555,27 +547,18 @@ def test_v1_types_have_todays_names(tmp_path):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ('layer {\n  name: "a"\n  type: ReLU }', "line 3: expected a string in quotes for type, found 'ReLU'"),
-        ('layer {\n name: "a" ', "line 2: expected the name of a field, found the end of the file"),
-        ('layer { name: "a\n" }', "line 1: expected a string in quotes for name, found '\"'"),
-        ("layer }", "line 1: expected ':' or '{' after layer, found '}'"),
-        ("layer: 3", "line 1: expected '{' after layer, found '3'"),
-        ("}", "line 1: expected the name of a field, found '}'"),
-        ("layers { type: Convolution }", "expected one of NONE, ACCURACY"),
-        ('layer { type: "LRN" lrn_param { alpha: x } }', "expected a number for alpha, found 'x'"),
-        ('layer { type: "LRN" lrn_param { local_size: 1.5 } }', "expected an integer for local_size, found '1.5'"),
-        ("input_dim: [1, 2", "line 1: expected ',' or ']', found the end of the file"),
-        ("input_dim: [1,]", "line 1: expected an integer for input_dim, found ']'"),
-        ("input_dim: " + "9" * 5000, "line 1: expected an integer for input_dim, found '999"),
-        ("unknown { a: [ 1 ) ] }", "line 1: expected ']', found ')'"),
-        ("unknown { a: [ 1 } ]", "line 1: expected ']', found '}'"),
-        ("unknown: ", "line 1: expected a value, found the end of the file"),
-        ("a { " * 50_000, "expected '}', found the end of the file"),
+        ('layer {\n  name: "a"\n  type: ReLU }', ", line 3 is not a description of a network"),
+        ('layer {\n name: "a" ', ", line 2 is not"),
+        ("layers { type: Convolution }", "has no value named Convolution"),
+        ('layer { type: "LRN" lrn_param { alpha: x } }', "Couldn't parse float: x"),
+        ("input_dim: " + "9" * 5000, ", line 1 is not"),
+        ("unknown { a: [ 1 ) ] }", ", line 1 is not"),
+        ("unknown: ", "Invalid field value"),
+        ("a { \n" * 40_000, "too many messages within each other"),
         ('name: "a"', " has no layers."),
         ("layers { layer { name: 'conv1' } }", "upgrade_net_proto_text"),
-        ("<html>", "line 1: expected the name of a field, found '<'"),
         ('layer { name: "c" type: "Convolution" }', ": layer 1 ('c'): convolution_param has no num_output"),
-        ("#" * 2**20 + "\n", "has 1,048,577 bytes"),
+        ("#" * 2**18 + "\n", "has 262,145 bytes"),
         ("", "is empty"),
     ],
 )
@@ -590,7 +573,7 @@ def test_wrong_prototxts_are_told(tmp_path, text, told):
 
 def test_binary_file_given_as_prototxt(tmp_path):
     (tmp_path / "net.prototxt").write_bytes(small_net())
-    with pytest.raises(UserError, match=r"is no text in UTF-8. Expected a description of a network \(.prototxt\)"):
+    with pytest.raises(UserError, match=r"byte 7 is not UTF-8 text. Expected a description of a network \(.prototxt\)"):
         caffe.read_prototxt(tmp_path / "net.prototxt")
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.importers import chain
-from keras_alexnet.importers.alexnet import recognise
+from keras_alexnet.importers.alexnet import match_alexnet
 from keras_alexnet.importers.caffe import chain as caffe_chain
 from keras_alexnet.importers.caffe.chain import read_caffe_chain
 from keras_alexnet.importers.caffe.reader import read_caffemodel
@@ -67,8 +67,16 @@ def test_caffenets_order_is_that_of_the_deploy_file(tmp_path):
         swapped += layer(f"norm{n}", "LRN", f"pool{n}", f"norm{n}", norm)
         text = text[:start] + swapped + text[stop:].replace(f'bottom: "pool{n}"', f'bottom: "norm{n}"', 1)
     (tmp_path / "deploy.prototxt").write_text(text)
-    assert recognise(read_caffe_chain(NEW, tmp_path / "deploy.prototxt")).preset.normalization == "after_pool"
-    assert recognise(read_caffe_chain(NEW)).preset.normalization == "before_pool"
+    assert match_alexnet(read_caffe_chain(NEW, tmp_path / "deploy.prototxt")).preset.normalization == "after_pool"
+    assert match_alexnet(read_caffe_chain(NEW)).preset.normalization == "before_pool"
+
+
+@pytest.mark.parametrize(
+    ("settings", "padding"), [("", "caffe"), ("round_mode: CEIL", "caffe"), ("round_mode: FLOOR", "valid")]
+)
+def test_pools_round_up_unless_told_otherwise(tmp_path, settings, padding):
+    deploy = edited_deploy(tmp_path, ("pool: MAX", f"pool: MAX {settings}"))
+    assert read_caffe_chain(NEW, deploy).layers[3].padding == padding
 
 
 def test_what_only_trains_and_measures_is_left_out(tmp_path):

@@ -496,7 +496,7 @@ def test_other_files_are_refused(tmp_path, content):
 
 
 def test_missing_empty_and_no_file(tmp_path):
-    for path, problem in [(tmp_path / "none.onnx", "cannot read"), (tmp_path, "no regular file")]:
+    for path, problem in [(tmp_path / "none.onnx", "cannot read"), (tmp_path, "not a regular file")]:
         with pytest.raises(UserError, match=problem):
             read_onnx(path)
     assert "is empty" in refused(tmp_path, b"")

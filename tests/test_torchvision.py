@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.importers import chain
-from keras_alexnet.importers.torchvision import is_safetensors, read_torchvision
+from keras_alexnet.importers.torchvision import read_torchvision
 
 REFERENCE = Path(__file__).parent / "reference"
 PTH, SAFETENSORS = (REFERENCE / f"torchvision_c9_fc96.{suffix}" for suffix in ("pth", "safetensors"))
@@ -110,10 +110,6 @@ def test_kind_is_told_by_content(tmp_path):
     path = tmp_path / "net.pth"
     save_file(state, path)
     check(read_torchvision(path), state)
-    assert is_safetensors(path.read_bytes()[:9])
-    assert not is_safetensors(PTH.read_bytes()[:9])
-    assert not is_safetensors(b"\xff" * 8 + b"{")
-    assert not is_safetensors(b"")
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
@@ -207,7 +203,7 @@ def test_type_that_numpy_lacks(tmp_path):
 
 def test_missing_empty_and_no_file(tmp_path):
     assert "cannot read" in refused(tmp_path / "none.pth")
-    with pytest.raises(UserError, match="no regular file"):
+    with pytest.raises(UserError, match="not a regular file"):
         read_torchvision(tmp_path)
     (tmp_path / "empty.pth").touch()
     assert "is empty" in refused(tmp_path / "empty.pth")

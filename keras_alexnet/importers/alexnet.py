@@ -1,4 +1,4 @@
-"""AlexNet recognised in a chain of layers, and its weights as Keras has them."""
+"""AlexNet matched in a chain of layers, and its weights as Keras has them."""
 
 import math
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ from keras_alexnet.presets import (
     POOL_WINDOW,
     WEIGHTED,
     Preset,
-    reached_padding,
+    effective_padding,
 )
 
 # Of the images, where the file does not tell: by the padding of conv1, what is usual and what else there is.
 _IMAGE_SIZES = {0: (227, 224)}
 _OTHER_SIZES = (224, 227)
 # AlexNets have one group or two; without groups, a kernel takes as many times the memory.
-_MOST_GROUPS = 8
+_MAX_GROUPS = 8
 _KERNELS = {"conv1": 11, "conv2": 5, "conv3": 3, "conv4": 3, "conv5": 3}
 _LRN = {"size": LRN_SIZE, "alpha": LRN_ALPHA, "beta": LRN_BETA, "k": LRN_K}
 
@@ -43,7 +43,7 @@ _PADDINGS = POOL_PADDINGS | {"same_upper": _halves, "same_lower": lambda size: _
 
 
 @dataclass(frozen=True, eq=False)
-class Recognised:
+class AlexNetMatch:
     """An AlexNet in a file.
 
     Attributes:
@@ -70,16 +70,16 @@ class Recognised:
         return {name: layer for layer, name in self.mapping if name in WEIGHTED}
 
 
-def recognise(network: Chain) -> Recognised:
+def match_alexnet(network: Chain) -> AlexNetMatch:
     """Finds AlexNet's layers in a network, whatever their names.
 
     Raises:
         UserError: it is no AlexNet, or one that `build_alexnet` cannot build: the message names the layer.
     """
-    return _Recogniser(network).recognise()
+    return _Matcher(network).match()
 
 
-def layer_weights(found: Recognised, channel_order: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+def layer_weights(found: AlexNetMatch, channel_order: str, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Kernel and bias of a layer as Keras has them, float32, for RGB pixels and without groups.
 
     Args:
@@ -114,13 +114,13 @@ def _without_groups(layer: chain.Convolution) -> np.ndarray:
     return kernel
 
 
-def _come_to_the_same(rule: str, size: int, padding: tuple[tuple[int, int], tuple[int, int]]) -> bool:
+def _same_padding(rule: str, size: int, padding: tuple[tuple[int, int], tuple[int, int]]) -> bool:
     """Whether a padding is that of the rule; what no window reaches is none."""
-    wanted = reached_padding(size, POOL_PADDINGS[rule](size))
-    return all(reached_padding(size, pair) == wanted for pair in padding)
+    wanted = effective_padding(size, POOL_PADDINGS[rule](size))
+    return all(effective_padding(size, pair) == wanted for pair in padding)
 
 
-class _Recogniser:
+class _Matcher:
     """Goes along the chain, checking each layer."""
 
     def __init__(self, network: Chain):
@@ -133,7 +133,7 @@ class _Recogniser:
         self._normalizations: list[str] = []
         self._pools: list[chain.MaxPool] = []
 
-    def recognise(self) -> Recognised:
+    def match(self) -> AlexNetMatch:
         scalings = []
         while self._is_next(chain.Scaling):
             scalings.append(self._take(chain.Scaling, "input_mean"))
@@ -159,7 +159,7 @@ class _Recogniser:
         self._check_numbers(scalings)
         mapping = tuple((layer, self._targets.get(layer, _NOTHING)) for layer in self._network.layers)
         is_assumed = self._network.image_size is None
-        return Recognised(self._network, preset, is_assumed, num_classes, dropout, tuple(scalings), mapping)
+        return AlexNetMatch(self._network, preset, is_assumed, num_classes, dropout, tuple(scalings), mapping)
 
     def _is_next(self, kind: type) -> bool:
         return self._at < len(self._layers) and isinstance(self._layers[self._at], kind)
@@ -200,7 +200,7 @@ class _Recogniser:
         inputs = 3 if first else len(list(self._sources.values())[-1].kernel)
         filters, each = layer.kernel.shape[:2]
         if (
-            not 0 < layer.groups <= _MOST_GROUPS
+            not 0 < layer.groups <= _MAX_GROUPS
             or each * layer.groups != inputs
             or not filters
             or filters % layer.groups
@@ -284,7 +284,7 @@ class _Recogniser:
         # The rule that the file names first, as at many sizes several come to the same.
         rules = [pool.padding for pool in self._pools if pool.padding in POOL_PADDINGS] + list(POOL_PADDINGS)
         pools = list(zip(sizes[:3], paddings, strict=True))
-        rule = next((rule for rule in rules if all(_come_to_the_same(rule, *pool) for pool in pools)), None)
+        rule = next((rule for rule in rules if all(_same_padding(rule, *pool) for pool in pools)), None)
         if rule is None:
             raise UserError(
                 f"{self._network.path}: its max poolings, of {', '.join(map(str, sizes[:3]))} pixels, are padded by "

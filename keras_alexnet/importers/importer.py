@@ -11,11 +11,11 @@ from keras_alexnet.data.class_file import class_file, read_classes
 from keras_alexnet.data.class_mappings import read_class_mappings
 from keras_alexnet.errors import UserError
 from keras_alexnet.importers import formats
-from keras_alexnet.importers.alexnet import Recognised, layer_weights, recognise
+from keras_alexnet.importers.alexnet import AlexNetMatch, layer_weights, match_alexnet
 from keras_alexnet.importers.caffe.chain import read_caffe_chain
 from keras_alexnet.importers.cntk.chain import read_cntk_chain
 from keras_alexnet.importers.onnx import read_onnx
-from keras_alexnet.importers.preprocessing import InputOptions, resolve
+from keras_alexnet.importers.preprocessing import InputOptions, resolve_preprocessing
 from keras_alexnet.importers.summary import summarise
 from keras_alexnet.importers.torchvision import read_torchvision
 from keras_alexnet.model import build_alexnet
@@ -64,7 +64,7 @@ def import_model(
         UserError: a file that is damaged, of another kind or another network, or options that do not fit.
     """
     path = os.fspath(path)
-    kind = formats.model_kind(path)
+    kind = formats.detect_format(path)
     if deploy is not None and kind != formats.CAFFE:
         raise UserError(f"{path} is no Caffe model, and deploy describes the layers of one. Leave it out.")
     ids = None if classmappings is None else read_class_mappings(classmappings)
@@ -76,7 +76,7 @@ def import_model(
         model, summary = load_model(path), f"{path}: a Keras model"
     else:
         found = read_alexnet(path, deploy=deploy)
-        pixels = resolve(found, kind, options or InputOptions())
+        pixels = resolve_preprocessing(found, kind, options or InputOptions())
         model = build_alexnet(
             found.num_classes,
             preset=pixels.preset,
@@ -132,10 +132,10 @@ def _sort_classes(model: keras.Model, ids: list[str], classmappings: str, path: 
     return [ids[label] for label in order]
 
 
-def read_alexnet(path: str | os.PathLike, *, deploy: str | os.PathLike | None = None) -> Recognised:
+def read_alexnet(path: str | os.PathLike, *, deploy: str | os.PathLike | None = None) -> AlexNetMatch:
     """Reads another framework's file as far as its layers; see `import_model`, which makes a Keras model of it."""
     path = os.fspath(path)
-    match formats.model_kind(path):
+    match formats.detect_format(path):
         case formats.CAFFE:
             network = read_caffe_chain(path, deploy)
         case formats.CNTK:
@@ -146,4 +146,4 @@ def read_alexnet(path: str | os.PathLike, *, deploy: str | os.PathLike | None = 
             network = read_torchvision(path)
         case _:
             raise UserError(f"{path} is a Keras model. Expected one of Caffe, CNTK, ONNX or torchvision.")
-    return recognise(network)
+    return match_alexnet(network)

@@ -34,7 +34,7 @@ from keras_alexnet.importers.onnx_graph import (
     shown,
     text,
 )
-from keras_alexnet.importers.text_format import as_written
+from keras_alexnet.importers.protobuf import as_written
 from keras_alexnet.presets import WEIGHTED
 
 # Far more than any export of AlexNet has from the image to the output.

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.importers import wire
-from keras_alexnet.importers.text_format import as_written
+from keras_alexnet.importers.files import open_model_file
+from keras_alexnet.importers.protobuf import as_written
 from keras_alexnet.system.file_names import from_utf8, to_utf8
 
 MODEL = "an ONNX model (.onnx)"
@@ -50,7 +50,7 @@ def load_model(path: str | os.PathLike):
             f"{os.fspath(path)}: to read {MODEL} the package onnx is needed: pip install -e '.[onnx]'"
         ) from None
 
-    file = wire.open_message(path, MODEL)
+    file = open_model_file(path, MODEL)
     if len(file) >= _MAX_BYTES:
         raise UserError(
             f"{file.path} has {len(file):,} bytes. Expected {MODEL} of less than 2 GiB, as the format allows no more."

@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.importers import formats
-from keras_alexnet.importers.alexnet import Recognised
+from keras_alexnet.importers.alexnet import AlexNetMatch
 from keras_alexnet.presets import PRESETS, Preset, per_channel
 
 CHANNEL_ORDERS = ("bgr", "rgb")
@@ -52,7 +52,7 @@ class InputOptions:
 
 
 @dataclass(frozen=True)
-class Pixels:
+class Preprocessing:
     """What is known of a file's pixels.
 
     Attributes:
@@ -71,7 +71,7 @@ class Pixels:
     source: str
 
 
-def resolve(found: Recognised, kind: str, options: InputOptions) -> Pixels:
+def resolve_preprocessing(found: AlexNetMatch, kind: str, options: InputOptions) -> Preprocessing:
     """Puts together what the network does itself, what the user says, and what is usual for the kind of file.
 
     Args:
@@ -92,7 +92,7 @@ def resolve(found: Recognised, kind: str, options: InputOptions) -> Pixels:
     for said, source in ((network.channel_order, "the file"), (options.channel_order, "as given")):
         if said:
             order, order_source = said, source
-    turn = slice(None, None, -1 if order == "bgr" else 1)
+    to_rgb = slice(None, None, -1 if order == "bgr" else 1)
     # A mean image that the file only names is none that the network subtracts.
     scales_itself = bool(found.scalings) and not network.mean_file
     if scales_itself and options.mean is not None:
@@ -103,7 +103,7 @@ def resolve(found: Recognised, kind: str, options: InputOptions) -> Pixels:
     scale, offset, sources = np.ones(3), np.zeros(3), []
     if not scales_itself:
         preset = PRESETS[usual]
-        scale, offset = (np.array(per_channel(values))[turn] for values in (preset.input_scale, preset.input_offset))
+        scale, offset = (np.array(per_channel(values))[to_rgb] for values in (preset.input_scale, preset.input_offset))
         sources = [f"usual for {_NAMES[usual]}"]
     if options.mean is not None or options.std is not None:
         std = 1 / scale if options.std is None else np.array(options.std)
@@ -119,11 +119,13 @@ def resolve(found: Recognised, kind: str, options: InputOptions) -> Pixels:
         _refuse_small_pixels(found, mean, std)
     if order_source == "assumed":
         _refuse_other_order(found, mean, order)
-    made = dataclasses.replace(found.preset, input_scale=_collapsed(scale[turn]), input_offset=_collapsed(offset[turn]))
-    return Pixels(made, order, order_source, tuple(mean.tolist()), tuple(std.tolist()), ", ".join(sources))
+    preset = dataclasses.replace(
+        found.preset, input_scale=_collapsed(scale[to_rgb]), input_offset=_collapsed(offset[to_rgb])
+    )
+    return Preprocessing(preset, order, order_source, tuple(mean.tolist()), tuple(std.tolist()), ", ".join(sources))
 
 
-def _refuse_small_pixels(found: Recognised, mean: np.ndarray, std: np.ndarray) -> None:
+def _refuse_small_pixels(found: AlexNetMatch, mean: np.ndarray, std: np.ndarray) -> None:
     """Refuses a network whose own scaling is for pixels of 0 to 1, as PyTorch's often is."""
     if np.abs(std).min() < 0.99 or 0 < np.abs(mean).max() < 1:
         raise UserError(
@@ -133,7 +135,7 @@ def _refuse_small_pixels(found: Recognised, mean: np.ndarray, std: np.ndarray) -
         )
 
 
-def _refuse_other_order(found: Recognised, mean: np.ndarray, order: str) -> None:
+def _refuse_other_order(found: AlexNetMatch, mean: np.ndarray, order: str) -> None:
     """Refuses a mean that is falling where it usually rises: of photographs, red is the largest and blue the least."""
     first, second, third = mean if order == "bgr" else mean[::-1]
     if first > second > third:

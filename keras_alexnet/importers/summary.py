@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import keras
 
 from keras_alexnet.importers import chain
-from keras_alexnet.importers.alexnet import Recognised
-from keras_alexnet.importers.preprocessing import Pixels
+from keras_alexnet.importers.alexnet import AlexNetMatch
+from keras_alexnet.importers.preprocessing import Preprocessing
 from keras_alexnet.presets import preset_name
 
 
-def summarise(found: Recognised, pixels: Pixels, model: keras.Model) -> str:
+def summarise(found: AlexNetMatch, pixels: Preprocessing, model: keras.Model) -> str:
     """Tells the layers of the file with their shapes, what each became, and which pixels file and model take."""
     rows = [("layer of the file", "what", "shape", "of the model", "shape", "")]
     for layer, name in found.mapping:
@@ -38,7 +38,7 @@ def summarise(found: Recognised, pixels: Pixels, model: keras.Model) -> str:
     return "\n".join(lines)
 
 
-def _remarks(layer: chain.Layer, name: str, pixels: Pixels) -> list[str]:
+def _remarks(layer: chain.Layer, name: str, pixels: Preprocessing) -> list[str]:
     remarks = []
     if name == "conv1" and pixels.channel_order == "bgr":
         remarks.append("BGR turned to RGB")
@@ -55,7 +55,7 @@ def _remarks(layer: chain.Layer, name: str, pixels: Pixels) -> list[str]:
     return remarks
 
 
-def _scaling(pixels: Pixels) -> str:
+def _scaling(pixels: Preprocessing) -> str:
     parts = []
     if any(pixels.mean):
         parts.append(f"less {_numbers(pixels.mean)}")

@@ -15,8 +15,8 @@ import zipfile
 import numpy as np
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.importers import wire
 from keras_alexnet.importers.chain import Chain, Convolution, Dense, Dropout, Layer, MaxPool, Relu
+from keras_alexnet.importers.files import open_model_file
 
 _EXPECTED = "a state dict of torchvision's alexnet (.pth or .safetensors)"
 _SAVE = "save it with torch.save(model.state_dict(), path)"
@@ -30,16 +30,9 @@ _NESTED = ("state_dict", "model_state_dict", "model")
 _KERNEL_AXES = {f"features.{n}": 4 for n in (0, 3, 6, 8, 10)} | {f"classifier.{n}": 2 for n in (1, 4, 6)}
 _KEYS = {f"{place}.{kind}" for place in _KERNEL_AXES for kind in ("weight", "bias")}
 
-# What the safetensors library takes for a header too.
-_LONGEST_HEADER = 100_000_000
 _FLOAT_TYPES = ("float16", "bfloat16", "float32", "float64")
 _INTEGER_OPCODES = ("BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "LONG4")
 _SHOWN = 4
-
-
-def is_safetensors(start: bytes) -> bool:
-    """Whether a file that begins with `start` (nine bytes or more) is a safetensors file."""
-    return start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= _LONGEST_HEADER
 
 
 def read_torchvision(path: str | os.PathLike) -> Chain:
@@ -57,14 +50,11 @@ def read_torchvision(path: str | os.PathLike) -> Chain:
         UserError: torch or safetensors is needed and not installed, or the file cannot be read, is something else, is
             damaged, or has other weights.
     """
-    file = wire.open_message(path, _EXPECTED)
-    start = bytes(file.data[:16])
-    if is_safetensors(start):
+    file = open_model_file(path, _EXPECTED)
+    # The header's length in 8 bytes, and the header, which is JSON; the other formats begin otherwise.
+    if bytes(file.data[8:9]) == b"{":
         return _chain(_read_safetensors(file.path), file.path, "torchvision state dict (.safetensors)")
-    # A zip archive, or a pickle of protocol 2 or later, as before torch 1.6.
-    if start.startswith((b"PK", b"\x80")):
-        return _chain(_read_torch(file.path, len(file)), file.path, "torchvision state dict (.pth)")
-    raise UserError(f"{file.path} begins with {start!r}. Expected {_EXPECTED}: {_SAVE}, or download it again.")
+    return _chain(_read_torch(file.path, len(file)), file.path, "torchvision state dict (.pth)")
 
 
 def _read_safetensors(path: str) -> dict[str, np.ndarray]:

@@ -1,8 +1,6 @@
 """The files that `benchmark.py convert` begins with, and the network in PyTorch."""
 
 import dataclasses
-import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -111,15 +109,17 @@ def _save_state_dict(weights: Weights, preset: Preset, path: Path) -> None:
 
 def _caffemodel(weights: Weights) -> bytes:
     """A file as Caffe writes it, of BVLC's network: groups, and channels in the order blue, green, red."""
-    from keras_alexnet.importers.caffe.schema import NET
+    from keras_alexnet.importers.caffe.schema import NetParameter
 
     layers = []
 
     def add(name: str, layer_type: str, **settings) -> None:
         wiring = {"bottom": layers[-1]["top"]} if layers else {}
-        layers.append({"name": name, "type": layer_type, **wiring, "top": name, **settings})
+        layers.append(
+            {"name": name.encode(), "type": layer_type.encode(), **wiring, "top": [name.encode()], **settings}
+        )
 
-    add("data", "Input", input_param={"shape": {"dim": [1, 3, 227, 227]}})
+    add("data", "Input", input_param={"shape": [{"dim": [1, 3, 227, 227]}]})
     for name, (kernel, bias) in weights.items():
         n = name[-1]
         if name in _CONVOLUTIONS:
@@ -147,44 +147,11 @@ def _caffemodel(weights: Weights) -> bytes:
             if name != "fc8":
                 add(f"relu{n}", "ReLU")
                 add(f"drop{n}", "Dropout", dropout_param={"dropout_ratio": 0.5})
-    return _encoded(NET, {"name": "AlexNet", "layer": layers})
+    return NetParameter(name=b"AlexNet", layer=layers).SerializeToString()
 
 
-def _blob(array: np.ndarray) -> bytes:
-    from keras_alexnet.importers.caffe.schema import BLOB
-
-    return _encoded(BLOB, {"shape": {"dim": list(array.shape)}, "data": array.astype("<f4").tobytes()})
-
-
-def _encoded(schema: dict, values: dict) -> bytes:
-    """A message of Protobuf, by the numbers of its fields in `caffe_schema`."""
-    parts = []
-    for name, value in values.items():
-        number, kind = schema[name]
-        for item in value if isinstance(value, list) else [value]:
-            if isinstance(kind, dict):
-                item = _encoded(kind, item)
-            elif isinstance(kind, tuple):
-                item = kind.index(item)
-            parts += _field(number, item)
-    return b"".join(parts)
-
-
-def _field(number: int, value: int | float | str | bytes) -> Iterator[bytes]:
-    if isinstance(value, int):
-        return iter([_varint(number << 3), _varint(value)])
-    if isinstance(value, float):
-        return iter([_varint(number << 3 | 5), struct.pack("<f", value)])
-    data = value.encode() if isinstance(value, str) else value
-    return iter([_varint(number << 3 | 2), _varint(len(data)), data])
-
-
-def _varint(value: int) -> bytes:
-    parts = [value & 127]
-    while value := value >> 7:
-        parts[-1] |= 128
-        parts.append(value & 127)
-    return bytes(parts)
+def _blob(array: np.ndarray) -> dict:
+    return {"shape": {"dim": array.shape}, "data": [array.astype("<f4").tobytes()]}
 
 
 def torch_network(preset: Preset):

@@ -73,7 +73,7 @@ def _with_weights(net: CaffeNet, deploy: str, trained: CaffeNet, path: str) -> C
                 f"are {_listed(list(blobs))}. Give the .prototxt of the same network."
             )
         layers.append(dataclasses.replace(layer, blobs=source.blobs if source else ()))
-    return CaffeNet(net.name, tuple(layers))
+    return CaffeNet(tuple(layers))
 
 
 def _check_wiring(layer: CaffeLayer, tops: set[str], where: str) -> None:
@@ -136,7 +136,8 @@ def _translated(layer: CaffeLayer, where: str) -> chain.Layer:
             _refuse(where, settings["method"] != "MAX", "pool", settings["method"], "MAX")
             _refuse(where, settings["global_pooling"], "global_pooling", True, "false")
             _refuse(where, settings["pad"] != (0, 0), "pad", settings["pad"], "0")
-            return chain.MaxPool(layer.name, settings["kernel"], settings["stride"], "caffe")
+            padding = {"CEIL": "caffe", "FLOOR": "valid"}[settings["round_mode"]]
+            return chain.MaxPool(layer.name, settings["kernel"], settings["stride"], padding)
         case "Dropout":
             rate = settings["dropout_ratio"]
             _refuse(where, not 0 <= rate < 1, "dropout_ratio", rate, "0 up to but not including 1")

@@ -1,80 +1,7 @@
-"""The fields of Caffe's messages that matter to an AlexNet, from BVLC/caffe, src/caffe/proto/caffe.proto."""
+"""The messages of BVLC/caffe, src/caffe/proto/caffe.proto, with the fields and defaults that matter to an AlexNet."""
 
-from keras_alexnet.importers.wire import Field, Span
+from keras_alexnet.importers.protobuf import message_types
 
-# Each message: a field's name → its number and kind. Kinds: int, bool, float, str; list[int] for integers that may be
-# packed; a tuple for an enum, its names in the order of their numbers; a dict for a message. `Field` and `Span` leave
-# for later what is large; the text format has nothing of these kinds that is wanted.
-_SHAPE = {"dim": (1, list[int])}
-BLOB = {
-    "num": (1, int),
-    "channels": (2, int),
-    "height": (3, int),
-    "width": (4, int),
-    "data": (5, Field),
-    "shape": (7, _SHAPE),
-    "double_data": (8, Field),
-}
-_CONVOLUTION = {
-    "num_output": (1, int),
-    "bias_term": (2, bool),
-    "pad": (3, list[int]),
-    "kernel_size": (4, list[int]),
-    "group": (5, int),
-    "stride": (6, list[int]),
-    "pad_h": (9, int),
-    "pad_w": (10, int),
-    "kernel_h": (11, int),
-    "kernel_w": (12, int),
-    "stride_h": (13, int),
-    "stride_w": (14, int),
-    "dilation": (18, list[int]),
-}
-_POOLING = {
-    "pool": (1, ("MAX", "AVE", "STOCHASTIC")),
-    "kernel_size": (2, int),
-    "stride": (3, int),
-    "pad": (4, int),
-    "kernel_h": (5, int),
-    "kernel_w": (6, int),
-    "stride_h": (7, int),
-    "stride_w": (8, int),
-    "pad_h": (9, int),
-    "pad_w": (10, int),
-    "global_pooling": (12, bool),
-}
-_LRN = {
-    "local_size": (1, int),
-    "alpha": (2, float),
-    "beta": (3, float),
-    "norm_region": (4, ("ACROSS_CHANNELS", "WITHIN_CHANNEL")),
-    "k": (5, float),
-}
-_INNER_PRODUCT = {"num_output": (1, int), "bias_term": (2, bool), "axis": (5, int), "transpose": (6, bool)}
-_DROPOUT = {"dropout_ratio": (1, float)}
-_RELU = {"negative_slope": (1, float)}
-_INPUT = {"shape": (1, _SHAPE)}
-_TRANSFORMATION = {"scale": (1, float), "crop_size": (3, int), "mean_file": (4, str), "mean_value": (5, float)}
-# Where the same stood before there was a message for it.
-_OLD_TRANSFORMATION = {"scale": (2, float), "mean_file": (3, str), "crop_size": (5, int)}
-_LAYER = {
-    "name": (1, str),
-    "type": (2, str),
-    "bottom": (3, str),
-    "top": (4, str),
-    "blobs": (7, Span),
-    "transform_param": (100, _TRANSFORMATION),
-    "data_param": (107, _OLD_TRANSFORMATION),
-    "image_data_param": (115, _OLD_TRANSFORMATION),
-    "window_data_param": (129, _OLD_TRANSFORMATION),
-    "convolution_param": (106, _CONVOLUTION),
-    "dropout_param": (108, _DROPOUT),
-    "inner_product_param": (117, _INNER_PRODUCT),
-    "lrn_param": (118, _LRN),
-    "pooling_param": (121, _POOLING),
-    "relu_param": (123, _RELU),
-    "input_param": (143, _INPUT),
-}
 # The types of V1 layers in the order of their numbers, and what they are called today.
 _V1_TYPE_PAIRS = """
     NONE:None ACCURACY:Accuracy BNLL:BNLL CONCAT:Concat CONVOLUTION:Convolution DATA:Data DROPOUT:Dropout
@@ -87,29 +14,129 @@ _V1_TYPE_PAIRS = """
     CONTRASTIVE_LOSS:ContrastiveLoss EXP:Exp DECONVOLUTION:Deconvolution
 """
 V1_TYPES = dict(pair.split(":") for pair in _V1_TYPE_PAIRS.split())
-_V1_LAYER = {
-    "layer": (1, Span),  # of the layers before V1
-    "bottom": (2, str),
-    "top": (3, str),
-    "name": (4, str),
-    "type": (5, tuple(V1_TYPES)),
-    "blobs": (6, Span),
-    "convolution_param": (10, _CONVOLUTION),
-    "dropout_param": (12, _DROPOUT),
-    "inner_product_param": (17, _INNER_PRODUCT),
-    "lrn_param": (18, _LRN),
-    "pooling_param": (19, _POOLING),
-    "relu_param": (30, _RELU),
-    "transform_param": (36, _TRANSFORMATION),
-    "data_param": (11, _OLD_TRANSFORMATION),
-    "image_data_param": (15, _OLD_TRANSFORMATION),
-    "window_data_param": (20, _OLD_TRANSFORMATION),
+
+_ENUMS = {
+    "V1LayerType": tuple(V1_TYPES),
+    "PoolMethod": ("MAX", "AVE", "STOCHASTIC"),
+    "RoundMode": ("CEIL", "FLOOR"),
+    "NormRegion": ("ACROSS_CHANNELS", "WITHIN_CHANNEL"),
 }
-NET = {
-    "name": (1, str),
-    "layers": (2, _V1_LAYER),
-    "input": (3, str),
-    "input_dim": (4, list[int]),
-    "input_shape": (8, _SHAPE),
-    "layer": (100, _LAYER),
+_MESSAGES = {
+    "NetParameter": {
+        "name": (1, "bytes"),
+        "layers": (2, "repeated V1LayerParameter"),
+        "input": (3, "repeated bytes"),
+        "input_dim": (4, "repeated int32"),
+        "input_shape": (8, "repeated BlobShape"),
+        "layer": (100, "repeated LayerParameter"),
+    },
+    "LayerParameter": {
+        "name": (1, "bytes"),
+        "type": (2, "bytes"),
+        "bottom": (3, "repeated bytes"),
+        "top": (4, "repeated bytes"),
+        "blobs": (7, "repeated BlobProto"),
+        "transform_param": (100, "TransformationParameter"),
+        "convolution_param": (106, "ConvolutionParameter"),
+        "data_param": (107, "DataParameter"),
+        "dropout_param": (108, "DropoutParameter"),
+        "image_data_param": (115, "DataParameter"),
+        "inner_product_param": (117, "InnerProductParameter"),
+        "lrn_param": (118, "LRNParameter"),
+        "pooling_param": (121, "PoolingParameter"),
+        "relu_param": (123, "ReLUParameter"),
+        "window_data_param": (129, "DataParameter"),
+        "input_param": (143, "InputParameter"),
+    },
+    "V1LayerParameter": {
+        "layer": (1, "V0LayerParameter"),
+        "bottom": (2, "repeated bytes"),
+        "top": (3, "repeated bytes"),
+        "name": (4, "bytes"),
+        "type": (5, "V1LayerType"),
+        "blobs": (6, "repeated BlobProto"),
+        "convolution_param": (10, "ConvolutionParameter"),
+        "data_param": (11, "DataParameter"),
+        "dropout_param": (12, "DropoutParameter"),
+        "image_data_param": (15, "DataParameter"),
+        "inner_product_param": (17, "InnerProductParameter"),
+        "lrn_param": (18, "LRNParameter"),
+        "pooling_param": (19, "PoolingParameter"),
+        "window_data_param": (20, "DataParameter"),
+        "relu_param": (30, "ReLUParameter"),
+        "transform_param": (36, "TransformationParameter"),
+    },
+    "V0LayerParameter": {},
+    "BlobShape": {"dim": (1, "repeated int64")},
+    "BlobProto": {
+        "num": (1, "int32"),
+        "channels": (2, "int32"),
+        "height": (3, "int32"),
+        "width": (4, "int32"),
+        # Repeated float and double; see `protobuf`.
+        "data": (5, "repeated bytes"),
+        "shape": (7, "BlobShape"),
+        "double_data": (8, "repeated bytes"),
+    },
+    "ConvolutionParameter": {
+        "num_output": (1, "uint32"),
+        "bias_term": (2, "bool", "true"),
+        "pad": (3, "repeated uint32"),
+        "kernel_size": (4, "repeated uint32"),
+        "group": (5, "uint32", 1),
+        "stride": (6, "repeated uint32"),
+        "pad_h": (9, "uint32"),
+        "pad_w": (10, "uint32"),
+        "kernel_h": (11, "uint32"),
+        "kernel_w": (12, "uint32"),
+        "stride_h": (13, "uint32"),
+        "stride_w": (14, "uint32"),
+        "dilation": (18, "repeated uint32"),
+    },
+    "PoolingParameter": {
+        "pool": (1, "PoolMethod"),
+        "kernel_size": (2, "uint32"),
+        "stride": (3, "uint32", 1),
+        "pad": (4, "uint32"),
+        "kernel_h": (5, "uint32"),
+        "kernel_w": (6, "uint32"),
+        "stride_h": (7, "uint32"),
+        "stride_w": (8, "uint32"),
+        "pad_h": (9, "uint32"),
+        "pad_w": (10, "uint32"),
+        "global_pooling": (12, "bool"),
+        "round_mode": (13, "RoundMode"),
+    },
+    "LRNParameter": {
+        "local_size": (1, "uint32", 5),
+        "alpha": (2, "float", 1),
+        "beta": (3, "float", 0.75),
+        "norm_region": (4, "NormRegion"),
+        "k": (5, "float", 1),
+    },
+    "InnerProductParameter": {
+        "num_output": (1, "uint32"),
+        "bias_term": (2, "bool", "true"),
+        "axis": (5, "int32", 1),
+        "transpose": (6, "bool"),
+    },
+    "DropoutParameter": {"dropout_ratio": (1, "float", 0.5)},
+    "ReLUParameter": {"negative_slope": (1, "float")},
+    "InputParameter": {"shape": (1, "repeated BlobShape")},
+    "TransformationParameter": {
+        "scale": (1, "float", 1),
+        "crop_size": (3, "uint32"),
+        "mean_file": (4, "bytes"),
+        "mean_value": (5, "repeated float"),
+    },
+    # Of Data, ImageData and WindowData, before there was TransformationParameter.
+    "DataParameter": {"scale": (2, "float", 1), "mean_file": (3, "bytes"), "crop_size": (5, "uint32")},
 }
+
+_types = message_types(_MESSAGES, _ENUMS)
+NetParameter, BlobProto = _types["NetParameter"], _types["BlobProto"]
+# Without weights, since their numbers are not bytes in a text.
+_descriptions = {
+    name: {field: kind for field, kind in fields.items() if field != "blobs"} for name, fields in _MESSAGES.items()
+}
+NetDescription = message_types(_descriptions, _ENUMS)["NetParameter"]

@@ -11,8 +11,9 @@ from keras_alexnet.errors import UserError
 from keras_alexnet.importers import chain
 from keras_alexnet.importers.chain import Chain
 from keras_alexnet.importers.cntk import windows
-from keras_alexnet.importers.cntk.graph import CntkFunction, CntkGraph, CntkVariable, read_cntk_model
+from keras_alexnet.importers.cntk.graph import CntkFunction, CntkGraph, CntkVariable
 from keras_alexnet.importers.cntk.lrn import read_normalization
+from keras_alexnet.importers.cntk.reader import read_cntk_model
 from keras_alexnet.importers.cntk.windows import (
     EXPECTED,
     Windows,
@@ -67,7 +68,7 @@ class _Translator:
             for uid in dict.fromkeys(function.inputs):
                 self._users.setdefault(uid, []).append(function)
         self._image, self._end = self._find_ends()
-        needed = self._before(self._end)
+        needed = self._ancestors(self._end)
         self._order = [function for uid, function in graph.functions.items() if uid in needed]
         self._place = {function.uid: place for place, function in enumerate(self._order)}
         self._layers: list[chain.Layer] = []
@@ -77,7 +78,7 @@ class _Translator:
     def translate(self) -> Chain:
         at = self._image.uid
         while at != self._end:
-            users = self._next(at)
+            users = self._consumers(at)
             if any(user.op == "Slice" for user in users):
                 at = self._convolution_of_slices(users, at)
             elif len(users) == 1:
@@ -102,7 +103,7 @@ class _Translator:
                 f"{path} has no input of three axes, but {', '.join(shapes) or 'none at all'}. Expected images "
                 "(channel, row, column), as an AlexNet of CNTK takes them: 3 × 227 × 227."
             )
-        seen = self._after(v.uid for v in images)
+        seen = self._descendants(v.uid for v in images)
         dense = [f for f in self._graph.functions.values() if self._is_dense(f) and f.inputs[1] in seen]
         # Losses may have some, too.
         measures = self._measures(images)
@@ -113,7 +114,7 @@ class _Translator:
                 "layers at the end: give the whole model."
             )
         logits = dense[-1].uid
-        before = self._before(logits)
+        before = self._ancestors(logits)
         aside = [f for f in dense if f.uid not in before]
         if aside:
             raise UserError(
@@ -137,7 +138,7 @@ class _Translator:
             UserError: something else comes after the logits, other than losses and metrics.
         """
         outputs = {self._without_identities(root) for root in self._graph.roots}
-        left = self._after([self._end]) - self._measures([self._image]) - {self._end}
+        left = self._descendants([self._end]) - self._measures([self._image]) - {self._end}
         layers = []
         for uid in (uid for uid in self._graph.functions if uid in left):
             function = self._graph.functions[uid]
@@ -154,7 +155,7 @@ class _Translator:
     def _measures(self, images: list[CntkVariable]) -> set[str]:
         """The uids of what depends on labels: on any input but the images."""
         inputs = [v for v in self._graph.variables.values() if v.kind == "input"]
-        return self._after(v.uid for v in inputs if all(v is not image for image in images))
+        return self._descendants(v.uid for v in inputs if all(v is not image for image in images))
 
     def _without_identities(self, uid: str) -> str:
         while (function := self._graph.functions.get(uid)) and function.op in _IDENTITIES and len(function.inputs) == 1:
@@ -163,7 +164,7 @@ class _Translator:
 
     # Ways through the graph. Its functions are in order, so that once through them is enough.
 
-    def _after(self, uids: Iterable[str]) -> set[str]:
+    def _descendants(self, uids: Iterable[str]) -> set[str]:
         """The uids given, and those of all functions that depend on them."""
         found = set(uids)
         for uid, function in self._graph.functions.items():
@@ -171,7 +172,7 @@ class _Translator:
                 found.add(uid)
         return found
 
-    def _before(self, uid: str) -> set[str]:
+    def _ancestors(self, uid: str) -> set[str]:
         """The uid given, and those of all it depends on."""
         found, waiting = {uid}, [uid]
         while waiting:
@@ -181,14 +182,14 @@ class _Translator:
             waiting += new
         return found
 
-    def _next(self, uid: str) -> list[CntkFunction]:
+    def _consumers(self, uid: str) -> list[CntkFunction]:
         """The functions between it and the logits that take it."""
         return [function for function in self._users.get(uid, ()) if function.uid in self._place]
 
     def _branches(self, uid: str) -> list[CntkFunction]:
         """The functions after it up to the one in which all ways from it meet again, in order."""
         # By uid, how many functions are still to come that take it.
-        pending = {uid: len(self._next(uid))}
+        pending = {uid: len(self._consumers(uid))}
         between = []
         for function in itertools.islice(self._order, self._place.get(uid, -1) + 1, None):
             taken = [i for i in dict.fromkeys(function.inputs) if i in pending]
@@ -199,7 +200,7 @@ class _Translator:
                 pending[i] -= 1
                 if not pending[i]:
                     del pending[i]
-            pending[function.uid] = len(self._next(function.uid))
+            pending[function.uid] = len(self._consumers(function.uid))
             if len(pending) == 1:
                 break
         return between
@@ -259,7 +260,7 @@ class _Translator:
     def _per_channel(self, function: CntkFunction, value: np.ndarray) -> float | np.ndarray:
         """A number, or one a channel, out of what is combined with an image."""
         if value.size == 1:
-            return self._float32(function, value).item()
+            return _float32(value).item()
         shape = (1,) * (3 - value.ndim) + value.shape
         sizes = zip(shape, self._image.shape, strict=True) if len(shape) == 3 else [(0, -1)]
         if not all(size == 1 or size == whole for size, whole in sizes):
@@ -272,7 +273,7 @@ class _Translator:
                 "number, or one a channel: take this function out of the model in CNTK, and give the means of the "
                 "channels instead",
             )
-        numbers = self._float32(function, value[:, 0, 0]).astype(np.float64)
+        numbers = _float32(value[:, 0, 0]).astype(np.float64)
         return numbers if len(numbers) > 1 else numbers.item()
 
     def _convolution(self, function: CntkFunction, at: str) -> str:
@@ -372,7 +373,7 @@ class _Translator:
         return self._with_bias(layer, splice)
 
     def _only_user(self, function: CntkFunction, op: str) -> CntkFunction:
-        users = self._next(function.uid)
+        users = self._consumers(function.uid)
         if len(users) != 1 or users[0].op != op:
             found = ", ".join(f"{user.op} {user.uid!r}" for user in users[:4])
             raise self._error(function, f"is followed by {found}, not by one {op} alone")
@@ -444,7 +445,7 @@ class _Translator:
 
     def _bias(self, function: CntkFunction, shape: tuple[int, ...]) -> tuple[np.ndarray | None, str]:
         """The bias, and the uid of the sum; None and the function's uid if there is none."""
-        users = self._next(function.uid)
+        users = self._consumers(function.uid)
         value = self._other(users[0], function.uid) if len(users) == 1 and users[0].op == "Plus" else None
         if value is None:
             return None, function.uid
@@ -454,7 +455,7 @@ class _Translator:
             raise self._error(
                 users[0], f"adds an array of {value.shape} to {shape[0]} channels. Expected one number for each"
             )
-        value = self._float32(users[0], value).reshape(-1)
+        value = _float32(value).reshape(-1)
         return np.broadcast_to(value, shape[:1]), users[0].uid
 
     def _rate(self, function: CntkFunction) -> float | None:
@@ -481,14 +482,7 @@ class _Translator:
         value = self._value(function.inputs[0]) if len(function.inputs) == 2 and function.inputs[1] == at else None
         if value is None or not value.size:
             raise self._error(function, "does not take weights and what the layer before it gives")
-        return self._float32(function, value)
-
-    def _float32(self, function: CntkFunction, value: np.ndarray) -> np.ndarray:
-        with np.errstate(over="ignore"):
-            array = np.asarray(value, np.float32)
-        if array is not value and not np.isfinite(array).all():
-            raise self._error(function, "has numbers that are too large for float32")
-        return array
+        return _float32(value)
 
     def _check_is_image(self, function: CntkFunction) -> None:
         self._refuse(function, "imageLayout", function.attributes.get("imageLayout") == _HWC)
@@ -500,3 +494,9 @@ class _Translator:
 
     def _error(self, function: CntkFunction, what: str) -> UserError:
         return windows.error(self._graph, function, what)
+
+
+def _float32(value: np.ndarray) -> np.ndarray:
+    """The array as float32; what is beyond that becomes infinite, which `match_alexnet` refuses."""
+    with np.errstate(over="ignore"):
+        return np.asarray(value, np.float32)

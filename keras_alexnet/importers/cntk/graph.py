@@ -1,7 +1,6 @@
 """CNTK models as graphs, whichever of CNTK's two file formats they are in."""
 
 import graphlib
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,24 +8,11 @@ from typing import Any
 import numpy as np
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.importers import wire
 
 COPY_AGAIN = "The file is damaged: download or copy it again"
 
 # NumPy 1.26 goes no further; CNTK's own models have at most 6 axes.
 MAX_RANK = 32
-
-_V1_START = "BCN\0".encode("utf-16-le")
-# The key of field 1 (the version) or of field 2 (an entry) of a protobuf Dictionary.
-_V2_STARTS = (b"\x08", b"\x12")
-_OTHER_KINDS = {
-    b"ktnc": "CNTK's form for models of more than 2 GB, which is not read",
-    b"PK": "a zip archive, such as .keras and .pth files are",
-    b"\x89HDF": "an HDF5 file",
-    b"\x1f\x8b": "a gzip archive: unpack it first",
-    b"<": "a web page or XML",
-    b"\x0a": "another protobuf file, such as .caffemodel files are",
-}
 
 
 @dataclass(frozen=True)
@@ -41,8 +27,8 @@ class CntkVariable:
         shape: in row-major order, so CNTK's dimensions reversed: convolution kernels are (out, in, height, width),
             dense ones (channel, row, column, out) or (in, out), images (channel, row, column), channels being blue,
             green, red. An input's may have -1 (inferred) or -3 (free).
-        value: a parameter's or constant's array of this shape, float32 or float64; None for an input. A read-only
-            view of the file, maybe unaligned; the file has to stay as it is for as long as it is used.
+        value: a parameter's or constant's array of this shape, float32 or float64, read-only; None for an input. It
+            may be an unaligned view of the file, which must not change while it is used.
     """
 
     uid: str
@@ -50,19 +36,6 @@ class CntkVariable:
     name: str
     shape: tuple[int, ...]
     value: np.ndarray | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True)
-class CntkBlock:
-    """A named group of functions, as CNTK's layers library makes one of each layer.
-
-    Attributes:
-        name: what its author called it, such as "conv1"; may be empty.
-        op: what it computes, such as "Convolution", "Dense", "LocalResponseNormalization".
-    """
-
-    name: str
-    op: str
 
 
 @dataclass(frozen=True)
@@ -77,7 +50,8 @@ class CntkFunction:
         attributes: by CNTK's v2 names, in both formats ("strides", "autoPadding", "lowerPad", "poolingWindowShape", …).
             Those that have a value per axis are as CNTK writes them: width, height, channels. Version 1 files lack
             some, such as Dropout's rate, and may have one more axis than version 2 files have.
-        blocks: the blocks it belongs to, from the outermost to the innermost; always empty in version 1 files.
+        blocks: the names of the blocks it belongs to, from the outermost to the innermost: CNTK's layers library makes
+            one of each layer. A name may be empty; version 1 files have no blocks.
     """
 
     uid: str
@@ -85,12 +59,12 @@ class CntkFunction:
     name: str
     inputs: tuple[str, ...]
     attributes: dict[str, Any] = field(default_factory=dict)
-    blocks: tuple[CntkBlock, ...] = ()
+    blocks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class CntkGraph:
-    """A model: what `read_cntk_model` gives.
+    """A model.
 
     Attributes:
         path: the file, for messages.
@@ -105,31 +79,6 @@ class CntkGraph:
     variables: dict[str, CntkVariable]
     functions: dict[str, CntkFunction]
     roots: tuple[str, ...]
-
-
-def read_cntk_model(path: str | os.PathLike) -> CntkGraph:
-    """Reads a CNTK model of either format, told by content: v2 (protobuf, `.model`) or v1 (`.dnn`).
-
-    The file is mapped into memory, so arrays take memory only as they are used.
-
-    Raises:
-        UserError: the file cannot be read, is no CNTK model, is damaged, or has what is not read: unknown operations in
-            a v1 file, recurrence, sparse or integer arrays, values that are not finite.
-    """
-    # They need this module's classes.
-    from keras_alexnet.importers.cntk import v1, v2
-
-    file = wire.open_message(path, "a CNTK model (.model or .dnn)")
-    start = bytes(file.data[:16])
-    if start.startswith(_V1_START):
-        return v1.read_graph(file)
-    if start.startswith(_V2_STARTS):
-        return v2.read_graph(file)
-    kind = next((kind for head, kind in _OTHER_KINDS.items() if start.lstrip().startswith(head)), "something else")
-    raise UserError(
-        f"{file.path} is no CNTK model: it begins with {start!r} ({kind}). Expected a model saved by CNTK: protobuf "
-        f"(usually .model) or the older binary format (usually .dnn), which begins with 'BCN'."
-    )
 
 
 def make_graph(
@@ -162,23 +111,3 @@ def make_graph(
     if not roots:
         raise UserError(f"{path} has no outputs. Expected a network, not single variables.")
     return CntkGraph(path, version, variable_of, {uid: function_of[uid] for uid in order}, roots)
-
-
-def checked_values(values: np.ndarray, dimensions: tuple[int, ...], where: str) -> np.ndarray:
-    """A view of a flat array with CNTK's `dimensions` reversed.
-
-    Args:
-        values: as many as the dimensions' product; the caller has made sure.
-        dimensions: column-major, as CNTK writes them.
-        where: the file and the variable, for messages.
-
-    Raises:
-        UserError: some values are NaN or infinite.
-    """
-    finite = np.isfinite(values)
-    if not finite.all():
-        raise UserError(
-            f"{where}: {values.size - np.count_nonzero(finite):,} of its {values.size:,} values are NaN or infinite; "
-            "expected numbers. The training may have diverged: take a checkpoint of an earlier epoch."
-        )
-    return values.reshape(dimensions[::-1])

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.importers import wire
-from keras_alexnet.importers.cntk.graph import MAX_RANK, checked_values
+from keras_alexnet.importers.cntk.graph import MAX_RANK
+from keras_alexnet.importers.files import ModelFile
 
 # Characters, far above any AlexNet's.
 _MAX_NAME = 1_000
@@ -22,7 +22,7 @@ class Stream:
         node: the node that is being read, for messages; may be empty.
     """
 
-    def __init__(self, file: wire.Span) -> None:
+    def __init__(self, file: ModelFile) -> None:
         self.offset = 0
         self.node = ""
         self._file = file
@@ -32,9 +32,9 @@ class Stream:
         return f"{self._file.path}, byte {self.offset:,}" + (f", {self.node}" if self.node else "")
 
     def error(self, problem: str, at: int | None = None) -> UserError:
-        """The error that there `problem` at the offset `at`, or else at the next field."""
-        where = self.offset if at is None else at
-        return self._file.error(f"{problem} ({self.node})" if self.node else problem, where)
+        """The error that there is `problem` at the offset `at`, or else at the next field."""
+        node = f" ({self.node})" if self.node else ""
+        return self._file.error(f"cannot be read at byte {self.offset if at is None else at:,}: {problem}{node}")
 
     def number(self, form: str, most: int | None = None, what: str = "number") -> Any:
         """A number in the form that `struct` calls so; `what` it is, in the message if there is a limit."""
@@ -42,7 +42,7 @@ class Stream:
         self._require(width)
         (value,) = struct.unpack_from(form, self._data, self.offset)
         if most is not None and value > most:
-            raise self.error(f"is a {what} of {value:,}, where at most {most:,} makes sense")
+            raise self.error(f"a {what} of {value:,}, where at most {most:,} makes sense")
         self.offset += width
         return value
 
@@ -69,7 +69,7 @@ class Stream:
         if legacy and rank:
             self.offset -= 4
         if rank > MAX_RANK:
-            raise self.error(f"begins a shape of {rank:,} axes, where at most {MAX_RANK} make sense")
+            raise self.error(f"a shape of {rank:,} axes, where at most {MAX_RANK} make sense")
         return tuple(self.number("<I") for _ in range(rank))
 
     def string(self) -> str:
@@ -82,13 +82,13 @@ class Stream:
             end = text.find(b"\0\0", end + 1)
         if end < 0:
             at_end = len(text) < limit
-            raise self.error("begins a string that the end of the file cuts off" if at_end else "is no string")
+            raise self.error("a string that the end of the file cuts off" if at_end else "not a string")
         self.offset += end + 2
         return text[:end].decode("utf-16-le", errors="replace")
 
     def marker(self, text: str) -> None:
         if not self.is_next(text):
-            raise self.error(f"the marker {text!r} should be")
+            raise self.error(f"expected the marker {text!r}")
 
     def is_next(self, text: str) -> bool:
         """Passes over `text` if it is next."""
@@ -109,24 +109,23 @@ class Stream:
                 f"{self.where()}: a sparse array, which is not read. Expected a dense one, as of an AlexNet."
             )
         if kind != ord("d"):
-            raise self.error(f"begins an array of kind {kind} instead of {ord('d')}, a dense one")
+            raise self.error(f"an array of kind {kind} instead of {ord('d')}, a dense one")
         self.marker("BMAT")
         width = self.size()
         if width not in (4, 8):
-            raise self.error(f"begins an array of numbers of {width:,} bytes instead of 4 (float) or 8 (double)")
+            raise self.error(f"an array of numbers of {width:,} bytes instead of 4 (float) or 8 (double)")
         # The matrix's name and layout, which nothing uses.
         self.string()
         self.number("<i")
         rows, columns = self.size(), self.size()
         count = rows * columns
         if count < 1 or count != math.prod(dimensions):
-            raise self.error(f"begins a matrix of {rows:,} × {columns:,} values for the shape {dimensions}")
+            raise self.error(f"a matrix of {rows:,} × {columns:,} values for the shape {dimensions}")
         self._require(count * width)
         values = np.frombuffer(self._data, f"<f{width}", count, self.offset)
-        value = checked_values(values, dimensions, self.where())
         self.offset += count * width
         self.marker("EMAT")
-        return value
+        return values.reshape(dimensions[::-1])
 
     def _require(self, length: int) -> None:
         left = max(len(self._data) - self.offset, 0)

@@ -12,14 +12,9 @@ from collections.abc import Callable, Set
 from typing import Any
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.importers import wire
-from keras_alexnet.importers.cntk.graph import (
-    CntkFunction,
-    CntkGraph,
-    CntkVariable,
-    make_graph,
-)
+from keras_alexnet.importers.cntk.graph import CntkFunction, CntkGraph, CntkVariable, make_graph
 from keras_alexnet.importers.cntk.stream import Stream
+from keras_alexnet.importers.files import ModelFile
 
 _NEWEST = 31
 
@@ -50,7 +45,7 @@ _V2_NAMES = {
 _V2_UID, _V2_NAME = "__v2libuid__", "__v2libname__"
 
 
-def read_graph(file: wire.Span) -> CntkGraph:
+def read_graph(file: ModelFile) -> CntkGraph:
     """Reads a graph from a file.
 
     Raises:
@@ -90,10 +85,10 @@ def _read_nodes(reader: Stream, version: int) -> tuple[dict[str, CntkVariable], 
         kind, full_name = reader.string(), reader.string()
         reader.node = f"{kind} {full_name!r}"
         if precision not in ("", "float", "double"):
-            raise reader.error(f"begins a node of numbers of type {precision!r} instead of 'float' or 'double'")
+            raise reader.error(f"a node of numbers of type {precision!r} instead of 'float' or 'double'")
         uid, name = _uid_and_name(full_name)
         if uid in variables or uid in functions:
-            raise reader.error("begins a second node of the same name")
+            raise reader.error("a second node of the same name")
         if kind == "LearnableParameter":
             variables[uid] = _read_parameter(reader, version, uid, name)
         elif kind in ("InputValue", "SparseInputValue"):
@@ -131,7 +126,7 @@ def _read_roots(reader: Stream, nodes: Set[str]) -> list[str]:
     while not reader.is_next("ERootNodes"):
         at, marker = reader.offset, reader.string()
         if not (marker.startswith("B") and marker.endswith("Nodes")):
-            raise reader.error(f"a list of nodes or 'ERootNodes' should be, but {marker!r} is", at)
+            raise reader.error(f"{marker!r} instead of a list of nodes or 'ERootNodes'", at)
         count = reader.count(len(nodes), "number of nodes")
         groups[marker] = [_read_uid(reader, nodes) for _ in range(count)]
         # An older name may be mixed with the newer one.
@@ -145,7 +140,7 @@ def _read_uid(reader: Stream, nodes: Set[str]) -> str:
     at, full_name = reader.offset, reader.string()
     uid, _ = _uid_and_name(full_name)
     if uid not in nodes:
-        raise reader.error(f"is the name {full_name!r}, which no node has", at)
+        raise reader.error(f"the name {full_name!r}, which no node has", at)
     return uid
 
 
@@ -189,18 +184,16 @@ def _read_input_dimensions(reader: Stream, version: int) -> tuple[int, ...]:
 def _read_convolution(reader: Stream, version: int) -> dict[str, Any]:
     if version >= 5:
         attributes = _read_windows(reader, version)
-        # Whether it was written as for images only; then the layout tells the order of the axes.
+        del attributes["poolingKind"]
+        # Whether it was written as for images only; then the layout gives the order of the axes.
         attributes["convolution2D"] = reader.boolean()
         attributes["dilation"] = reader.shape() if version >= 18 else (1,)
-        del attributes["poolingKind"], attributes["includePad"]
         return attributes
     kernel_shape, strides = (reader.size(), reader.size(), 1), (reader.size(), reader.size(), 1)
-    map_count, layout, pads = reader.number("<I"), reader.number("<I"), reader.boolean()
-    reader.size()
+    _, layout, pads, _ = reader.number("<I"), reader.number("<I"), reader.boolean(), reader.size()
     return {
         "kernelShape": kernel_shape,
         "strides": strides,
-        "mapCount": (map_count,),
         "imageLayout": layout,
         "autoPadding": [pads],
         "sharing": [True],
@@ -222,10 +215,10 @@ def _read_pooling(reader: Stream, version: int) -> dict[str, Any]:
 
 def _read_windows(reader: Stream, version: int) -> dict[str, Any]:
     """What convolution and pooling have in common from format 5 on."""
+    kernel_shape, _, strides = reader.shape(), reader.shape(), reader.shape()
     attributes = {
-        "kernelShape": reader.shape(),
-        "mapCount": reader.shape(),
-        "strides": reader.shape(),
+        "kernelShape": kernel_shape,
+        "strides": strides,
         "sharing": reader.booleans(),
         "autoPadding": reader.booleans(),
         "lowerPad": reader.shape(),
@@ -236,9 +229,13 @@ def _read_windows(reader: Stream, version: int) -> dict[str, Any]:
     # The most memory it may use, in samples.
     reader.size()
     attributes["transpose"] = reader.boolean() if version >= 9 else False
-    attributes["outputShape"] = reader.shape() if version >= 20 else (0,)
+    if version >= 20:
+        # The output's shape.
+        reader.shape()
     attributes["ceilOutDim"] = reader.boolean() if version >= 21 else False
-    attributes["includePad"] = reader.boolean() if version >= 23 else False
+    if version >= 23:
+        # Whether an average counts the padding.
+        reader.boolean()
     return attributes
 
 
@@ -254,7 +251,6 @@ def _read_image_pooling(reader: Stream, version: int, pooling_type: int) -> dict
         "lowerPad": (0,),
         "upperPad": (0,),
         "ceilOutDim": False,
-        "includePad": False,
     }
 
 
@@ -266,15 +262,14 @@ def _read_times(reader: Stream, version: int) -> dict[str, Any]:
 
 
 def _read_dropout(reader: Stream, version: int) -> dict[str, Any]:
-    """The rate is not in the file: it was a setting of the training."""
-    if version < 16:
-        return {}
-    # Format 16 has a C++ long here, which is shorter on Windows.
-    if version == 16:
+    """Skips the state of the random numbers. The rate is not in the file: it was a setting of the training."""
+    if version >= 16:
+        # Format 16 has a C++ long here, which is shorter on Windows.
         after = reader.offset + 16
-        is_long = any(reader.is_string_at(after, text) for text in ("float", "double", "ENodeList"))
-        return {"rngSeed": reader.number("<Q" if is_long else "<I"), "rngOffset": reader.size()}
-    return {"rngSeed": reader.size(), "rngOffset": reader.size()}
+        is_long = version > 16 or any(reader.is_string_at(after, text) for text in ("float", "double", "ENodeList"))
+        reader.number("<Q" if is_long else "<I")
+        reader.size()
+    return {}
 
 
 def _read_reshape(reader: Stream, version: int) -> dict[str, Any]:
@@ -284,8 +279,12 @@ def _read_reshape(reader: Stream, version: int) -> dict[str, Any]:
 
 
 def _read_reduction(reader: Stream, version: int) -> dict[str, Any]:
-    attributes = {"axis": reader.number("<i") - 1, "reductionOpName": reader.string()}
-    return {**attributes, "reductionKeepDimensions": reader.boolean()} if version >= 24 else attributes
+    """Skips the attributes of a part of losses and metrics."""
+    reader.number("<i")
+    reader.string()
+    if version >= 24:
+        reader.boolean()
+    return {}
 
 
 _ATTRIBUTE_READERS: dict[str, Callable[[Stream, int], dict[str, Any]]] = {

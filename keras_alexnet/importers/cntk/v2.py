@@ -12,15 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.importers import wire
 from keras_alexnet.importers.cntk.dictionary import Array, Dictionary, read_dictionary
-from keras_alexnet.importers.cntk.graph import (
-    CntkBlock,
-    CntkFunction,
-    CntkGraph,
-    CntkVariable,
-    make_graph,
-)
+from keras_alexnet.importers.cntk.graph import CntkFunction, CntkGraph, CntkVariable, make_graph
+from keras_alexnet.importers.files import ModelFile
 
 # Far above any AlexNet.
 _MAX_DEPTH = 50
@@ -47,7 +41,7 @@ _PLACEHOLDER = 4
 _OUTPUT = "_Output_"
 
 
-def read_graph(file: wire.Span) -> CntkGraph:
+def read_graph(file: ModelFile) -> CntkGraph:
     """Reads a graph from a file.
 
     Raises:
@@ -59,13 +53,13 @@ def read_graph(file: wire.Span) -> CntkGraph:
             raise UserError(
                 f"{file.path} is the state of CNTK's trainer, which has no network. Give the .model file beside it."
             )
-        raise file.error("is no model: no dictionary of type 'CompositeFunction'")
+        raise file.error("has no dictionary of type 'CompositeFunction', which a model is")
     variables, placeholders = _read_variables(model)
     functions: dict[str, _StoredFunction] = {}
     for stored in model.dictionaries("primitive_functions"):
         function = _read_function(stored)
         if function.uid in functions:
-            raise stored.span.error(f"is a second function {function.uid!r}")
+            raise stored.error("is a second function of this uid")
         functions[function.uid] = function
     opened = _Opener(file.path, functions, placeholders)
     roots = opened.outputs(model.get("root", str))
@@ -81,12 +75,12 @@ def _read_variables(model: Dictionary) -> tuple[list[CntkVariable], set[str]]:
             placeholders.add(uid)
             continue
         if code not in _KINDS:
-            raise variable.span.error(f"is the variable {uid!r} of the unknown kind {code}")
+            raise variable.error(f"is a variable of the unknown kind {code}")
         shape, value = variable.get("shape", tuple)[::-1], None
         if _KINDS[code] != "input":
-            value = variable.get("value", Array).values(f"{variable.span.path}, {_KINDS[code]} {uid!r}")
+            value = variable.get("value", Array).values(f"{variable.path}, {_KINDS[code]} {uid!r}")
             if value.shape != shape:
-                raise variable.span.error(f"is {uid!r} of shape {shape}, but its array has the shape {value.shape}")
+                raise variable.error(f"has the shape {shape}, but its array has {value.shape}")
         variables.append(CntkVariable(uid, _KINDS[code], variable.get("name", str, ""), shape, value))
     return variables, placeholders
 
@@ -100,7 +94,6 @@ class _Block:
         arguments: by placeholder, the uid of what takes its place.
     """
 
-    block: CntkBlock
     root: str
     arguments: dict[str, str]
 
@@ -121,7 +114,7 @@ def _read_function(stored: Dictionary) -> _StoredFunction:
     uid, name = stored.get("uid", str), stored.get("name", str, "")
     if stored.get("type", str) != "PrimitiveFunction":
         raise UserError(
-            f"{stored.span.path}: function {uid!r} is a {stored.get('type', str)}, which is not read. Expected CNTK's "
+            f"{stored.path}: function {uid!r} is a {stored.get('type', str)}, which is not read. Expected CNTK's "
             "own functions only: save the model without it."
         )
     code = stored.get("op", int)
@@ -131,11 +124,9 @@ def _read_function(stored: Dictionary) -> _StoredFunction:
         keys = stored.texts("block_function_composite_arguments_map_keys")
         values = stored.texts("block_function_composite_arguments_map_values")
         if len(keys) != len(values):
-            raise stored.span.error(f"is the block {uid!r} with {len(keys)} arguments, but {len(values)} values")
+            raise stored.error(f"is a block with {len(keys)} arguments, but {len(values)} values")
         root = stored.get("block_function_composite", Dictionary).get("root", str)
-        block = _Block(
-            CntkBlock(name, stored.get("block_function_op_name", str)), root, dict(zip(keys, values, strict=True))
-        )
+        block = _Block(root, dict(zip(keys, values, strict=True)))
     attributes = stored.get("attributes", Dictionary).plain()
     return _StoredFunction(uid, op, name, tuple(stored.texts("inputs")), attributes, block)
 
@@ -169,7 +160,7 @@ class _Opener:
     def primitives(self) -> Iterator[CntkFunction]:
         """All functions that the roots need, each with the blocks it is in."""
         seen: set[str] = set()
-        waiting: list[tuple[str, tuple[CntkBlock, ...]]] = [(root, ()) for root in self._roots]
+        waiting: list[tuple[str, tuple[str, ...]]] = [(root, ()) for root in self._roots]
         while waiting:
             uid, blocks = waiting.pop()
             function = self._functions.get(uid)
@@ -184,7 +175,7 @@ class _Opener:
             # What comes before a block is in the blocks that the block is in.
             waiting += [(name.rpartition(_OUTPUT)[0], blocks) for name in function.inputs]
             if function.block:
-                waiting.append((function.block.root, (*blocks, function.block.block)))
+                waiting.append((function.block.root, (*blocks, function.name)))
             elif function.op != "Combine":
                 inputs = tuple(map(self._source, function.inputs))
                 yield CntkFunction(uid, function.op, function.name, inputs, function.attributes, blocks)

@@ -12,7 +12,7 @@ EXPECTED = (
 )
 
 # Far above any network's, so that what is computed of them stays small.
-_MOST = 10_000
+_MAX_SIZE = 10_000
 _MAX_AXES = 8
 
 # A dimension that is not given.
@@ -117,10 +117,10 @@ def checked(graph: CntkGraph, function: CntkFunction, name: str, values: object,
         UserError: it is something else, or a number is below `least` or far too large.
     """
     is_list = isinstance(values, list | tuple) and 1 <= len(values) <= _MAX_AXES
-    if not is_list or not all(isinstance(value, int) and least <= value <= _MOST for value in values):
+    if not is_list or not all(isinstance(value, int) and least <= value <= _MAX_SIZE for value in values):
         raise UserError(
             f"{described(graph, function)} has as its {name} {str(values)[:80]}. Expected whole numbers from {least} "
-            f"to {_MOST:,}, one for each axis: the file is damaged, or its sizes are not known before it runs."
+            f"to {_MAX_SIZE:,}, one for each axis: the file is damaged, or its sizes are not known before it runs."
         )
     return tuple(values)
 
@@ -133,5 +133,4 @@ def described(graph: CntkGraph, function: CntkFunction) -> str:
 
 def label(function: CntkFunction) -> str:
     """The innermost block with a name, or the function's name, or its uid."""
-    names = [block.name for block in reversed(function.blocks)]
-    return next((name for name in [*names, function.name] if name), function.uid)
+    return next((name for name in (*reversed(function.blocks), function.name) if name), function.uid)

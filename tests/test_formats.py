@@ -6,7 +6,7 @@ import pytest
 from cntk_reference import build_reference_network
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.importers.formats import CAFFE, CNTK, KERAS, ONNX, TORCHVISION, model_kind
+from keras_alexnet.importers.formats import CAFFE, CNTK, KERAS, ONNX, TORCHVISION, detect_format
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -32,13 +32,13 @@ def written(folder: Path, content: bytes, name: str = "a.file") -> Path:
 )
 @pytest.mark.parametrize("suffix", ["", ".keras", ".onnx"])
 def test_content_counts_not_the_suffix(tmp_path, name, kind, suffix):
-    assert model_kind(written(tmp_path, (REFERENCE / name).read_bytes(), f"a{suffix}")) == kind
+    assert detect_format(written(tmp_path, (REFERENCE / name).read_bytes(), f"a{suffix}")) == kind
 
 
 def test_a_keras_file(tmp_path):
     build_reference_network().save(tmp_path / "model.keras")
     os.rename(tmp_path / "model.keras", tmp_path / "model.onnx")
-    assert model_kind(tmp_path / "model.onnx") == KERAS
+    assert detect_format(tmp_path / "model.onnx") == KERAS
 
 
 @pytest.mark.parametrize(
@@ -46,14 +46,23 @@ def test_a_keras_file(tmp_path):
     [
         (b"\x12\x05\x1a\x03abc", CAFFE),  # V1 layers without a name in front
         (b"\xa2\x06\x05\x0a\x03abc", CAFFE),
-        (b"\x12\x0b\x0a\x07version", CNTK),
+        (b"\x12\x1b\x0a\x04type\x12\x13\x10\x06\x42\x0fComposite", CNTK),
+        (b"\x08\x02\x12\x81\x01\x0a\x04type\x12\x13\x10\x06\x42\x0fComposite", CNTK),
+        # ONNX with a producer's name of 16 bytes, of 10 bytes, and one that begins like a mean image.
+        (b"\x08\x07\x12\x10sixteen letters!\x3a\x05graph", ONNX),
+        (b"\x08\x07\x12\x0aten letter\x3a\x05graph", ONNX),
+        (b"\x08\x07\x12\x05\x10\x01\x18ab\x3a\x05graph", ONNX),
+        # V1 layers whose first field looks like the key of a dictionary.
+        (b"\x12\x30\x12\x0apool1_drop\x1a\x03abc", CAFFE),
+        (b"\x12\x30\x22\x0apool1_drop\x28\x04", CAFFE),
+        (b"\x12\x30\x0a\x20\x0a\x04conv\x12\x04conv", CAFFE),
         (b"\x08\x03\x12\x06backend", ONNX),
         (b"\x80\x02}q\x00", TORCHVISION),
         (b"\x0a\x20" + b"name of a network 32 characters_" + b"\xa2\x06\x01", CAFFE),
     ],
 )
 def test_other_beginnings(tmp_path, content, kind):
-    assert model_kind(written(tmp_path, content)) == kind
+    assert detect_format(written(tmp_path, content)) == kind
 
 
 @pytest.mark.parametrize(
@@ -65,21 +74,22 @@ def test_other_beginnings(tmp_path, content, kind):
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:", "is a pointer of Git LFS"),
         (b"\x1f\x8b\x08\x00", "is a gzip archive: unpack it"),
         (b"\x89HDF\r\n\x1a\n", "is an HDF5 file"),
+        (b"ktnc\0\0", "is CNTK's format for models of more than 2 GB"),
         (b"\x08\x01\x10\x03\x18\x80\x02", "is a mean image of Caffe: give it as --mean_file"),
-        (b"\xff\xd8\xff\xe0", r"begins with b'\\xff\\xd8\\xff\\xe0', as no kind of model does"),
+        (b"\xff\xd8\xff\xe0", r"has an unrecognized model format: it begins with b'\\xff\\xd8\\xff\\xe0'"),
         (b"PK\x03\x04 cut off", "is a damaged zip archive"),
         (b"", "is empty"),
     ],
 )
 def test_other_files_are_told(tmp_path, content, told):
     with pytest.raises(UserError, match=told) as raised:
-        model_kind(written(tmp_path, content))
+        detect_format(written(tmp_path, content))
     assert str(raised.value).startswith(str(tmp_path))
     assert "Expected a model of Caffe (.caffemodel), CNTK" in str(raised.value) or b"PK" in content
 
 
 def test_the_suffix_counts_where_the_content_does_not_tell(tmp_path):
-    assert model_kind(written(tmp_path, b"\xff\xff", "a.onnx")) == ONNX
+    assert detect_format(written(tmp_path, b"\xff\xff", "a.onnx")) == ONNX
 
 
 def test_a_zip_bomb_is_refused_unopened(tmp_path):
@@ -88,15 +98,15 @@ def test_a_zip_bomb_is_refused_unopened(tmp_path):
         archive.writestr("config.json", b" " * 50_000_000)
     assert (tmp_path / "a.keras").stat().st_size < 100_000
     with pytest.raises(UserError, match=r"is a zip archive that would grow to 50,000,002 bytes"):
-        model_kind(tmp_path / "a.keras")
+        detect_format(tmp_path / "a.keras")
 
 
 def test_other_archives_and_folders_are_told(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("bvlc.caffemodel", b"x")
     with pytest.raises(UserError, match=r"is a zip archive of 'bvlc\.caffemodel'\. Expected .*: unpack it"):
-        model_kind(tmp_path / "a.zip")
+        detect_format(tmp_path / "a.zip")
     with pytest.raises(UserError, match="is a folder"):
-        model_kind(tmp_path)
+        detect_format(tmp_path)
     with pytest.raises(UserError, match="cannot read"):
-        model_kind(tmp_path / "none")
+        detect_format(tmp_path / "none")
