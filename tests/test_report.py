@@ -299,21 +299,27 @@ def older(evaluated, tmp_path) -> Path:
     return shutil.copytree(evaluated, tmp_path / "older")
 
 
-def write_other(folder: Path, trained, data_dir, **changes) -> None:
+@pytest.fixture(scope="module")
+def write_other(trained, data_dir):
+    """Writes a report on other predictions to a folder."""
     model, image_map = load_model(str(trained[0] / "model.keras")), read_map(data_dir / VAL_MAP)
     predictions = predict_map(model, image_map)
-    image_map = dataclasses.replace(image_map, **changes)
-    write_report(folder, model, predictions, image_map, model_path=trained[0] / "model.keras")
+
+    def write(folder: Path, **changes) -> None:
+        changed = dataclasses.replace(image_map, **changes)
+        write_report(folder, model, predictions, changed, model_path=trained[0] / "model.keras")
+
+    return write
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_an_older_report_stays_whole_where_a_new_one_fails(older, trained, data_dir, monkeypatch):
+def test_an_older_report_stays_whole_where_a_new_one_fails(older, write_other, monkeypatch):
     before = contents(older)
     with pytest.raises(ValueError, match=r"predictions of 7 images .* for 3 images"):
-        write_other(older, trained, data_dir, paths=["a", "b", "c"], labels=[0, 0, 0])
+        write_other(older, paths=["a", "b", "c"], labels=[0, 0, 0])
     assert contents(older) == before
 
     def fail(*_):
@@ -323,7 +329,7 @@ def test_an_older_report_stays_whole_where_a_new_one_fails(older, trained, data_
     with monkeypatch.context() as patched:
         patched.setattr("keras_alexnet.report.tables.write_predictions", fail)
         with pytest.raises(KeyboardInterrupt):
-            write_other(older, trained, data_dir)
+            write_other(older)
     assert contents(older) == before
 
     # A disk may say that it is full as late as here, for any of the files.
@@ -335,13 +341,13 @@ def test_an_older_report_stays_whole_where_a_new_one_fails(older, trained, data_
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match="cannot write the report in .*No space left"):
-        write_other(older, trained, data_dir)
+    with pytest.raises(UserError, match=r"cannot write the report in .*No space left"):
+        write_other(older)
     assert contents(older) == before
 
 
-@pytest.mark.parametrize("finished", range(4))
-def test_a_page_never_refers_to_the_tables_of_another_report(older, trained, data_dir, monkeypatch, finished):
+@pytest.mark.parametrize("finished", [1, 3])
+def test_a_page_never_refers_to_the_tables_of_another_report(older, write_other, monkeypatch, finished):
     """Whenever the process is killed while files take their names."""
     before, replace, renamed = contents(older), os.replace, []
 
@@ -353,7 +359,7 @@ def test_a_page_never_refers_to_the_tables_of_another_report(older, trained, dat
 
     monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        write_other(older, trained, data_dir)
+        write_other(older)
     after = contents(older)
     assert [name for name in before if name not in after] == ["report.html"]
     assert sum(after[name] != before[name] for name in after) <= finished
@@ -361,7 +367,7 @@ def test_a_page_never_refers_to_the_tables_of_another_report(older, trained, dat
     monkeypatch.undo()
     (older / ".partial-report").mkdir()
     (older / ".partial-report/report.html").touch()
-    write_other(older, trained, data_dir)
+    write_other(older)
     assert sorted(contents(older)) == [".report.lock", *FILES]
 
 
@@ -382,7 +388,8 @@ def test_other_backends_write_the_same(trained, data_dir, evaluated, tmp_path, b
         "--crops=10",
         KERAS_BACKEND=backend,
     )
-    assert (result.returncode, result.stderr) == (0, "")
+    # A slow machine prints how far it is.
+    assert (result.returncode, [line for line in result.stderr.splitlines() if "evaluated" not in line]) == (0, [])
     for row, wanted in zip(rows_of(tmp_path / "predictions.csv"), rows_of(evaluated / "predictions.csv"), strict=True):
         assert float(row["loss"]) == pytest.approx(float(wanted["loss"]), rel=1e-4)
     assert (tmp_path / "per_class.csv").read_bytes() == (evaluated / "per_class.csv").read_bytes()

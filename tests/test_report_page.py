@@ -151,8 +151,7 @@ def test_only_all_and_nothing_are_100_and_0_percent(source):
     cells = [re.findall(r'<td class="number share"[^>]*>([^<]*)<', row) for row in rows]
     assert [row[0] for row in cells[:4]] == ["&gt; 99.9%", "–", "–", "&lt; 0.1%"]
     assert [row[1] for row in cells[3:6]] == ["70.0%", "100%", "&gt; 99.9%"]
-    assert cells[5][2] == "0.0%" or cells[5][2] == "0%"
-    assert "Lynx (< 0.1%)" not in words_of(source)
+    assert cells[5][2] == "0%"
 
 
 def test_what_is_missing_is_said():
@@ -179,10 +178,10 @@ def test_of_very_many_classes_each_takes_less_than_a_kilobyte():
     rng = np.random.default_rng(0)
     cells = np.concatenate([rng.integers(0, 1000, (50_000, 2)), np.ones((50_000, 1), int)], axis=1)
     assert len(render(many_classes(1000, cells))) < 7e6
-    number = 21_841
+    number = 4000
     source = render(many_classes(number, [(label, label, 1) for label in range(number)]))
     assert len(source) < 5e6 + 1000 * number
-    assert "The table shows up to 2,000 of the 21,841 classes at a time." in words_of(source)
+    assert "The table shows up to 2,000 of the 4,000 classes at a time." in words_of(source)
     assert source.count("<tr hidden>") == number - 2000
 
 
@@ -200,6 +199,15 @@ def column(page, number):
     return page.locator(f"#class-table tbody tr:visible > :nth-child({number})").all_inner_texts()
 
 
+def wait_until(page, expression):
+    """Waits for a condition; playwright's own way evaluates strings in the page, whose policy forbids that."""
+    for _ in range(200):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(50)
+    pytest.fail(f"never true: {expression}")
+
+
 def background(page):
     return page.evaluate("getComputedStyle(document.body).backgroundColor")
 
@@ -211,7 +219,7 @@ def test_each_heading_sorts_both_ways_with_empty_cells_last(browser, path):
         "Id": ([2, 1, 3, 0, 6, 4, 5], [5, 4, 6, 0, 3, 1, 2]),
         "Label": ([0, 1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1, 0]),
         "Images": ([2, 5, 6, 0, 1, 4, 3], [3, 4, 1, 0, 6, 5, 2]),
-        "Precision": ([3, 4, 5, 6, 0, 2, 1], [0, 6, 5, 4, 3, 2, 1]),
+        "Precision": ([3, 4, 5, 6, 0, 1, 2], [0, 6, 5, 4, 3, 1, 2]),
     }
     with opened(browser, path) as page:
         headings = page.locator("#class-table thead")
@@ -268,7 +276,7 @@ def test_the_matrix_shows_the_cells_of_the_part_in_view(browser, tmp_path):
         return { told, names: layout.xaxis.ticktext, sides: data.map(({ z }) => [z.length, z[0].length]) };
     }"""
     with opened(browser, written(tmp_path, many_classes(400, cells))) as page:
-        page.wait_for_function("document.getElementById('matrix-chart').layout.xaxis.ticktext")
+        wait_until(page, "document.getElementById('matrix-chart').layout.xaxis.ticktext")
         whole = page.evaluate(state)
         # A block of three by three classes tells its largest cell.
         assert len(whole["told"][0]) == 2
@@ -277,7 +285,7 @@ def test_the_matrix_shows_the_cells_of_the_part_in_view(browser, tmp_path):
         assert 2 < len(whole["names"]) < 80
         zoom = "Plotly.relayout('matrix-chart', {'xaxis.range': [295.5, 305.5], 'yaxis.range': [20.5, 5.5]})"
         page.evaluate(zoom)
-        page.wait_for_function("document.getElementById('matrix-chart').data[0].z.length === 15")
+        wait_until(page, "document.getElementById('matrix-chart').data[0].z.length === 15")
         part = page.evaluate(state)
         assert part["sides"] == [[15, 10]] * 2
         assert [re.sub("[\u2068\u2069]", "", name).split()[0] for name in part["names"]] == list(
@@ -294,7 +302,7 @@ def test_the_matrix_shows_the_cells_of_the_part_in_view(browser, tmp_path):
         assert "predicted as" in page.locator("#matrix-chart .hovertext").first.text_content()
         assert sorted(page.locator("#matrix-chart .heatmap-label").all_text_contents()) == ["1", "7"]
         page.mouse.dblclick(size["x"] + 5, size["y"] + 5)
-        page.wait_for_function("document.getElementById('matrix-chart').data[0].z.length === 134")
+        wait_until(page, "document.getElementById('matrix-chart').data[0].z.length === 134")
 
 
 @needs_browser
@@ -314,9 +322,7 @@ def test_the_theme_follows_the_system_until_it_is_chosen(browser, path):
 
 @needs_browser
 def test_paper_gets_a_light_page_without_controls(browser, path):
-    widths = (
-        "() => Math.max(...[...document.querySelectorAll('.main-svg')].map(svg => svg.getBoundingClientRect().right))"
-    )
+    right_edges = "all => all.map(one => one.getBoundingClientRect().right)"
     with opened(browser, path, color_scheme="dark") as page:
         controls = ("nav", "#theme", "#search", "#examples .more > summary", "#curves .values")
         assert all(page.locator(control).is_visible() for control in controls)
@@ -324,11 +330,11 @@ def test_paper_gets_a_light_page_without_controls(browser, path):
         page.emulate_media(media="print")
         assert not any(page.locator(control).is_visible() for control in controls)
         assert background(page) == WHITE
-        page.wait_for_function("document.querySelector('.more').open")
+        wait_until(page, "document.querySelector('.more').open")
         assert page.locator("#examples summary:visible").count() == 18
-        assert page.evaluate(widths) <= 688
+        assert max(page.locator(".main-svg").evaluate_all(right_edges)) <= 688
         page.emulate_media(media="screen")
-        page.wait_for_function("!document.querySelector('.more').open")
+        wait_until(page, "!document.querySelector('.more').open")
 
 
 @needs_browser
@@ -349,7 +355,7 @@ def test_a_phone_scrolls_the_page_downwards_only(browser, path):
             kind = "touchMove" if step else "touchStart"
             session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [point]})
         session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
-        page.wait_for_function(f"scrollY > {before}")
+        wait_until(page, f"scrollY > {before}")
 
 
 @needs_browser
