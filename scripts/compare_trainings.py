@@ -6,7 +6,7 @@
 What follows `--` goes to both python -m keras_alexnet.fit and scripts/twin.py train. Weights, crops and dropout differ
 from side to side and from seed to seed, so the curves agree within what seeds make of them. The folder gets a run
 ours-SEED and a history twin-SEED.csv a seed, curves.png, and a table of the validation's top-1 errors, curves.csv. What
-is finished is kept, so that the same command goes on after an interruption. It needs the extras `torch` and `report`.
+is finished is kept, so that the same command goes on after an interruption. It needs the extras `bench` and `torch`.
 """
 
 import argparse

@@ -18,7 +18,7 @@ else:
 needs_browser = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 
 # Milliseconds to wait for what does not come; a failure, so that it may be long.
-_TIMEOUT = 10_000
+_TIMEOUT = 60_000
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 import csv
 import dataclasses
+import errno
+import html
 import os
 import shutil
 import subprocess
@@ -13,7 +15,6 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from browser import chromium, needs_browser, opened
 from conftest import write_images
 from training_process import installed
 
@@ -110,8 +111,7 @@ def test_a_finished_run_gets_its_report_once(trained, data_dir, tmp_path, capsys
         times.append(page.stat().st_mtime_ns)
     assert times[0] == times[1]
     # A page about another model is none about this one.
-    html = page.read_text()
-    page.write_text(html.replace(sha256_of(tmp_path / "run/model.keras"), 64 * "0"))
+    page.write_text(page.read_text().replace(sha256_of(tmp_path / "run/model.keras"), 64 * "0"))
     train(config)
     assert sha256_of(tmp_path / "run/model.keras") in page.read_text()
     # It is of the run, and goes with it.
@@ -169,19 +169,20 @@ def test_the_tables_are_of_the_predictions(evaluated, trained, data_dir):
         assert float(row["top5_recall"]) == 1
 
 
-@needs_browser
-def test_the_page_shows_it_in_a_browser(evaluated):
-    with chromium() as browser, opened(browser, evaluated / "report.html") as page:
-        text = page.inner_text("body")
-        assert "best.keras on val_map.txt" in text
-        assert "top-1 error" in text
-        # Names come as they are, and run nothing.
-        for name in ("<script>alert(1)</script>", "a & b, c", "<i>n01</i>", "caf\\udce9"):
-            assert name in text
-        assert page.locator("figure img").count() == 7
-        assert page.locator("svg").count() == 2
-        for fact in ("learning_rate", "crops", "SHA-256", "conv1: 24 filters of 11×11×3"):
-            assert fact in text
+def test_the_page_is_about_them(evaluated):
+    page = html.unescape((evaluated / "report.html").read_text())
+    for text in (
+        "best.keras on val_map.txt",
+        "top-1 error",
+        "a & b, c",
+        "caf\\udce9",
+        "learning_rate",
+        "crops",
+        "SHA-256",
+    ):
+        assert text in page
+    assert "conv1: 24 filters of 11×11×3" in page
+    assert page.count('<img src="data:image/jpeg') == 7
 
 
 def test_a_model_without_run_and_classes(trained, data_dir, tmp_path, capsys):
@@ -190,13 +191,13 @@ def test_a_model_without_run_and_classes(trained, data_dir, tmp_path, capsys):
     evaluate_here(f"--model={tmp_path}/alone.keras", f"--map_file={tmp_path}/map.txt", f"--report_dir={tmp_path}/r")
     assert capsys.readouterr().out.splitlines()[-1] == f"report      {tmp_path}/r/report.html"
     assert [row["class"] for row in rows_of(tmp_path / "r/per_class.csv")] == ["label 0", "label 1", "label 2"]
-    html = (tmp_path / "r/report.html").read_text()
-    assert "Curves of the training are shown for model.keras and best.keras" in html
+    page = (tmp_path / "r/report.html").read_text()
+    assert "Curves of the training are shown for model.keras and best.keras" in page
 
 
 @pytest.mark.parametrize(
     "content",
-    [None, b"", b"epoch,loss\n", b"epoch,loss\n1,x\n", b"\xff\xff", b"\0" * 200_000, b'epoch,"' + b"x" * 200_000],
+    [None, b"", b"epoch,loss\n", b"epoch,loss\n1,x\n", b"\xff\xff", b"\0" * 200_000],
 )
 def test_a_history_that_cannot_be_used(trained, data_dir, tmp_path, content):
     shutil.copy(trained[0] / "model.keras", tmp_path)
@@ -269,7 +270,7 @@ def test_very_many_classes_take_no_memory_for_all_pairs_of_them(tmp_path, monkey
 @pytest.mark.parametrize(
     ("package", "command"),
     [
-        ("matplotlib", ("fit", "--report", "--output_dir=run")),
+        ("plotly", ("fit", "--report", "--output_dir=run")),
         ("jinja2", ("evaluate", "--model=gone", "--report_dir=r")),
     ],
 )
@@ -294,24 +295,82 @@ def test_a_folder_that_cannot_be_written_to_is_told_before_long_work(tmp_path, d
     assert os.listdir(tmp_path / "run") == ["report"]
 
 
-def test_an_older_report_stays_whole_where_a_new_one_fails(evaluated, trained, data_dir, tmp_path, monkeypatch):
-    shutil.copytree(evaluated, tmp_path / "r")
-    before = {path.name: path.read_bytes() for path in (tmp_path / "r").iterdir()}
+@pytest.fixture
+def older(evaluated, tmp_path) -> Path:
+    """A copy of a report, which is to be replaced."""
+    return shutil.copytree(evaluated, tmp_path / "older")
+
+
+@pytest.fixture(scope="module")
+def write_other(trained, data_dir):
+    """Writes a report on other predictions to a folder."""
     model, image_map = load_model(str(trained[0] / "model.keras")), read_map(data_dir / VAL_MAP)
     predictions = predict_map(model, image_map)
-    other = dataclasses.replace(image_map, paths=image_map.paths[:3], labels=image_map.labels[:3])
-    arguments = {"model_path": trained[0] / "model.keras"}
+
+    def write(folder: Path, **changes) -> None:
+        changed = dataclasses.replace(image_map, **changes)
+        write_report(folder, model, predictions, changed, model_path=trained[0] / "model.keras")
+
+    return write
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_an_older_report_stays_whole_where_a_new_one_fails(older, write_other, monkeypatch):
+    before = contents(older)
     with pytest.raises(ValueError, match=r"predictions of 7 images .* for 3 images"):
-        write_report(tmp_path / "r", model, predictions, other, **arguments)
+        write_other(older, paths=["a", "b", "c"], labels=[0, 0, 0])
+    assert contents(older) == before
 
     def fail(*_):
         raise KeyboardInterrupt
 
     # The last to be written.
-    monkeypatch.setattr("keras_alexnet.report.tables.write_predictions", fail)
+    with monkeypatch.context() as patched:
+        patched.setattr("keras_alexnet.report.tables.write_predictions", fail)
+        with pytest.raises(KeyboardInterrupt):
+            write_other(older)
+    assert contents(older) == before
+
+    # A disk may say that it is full as late as here, for any of the files.
+    flushed = []
+
+    def full(descriptor):
+        flushed.append(descriptor)
+        if len(flushed) == 4:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"cannot write the report in .*No space left"):
+        write_other(older)
+    assert contents(older) == before
+
+
+@pytest.mark.parametrize("finished", [1, 3])
+def test_a_page_never_refers_to_the_tables_of_another_report(older, write_other, monkeypatch, finished):
+    """Whenever the process is killed while files take their names."""
+    before, replace, renamed = contents(older), os.replace, []
+
+    def killed(source, target):
+        if len(renamed) == finished:
+            raise KeyboardInterrupt
+        renamed.append(Path(target).name)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        write_report(tmp_path / "r", model, predictions, image_map, **arguments)
-    assert {path.name: path.read_bytes() for path in (tmp_path / "r").iterdir()} == before
+        write_other(older)
+    after = contents(older)
+    assert [name for name in before if name not in after] == ["report.html"]
+    assert sum(after[name] != before[name] for name in after) <= finished
+    # What a kill leaves behind does not disturb the next report.
+    monkeypatch.undo()
+    (older / ".partial-report").mkdir()
+    (older / ".partial-report/report.html").touch()
+    write_other(older)
+    assert sorted(contents(older)) == [".report.lock", *FILES]
 
 
 def test_synthetic_data_have_no_report(tmp_path):
@@ -331,7 +390,8 @@ def test_other_backends_write_the_same(trained, data_dir, evaluated, tmp_path, b
         "--crops=10",
         KERAS_BACKEND=backend,
     )
-    assert (result.returncode, result.stderr) == (0, "")
+    # A slow machine prints how far it is.
+    assert (result.returncode, [line for line in result.stderr.splitlines() if "evaluated" not in line]) == (0, [])
     for row, wanted in zip(rows_of(tmp_path / "predictions.csv"), rows_of(evaluated / "predictions.csv"), strict=True):
         assert float(row["loss"]) == pytest.approx(float(wanted["loss"]), rel=1e-4)
     assert (tmp_path / "per_class.csv").read_bytes() == (evaluated / "per_class.csv").read_bytes()

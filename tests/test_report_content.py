@@ -18,7 +18,6 @@ from keras_alexnet.report.page import Page
 from keras_alexnet.report.run_record import run_of
 from keras_alexnet.report.statistics import calibration, class_results, confusion_matrix, wilson_interval
 
-# A dog, a bird, a dog, …: groups put them in another order than their labels'.
 IDS = ["n01440764", "n01530575", "n02085620", "n02101006", "n02123045", "n02124075", "n03100240", "n03445777"]
 CLASSES = Classes(IDS, [f"name {class_id}" for class_id in IDS], "classmappings.txt")
 NUM_IMAGES = 400
@@ -76,9 +75,9 @@ def test_headlines(page):
     for name, k in (("top-1 error", 1), ("top-5 error", 5)):
         error = np.mean(ranks >= k)
         assert 0 < error < 1
-        assert shown[name].value == f"{100 * error:.1f} %"
+        assert shown[name].value == f"{100 * error:.1f}%"
         low, high = wilson_interval(error, NUM_IMAGES)
-        assert shown[name].interval == f"{100 * low:.1f} to {100 * high:.1f} %"
+        assert shown[name].interval == f"{100 * low:.1f}% to {100 * high:.1f}%"
     losses = -np.log(np.exp(logits)[np.arange(NUM_IMAGES), labels] / np.exp(logits).sum(1))
     assert shown["loss"].value == f"{losses.mean():.4f}"
     low, _, high = shown["loss"].interval.split()
@@ -114,10 +113,6 @@ def test_classes_and_matrix(page):
     truth, predicted, count, share = page.most_confused[0]
     assert (truth, predicted, count) == (1, 0, confusion[1, 0])
     assert share == pytest.approx(confusion[1, 0] / confusion[1].sum())
-    assert len(page.order) == 8
-    assert sorted(page.order) == list(range(8))
-    dogs = next(group for group in page.groups if group[0] == "dogs")
-    assert [IDS[label] for label in page.order[dogs[1] : dogs[2]]] == ["n02085620", "n02101006"]
 
 
 def test_examples(page):
@@ -137,7 +132,7 @@ def test_examples(page):
 
 
 def test_calibration_and_filters(page):
-    assert page.calibration_error == f"{100 * calibration(known(8)[2]).error:.1f} %"
+    assert page.calibration_error == f"{100 * calibration(known(8)[2]).error:.1f}%"
     assert page.filters.startswith("data:image/png;base64,")
     assert page.filters_note == "conv1: 5 filters of 11×11×3"
 

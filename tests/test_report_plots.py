@@ -1,26 +1,15 @@
-import importlib
+"""The charts of a report, and the picture of the filters."""
+
 import io
-import logging
-import os
-import re
-import subprocess
-import sys
-import warnings
-import xml.etree.ElementTree as ElementTree
+import json
 
 import numpy as np
 import pytest
-from image_tree import ROOT
 from PIL import Image
 
+from keras_alexnet.report import plots
 from keras_alexnet.report.filters import filters_png
-
-matplotlib = pytest.importorskip("matplotlib")
-plots = importlib.import_module("keras_alexnet.report.plots")
-
-SVG = "{http://www.w3.org/2000/svg}"
-VARIABLES = {"--text", "--muted", "--line", "--surface", "--series-1", "--series-2"}
-EDGES = np.linspace(0, 1, 16)
+from keras_alexnet.report.statistics import Calibration, wilson_interval
 
 
 def rows(epochs, drops=()):
@@ -28,12 +17,7 @@ def rows(epochs, drops=()):
     history = []
     for epoch in range(1, epochs + 1):
         fallen = 1 / (1 + epoch + 2 * (epoch == epochs - 1))
-        row = {
-            "epoch": epoch,
-            "steps": 78 * epoch,
-            "learning_rate": 0.01 * 0.1 ** sum(epoch > drop for drop in drops),
-            "seconds": 24.4,
-        }
+        row = {"epoch": epoch, "learning_rate": 0.01 * 0.1 ** sum(epoch > drop for drop in drops)}
         for prefix, factor in (("", 1.0), ("val_", 0.9)):
             row[f"{prefix}loss"] = 7 * fallen * factor
             row[f"{prefix}top1_error"] = fallen * factor
@@ -42,220 +26,94 @@ def rows(epochs, drops=()):
     return history
 
 
-def calibration(counts=None):
-    counts = np.arange(15) * 7 if counts is None else np.array(counts)
-    middles = (EDGES[:-1] + EDGES[1:]) / 2
-    confidence = np.where(counts > 0, middles, np.nan)
-    return EDGES, counts, confidence, confidence**1.5
+def traces(figure):
+    return {trace["name"].split(",")[0]: trace for trace in figure["data"]}
 
 
-def parsed(svg):
-    """The element, which XML readers take as well as HTML's do."""
-    assert svg.startswith("<svg ")
-    element = ElementTree.fromstring(svg)
-    assert element.tag == f"{SVG}svg"
-    return element
+def marks(figure):
+    return [(mark["x"], mark["text"]) for mark in figure["layout"].get("annotations", [])]
 
 
-def texts(element):
-    return [text.text for text in element.iter(f"{SVG}text")]
+@pytest.mark.parametrize("epochs", [1, 12, 112])
+def test_curves_have_three_charts_of_two_lines_and_the_best_epoch(epochs):
+    history = rows(epochs, drops=(1, 5, 80))
+    figures = plots.curves_figures(history)
+    assert [figure["layout"]["title"]["text"] for figure in figures] == ["Loss", "Top-1 error, %", "Top-5 error, %"]
+    best = max(epochs - 1, 1)
+    for figure, column, factor in zip(figures, ("loss", "top1_error", "top5_error"), (1, 100, 100), strict=True):
+        found = traces(figure)
+        assert list(found) == ["training", "validation", "best epoch"]
+        for name, prefix in (("training", ""), ("validation", "val_")):
+            assert found[name]["x"] == list(range(1, epochs + 1))
+            assert found[name]["y"] == pytest.approx([factor * row[prefix + column] for row in history])
+            assert found[name]["mode"] == ("lines" if epochs > 20 else "lines+markers")
+        value = factor * history[best - 1][f"val_{column}"]
+        assert found["best epoch"]["name"] == f"best epoch, {best}: {value:.4g}"
+        assert (found["best epoch"]["x"], found["best epoch"]["y"]) == ([best], [pytest.approx(value)])
 
 
-def points(element, colour):
-    """The path of the line of a colour that has the most points: (points, 2), y downward."""
-    paths = [
-        np.array(re.findall(r"[ML] (\S+) (\S+)", path.get("d")), float)
-        for path in element.iter(f"{SVG}path")
-        if f"stroke: {colour}" in path.get("style", "") and "M" in path.get("d")
-    ]
-    return max(paths, key=len)
-
-
-def panel(element, number):
-    return element.findall(f"{SVG}g")[number]
-
-
-@pytest.mark.parametrize("epochs", [1, 2, 12, 112])
-def test_curves_have_three_panels_of_two_lines(epochs):
-    element = parsed(plots.curves_svg(rows(epochs, drops=(1, 5, 80))))
-    for number, title in enumerate(("Loss", "Top-1 error, %", "Top-5 error, %")):
-        found = texts(panel(element, number))
-        assert {title, "epoch", "training", "validation"} <= set(found)
-        if epochs > 2:
-            training, validation = (points(panel(element, number), f"var(--series-{n})") for n in (1, 2))
-            assert len(training) == len(validation) == epochs
-            assert (training[:, 0] == validation[:, 0]).all()
-            # Validation is better here, which is lower in the picture.
-            assert (training[:, 1] < validation[:, 1]).all()
-            assert (np.diff(training[: epochs - 1, 1]) > 0).all()
-    assert float(element.get("viewBox").split()[2]) == 1020
-
-
-def test_the_best_epoch_is_marked_and_told():
+def test_of_equally_good_epochs_the_first_is_marked_whose_weights_are_kept():
     history = rows(12)
-    element = parsed(plots.curves_svg(history))
-    assert min(history, key=lambda row: row["val_top1_error"])["epoch"] == 11
-    for number, column in enumerate(("loss", "top1_error", "top5_error")):
-        value = history[10][f"val_{column}"] * (1 if column == "loss" else 100)
-        assert f"best epoch, 11: {value:.4g}" in texts(panel(element, number))
-    assert "Lowest top-1 error in validation: 6.43% in epoch 11." in element.get("aria-label")
-    # Of equal ones it is the first, whose weights are the ones that are kept.
     history[4]["val_top1_error"] = history[10]["val_top1_error"]
-    assert "in epoch 5." in plots.curves_svg(history)
+    assert traces(plots.curves_figures(history)[0])["best epoch"]["x"] == [5]
 
 
 def test_drops_of_the_learning_rate_are_marked():
-    def marks(history):
-        return re.findall(r">rate ([^<]*)<", plots.curves_svg(history))
+    def drops(history):
+        return marks(plots.curves_figures(history)[0])
 
-    assert marks(rows(12)) == []
-    assert marks(rows(1)) == []
-    assert marks(rows(12, drops=(3, 6, 9))) == ["0.001", "0.0001", "1e-5"] * 3
+    assert drops(rows(12)) == drops(rows(1)) == []
+    # The line stands where the last epoch of the old rate ends.
+    assert drops(rows(12, drops=(3, 6, 9))) == [(3, "rate 0.001"), (6, "rate 0.0001"), (9, "rate 1e-5")]
     # A rise is none, and neither are the many small ones of a slope.
     warmed = rows(12)
     warmed[0]["learning_rate"] = 0.001
-    assert marks(warmed) == []
-    assert marks(rows(60, drops=range(1, 60))) == []
-    # The line stands where the last epoch of the old rate ends.
-    element = parsed(plots.curves_svg(rows(12, drops=(3,))))
-    lines = [
-        path.get("d") for path in element.iter(f"{SVG}path") if "stroke-dasharray: 0.8,1.6" in path.get("style", "")
-    ]
-    assert len(lines) == 3
-    third = points(panel(element, 0), "var(--series-2)")[2, 0]
-    assert float(lines[0].split()[1]) == pytest.approx(third, abs=0.01)
+    assert drops(warmed) == drops(rows(60, drops=range(1, 60))) == []
 
 
 def test_what_a_history_lacks_is_left_out():
-    history = [{key: value for key, value in row.items() if "val_" not in key} for row in rows(12)]
-    found = texts(parsed(plots.curves_svg(history)))
-    assert "training" in found
-    assert "validation" not in found
-    assert not any("best" in text for text in found)
-
-    # As csv.DictReader gives them.
-    history = [{key: "" if "top5" in key else str(value) for key, value in row.items()} for row in rows(12)]
-    element = parsed(plots.curves_svg(history))
-    assert "not recorded" in texts(panel(element, 2))
-    assert "not recorded" not in texts(panel(element, 1))
-
-    history = rows(12)
-    history[3]["loss"] = history[4]["val_loss"] = float("nan")
-    history[5]["val_top1_error"] = float("inf")
-    element = parsed(plots.curves_svg(history))
-    assert not re.search(r"\b(nan|inf)\b", plots.curves_svg(history))
-    assert len(points(panel(element, 0), "var(--series-1)")) == 11
-    with pytest.raises(ValueError, match="no rows"):
-        plots.curves_svg([])
+    history = rows(6)
+    for row in history:
+        del row["top5_error"], row["val_top5_error"]
+    history[2]["val_loss"] = float("nan")
+    history[3]["loss"] = ""
+    loss, _, top5 = plots.curves_figures(history)
+    assert traces(loss)["validation"]["y"][2] is traces(loss)["training"]["y"][3] is None
+    assert top5["data"] == []
+    assert marks(top5) == [(0.5, "not recorded")]
+    # Plain JSON, without numbers that it does not know.
+    json.dumps([loss, top5], allow_nan=False)
+    with pytest.raises(ValueError, match="history has no rows"):
+        plots.curves_figures([])
 
 
-def test_a_loss_that_explodes_leaves_the_rest_readable():
-    history = rows(12)
-    history[1]["loss"] = 1e6
-    element = parsed(plots.curves_svg(history))
-    heights = points(panel(element, 0), "var(--series-2)")[:, 1]
-    assert np.ptp(heights) > 10
-    assert {"1", "1e4"} <= set(texts(panel(element, 0)))
+def test_axes_begin_at_0_where_it_is_near_and_are_logarithmic_where_a_run_diverges():
+    def axis(values):
+        return plots.curves_figures([{"epoch": n, "loss": value} for n, value in enumerate(values)])[0]["layout"][
+            "yaxis"
+        ]
+
+    assert axis([7, 3, 1])["rangemode"] == "tozero"
+    assert axis([7, 6, 5])["rangemode"] == "normal"
+    assert axis([7, 6, 5, 4, 3, 1e9])["type"] == "log"
+    assert "type" not in axis([0, 6, 5, 4, 3, 1e9])
 
 
-def test_calibration_draws_accuracy_over_confidence_and_how_many_there_are():
-    arguments = calibration()
-    element = parsed(plots.calibration_svg(*arguments))
-    line = points(element, "var(--series-1)")
-    # The first bin is empty.
-    assert len(line) == 14
-    diagonal = points(element, "var(--muted)")
-    (left, bottom), (right, top) = diagonal[0], diagonal[-1]
-    scaled = (line - (left, bottom)) / (right - left, top - bottom)
-    np.testing.assert_allclose(scaled, np.stack(arguments[2:], 1)[1:], atol=1e-3)
-
-    bars = [
-        np.array(re.findall(r"[ML] (\S+) (\S+)", path.get("d")), float)
-        for path in element.iter(f"{SVG}path")
-        if "fill: var(--series-1); stroke: var(--surface)" in path.get("style", "")
-    ]
-    heights = np.array([np.ptp(bar[:, 1]) for bar in bars])
-    np.testing.assert_allclose(heights / heights.sum(), arguments[1] / arguments[1].sum(), atol=1e-3)
-    assert "735 predictions, in 15 bins" in element.get("aria-label")
-
-
-@pytest.mark.parametrize("counts", [[0] * 15, [0] * 14 + [1], [1] + [0] * 14])
-def test_calibration_of_next_to_nothing(counts):
-    svg = plots.calibration_svg(*calibration(counts))
-    parsed(svg)
-    assert not re.search(r"\b(nan|inf)\b", svg)
-
-
-def both():
-    return plots.curves_svg(rows(12, drops=(4,))), plots.calibration_svg(*calibration())
-
-
-def test_colours_and_typeface_are_the_pages():
-    assert set(re.findall(r"var\((--[\w-]+)\)", "".join(both()))) == VARIABLES
-    for svg in both():
-        assert not re.findall(r"(?:#[0-9a-f]{3,8}\b|rgba?\()", re.sub(r'(?:href="|url\()#[\w-]+', "", svg))
-        assert "font-family" not in svg
-        assert not re.search(r"\bfont:", svg)
-        assert 'width="100%"' in svg
-        # Nothing but what is drawn: no date, no program, no address that is not a name of SVG's own.
-        assert set(re.findall(r"https?://[^\"']*", svg)) == {"http://www.w3.org/2000/svg"}
-        assert "<!" not in svg
-        assert "<?" not in svg
-        assert parsed(svg).get("role") == "img"
-
-
-def test_charts_do_not_meddle_with_one_another_nor_with_the_page():
-    ids, names = [], []
-    for svg in both():
-        element = parsed(svg)
-        own = [part.get("id") for part in element.iter() if part.get("id")]
-        links = re.findall(r'(?:href="|url\()#([^")]+)', svg)
-        assert set(links) <= set(own)
-        assert links
-        ids += own
-        names.append(element.get("class"))
-        # Each rule of a style sheet is for this chart alone.
-        selectors = re.findall(
-            r"^([^@}\n]+?) *\{", "\n".join(s.text for s in element.iter(f"{SVG}style")), re.MULTILINE
-        )
-        assert selectors
-        assert all(selector.startswith(f".{element.get('class')}") for selector in selectors)
-    assert len(set(ids)) == len(ids)
-    assert len(set(names)) == 2
-
-
-def test_the_same_values_make_the_same_picture():
-    assert both() == both()
-
-
-def test_settings_and_log_of_matplotlib_stay_the_users():
-    with matplotlib.rc_context():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            matplotlib.rcParams.update(
-                {"font.size": 31, "svg.fonttype": "path", "axes.grid": False, "text.usetex": True}
-            )
-        logger = logging.getLogger("matplotlib")
-        before, level, canvas = dict(matplotlib.rcParams), logger.level, "matplotlib.pyplot" in sys.modules
-        with_them = both()
-        assert dict(matplotlib.rcParams) == before
-        assert logger.level == level
-        assert ("matplotlib.pyplot" in sys.modules) == canvas
-    assert with_them == both()
-
-
-def test_nothing_is_printed_where_matplotlib_cannot_keep_its_fonts(tmp_path):
-    code = (
-        "import logging, sys; from keras_alexnet.reporting import plots; plots.curves_svg([{'epoch': 1, 'loss': 2}]);"
-        "sys.exit('matplotlib.pyplot' in sys.modules or logging.getLogger('matplotlib').level)"
-    )
-    # A folder below a file, which not even an administrator can make.
-    (tmp_path / "file").touch()
-    environment = os.environ | {"MPLCONFIGDIR": str(tmp_path / "file" / "below"), "TMPDIR": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], env=environment, capture_output=True, cwd=ROOT, timeout=120
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+def test_calibration():
+    counts, middles = np.arange(15) * 7, (np.arange(15) + 0.5) / 15
+    confidence = np.where(counts > 0, middles, np.nan)
+    figure = plots.calibration_figure(Calibration(np.linspace(0, 1, 16), counts, confidence, confidence**1.5, 0.1))
+    diagonal, reliability, histogram = figure["data"]
+    assert diagonal["x"] == diagonal["y"] == [0, 100]
+    accuracy = middles[1:] ** 1.5
+    np.testing.assert_allclose(reliability["x"], 100 * middles[1:])
+    np.testing.assert_allclose(reliability["y"], 100 * accuracy)
+    low, high = wilson_interval(accuracy, counts[1:])
+    np.testing.assert_allclose(reliability["error_y"]["array"], 100 * (high - accuracy))
+    np.testing.assert_allclose(reliability["error_y"]["arrayminus"], 100 * (accuracy - low))
+    np.testing.assert_allclose(histogram["x"], 100 * middles)
+    np.testing.assert_allclose(histogram["y"], 100 * counts / counts.sum())
+    json.dumps(figure, allow_nan=False)
 
 
 def sheet(kernel):

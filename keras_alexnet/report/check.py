@@ -8,7 +8,7 @@ from keras_alexnet.system.atomic import check_folder, check_target
 from keras_alexnet.training.config import TrainConfig
 from keras_alexnet.training.run_files import REPORT_FILES, REPORT_FOLDER
 
-_PACKAGES = ("matplotlib", "jinja2")
+_PACKAGES = ("plotly", "jinja2")
 
 
 def check_packages() -> None:

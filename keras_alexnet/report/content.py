@@ -17,16 +17,15 @@ from keras_alexnet.model_file import model_sizes
 from keras_alexnet.report import plots, statistics
 from keras_alexnet.report.files import described_tables
 from keras_alexnet.report.filters import filters_png
-from keras_alexnet.report.groups import grouped_order
 from keras_alexnet.report.page import ClassRow, Example, Headline, Page
 from keras_alexnet.report.run_record import Run, run_of
 from keras_alexnet.report.thumbnails import thumbnail
 from keras_alexnet.system import machine
 from keras_alexnet.system.file_names import to_utf8
 
-_WORST, _BEST, _CONFUSED = 36, 18, 20
+_MAX_WORST, _MAX_BEST, _MAX_CONFUSED = 36, 18, 20
 # Below this many images the interval of a mean would say more than is known.
-_FEWEST = 30
+_MIN_IMAGES = 30
 
 
 def build_page(
@@ -43,26 +42,22 @@ def build_page(
     """Puts together what the page tells; arguments are those of `write_report`, and what `statistics` made of them."""
     calibration = statistics.calibration(predictions)
     run = run_of(model_path)
-    order, groups = grouped_order(classes.ids)
     return Page(
         title=shown(to_utf8(f"{model_path.name} on {os.path.basename(image_map.source)}")),
         subtitle=f"{len(predictions):,} images, {len(classes):,} classes, {datetime.date.today().isoformat()}",
         headlines=_headlines(predictions, len(classes)),
-        curves=plots.curves_svg(run.history) if run.history else None,
+        history=run.history,
+        curves=plots.curves_figures(run.history) if run.history else [],
         curves_note=shown(run.history_note),
         classes=_class_rows(results, classes),
         confusion=list(
             zip(confusion.rows.tolist(), confusion.columns.tolist(), confusion.counts.tolist(), strict=True)
         ),
-        order=order,
-        groups=groups,
-        most_confused=statistics.most_confused(confusion, _CONFUSED),
-        worst=_examples(predictions, image_map, statistics.most_confident(predictions, right=False, count=_WORST)),
-        best=_examples(predictions, image_map, statistics.most_confident(predictions, right=True, count=_BEST)),
-        calibration=plots.calibration_svg(
-            calibration.edges, calibration.counts, calibration.confidence, calibration.accuracy
-        ),
-        calibration_error=f"{100 * calibration.error:.1f} %",
+        most_confused=statistics.most_confused(confusion, _MAX_CONFUSED),
+        worst=_examples(predictions, image_map, correct=False, count=_MAX_WORST),
+        best=_examples(predictions, image_map, correct=True, count=_MAX_BEST),
+        calibration=plots.calibration_figure(calibration),
+        calibration_error=f"{100 * calibration.error:.1f}%",
         **_filters(model),
         facts=_facts(model, model_path, image_map, run, settings),
         files=described_tables(len(classes)),
@@ -88,12 +83,12 @@ def _headlines(predictions: Predictions, num_classes: int) -> list[Headline]:
     # As many decimals as there are images to tell them by.
     decimals = 1 if total < 1000 else 2 if total < 10_000 else 3
     headlines = []
-    # With few classes the right one is always among the best five.
+    # With few classes the correct one is always among the best five.
     for title, name in [("top-1 error", "top1_error"), ("top-5 error", "top5_error")][: 1 + (num_classes > TOP)]:
         low, high = (f"{100 * bound:.{min(decimals, 2)}f}" for bound in statistics.wilson_interval(rates[name], total))
-        headlines.append(Headline(title, f"{100 * rates[name]:.{decimals}f} %", f"{low} to {high} %"))
+        headlines.append(Headline(title, f"{100 * rates[name]:.{decimals}f}%", f"{low}% to {high}%"))
     interval = ""
-    if total >= _FEWEST:
+    if total >= _MIN_IMAGES:
         interval = "{:.4f} to {:.4f}".format(*statistics.mean_interval(predictions.losses))
     return [*headlines, Headline("loss", f"{rates['loss']:.4f}", interval), Headline("images", f"{total:,}", "")]
 
@@ -115,7 +110,8 @@ def _class_rows(results: statistics.ClassResults, classes: Classes) -> list[Clas
     ]
 
 
-def _examples(predictions: Predictions, image_map: ImageMap, rows: np.ndarray) -> list[Example]:
+def _examples(predictions: Predictions, image_map: ImageMap, *, correct: bool, count: int) -> list[Example]:
+    rows = statistics.most_confident(predictions, correct, count)
     return [
         Example(
             picture=thumbnail(image_map.image(row)),

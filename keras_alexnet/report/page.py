@@ -1,25 +1,34 @@
 """The page of an evaluation report: one HTML file without anything outside it.
 
-It needs jinja2, of the extra `report`; whoever imports this has made sure of it.
+It needs jinja2 and plotly, of the extra `report`; whoever imports this has made sure of them.
 """
 
 import base64
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import ROUND_HALF_UP, Decimal
 from importlib import resources
 
 import jinja2
 from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from keras_alexnet.report.plots import axis_names, confusion_figure
 
 # More examples than this are folded away: the sections below them should stay in reach.
 _EXAMPLES_SHOWN = 16
 # Rows of the table of classes that are laid out at a time. All 21,841 of ImageNet-21k would take a browser 7 s for each
 # sort.
 _ROWS_SHOWN = 2000
+_MEASURES = (("loss", "loss"), ("top-1 error", "top1_error"), ("top-5 error", "top5_error"))
+_HISTORY_COLUMNS = (
+    ("Epoch", "epoch"),
+    ("Learning rate", "learning_rate"),
+    *((f"Training {name}", column) for name, column in _MEASURES),
+    *((f"Validation {name}", f"val_{column}") for name, column in _MEASURES),
+)
 # Characters that turn the direction of what follows, up to a counterpart that a name may lack.
 _TURNS = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)])
 
@@ -30,8 +39,8 @@ class Headline:
 
     Attributes:
         name: what it is, as in "top-1 error".
-        value: the figure, as in "40.106 %".
-        interval: its 95 % confidence interval, as in "39.68 % to 40.54 %"; "" if it has none.
+        value: the figure, as in "40.106%".
+        interval: its 95 % confidence interval, as in "39.68% to 40.54%"; "" if it has none.
     """
 
     name: str
@@ -48,7 +57,7 @@ class ClassRow:
         class_id: its id, as in classmappings.txt.
         name: its name for people, or "". Where several have the same, the page tells the id as well.
         images: how many images are of it.
-        precision: right predictions of it, as a fraction of all predictions of it; None if there are none.
+        precision: correct predictions of it, as a fraction of all predictions of it; None if there are none.
         recall: the fraction of its images predicted as such; None if it has no images.
         top5_recall: the fraction of its images that have it among the best five; None if it has no images. The column
             is left out if all are None.
@@ -88,23 +97,22 @@ class Example:
 
 @dataclass(frozen=True)
 class Page:
-    """All that the page shows. Strings are plain text, except for the SVGs.
+    """All that the page shows. Strings are plain text.
 
     Attributes:
         title: what was evaluated on what.
         subtitle: a line below it.
         headlines: the large figures.
-        curves: an SVG of the training's course, or None.
-        curves_note: why there is none.
+        history: the finished epochs of the training, as in history.csv; may be empty.
+        curves: figures of `plots` of them, in plotly.js's form.
+        curves_note: why there are none.
         classes: a row for each class, in label order.
         confusion: (truth, predicted, count) of the cells that are not zero, the diagonal included.
-        order: the labels in the order of the confusion matrix's rows and columns.
-        groups: (name, first position in `order`, position behind the last) of groups of classes; may be empty.
         most_confused: (truth, predicted, count, fraction of the truth's images).
         worst: the most confident mistakes; may be empty.
-        best: the most confident right ones; may be empty.
-        calibration: an SVG.
-        calibration_error: the expected calibration error, as in "3.1 %".
+        best: the most confident correct predictions; may be empty.
+        calibration: a figure of `plots`.
+        calibration_error: the expected calibration error, as in "3.1%".
         filters: a data URI of a PNG with the filters of the first layer, or None.
         filters_note: what they are, or why there are none.
         facts: (section, [(name, value)]) of how all this came about.
@@ -114,16 +122,15 @@ class Page:
     title: str
     subtitle: str
     headlines: Sequence[Headline]
-    curves: str | None
+    history: Sequence[Mapping[str, float]]
+    curves: Sequence[dict]
     curves_note: str
     classes: Sequence[ClassRow]
     confusion: Sequence[tuple[int, int, int]]
-    order: Sequence[int]
-    groups: Sequence[tuple[str, int, int]]
     most_confused: Sequence[tuple[int, int, int, float]]
     worst: Sequence[Example]
     best: Sequence[Example]
-    calibration: str
+    calibration: dict
     calibration_error: str
     filters: str | None
     filters_note: str
@@ -144,11 +151,11 @@ def render(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": _percent, "fraction": _fraction}
+    environment.filters |= {"percent": _percent, "fraction": _fraction, "number": _number}
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     names = _names(page.classes)
-    script = _template("matrix.js") + _template("report.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    scripts = [_template("report.js"), get_plotlyjs(), _template("charts.js")]
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     return environment.get_template("report.html.jinja").render(
         page=page,
         names=names,
@@ -156,13 +163,14 @@ def render(page: Page) -> str:
         top5=any(row.top5_recall is not None for row in page.classes),
         examples_shown=_EXAMPLES_SHOWN,
         rows_shown=_ROWS_SHOWN,
-        data=_script_data(page, names),
+        history_columns=_HISTORY_COLUMNS,
+        charts=_charts(page, names),
         policy=(
-            f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
-            "base-uri 'none'; form-action 'none'"
+            "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; style-src 'unsafe-inline'; "
+            "script-src " + " ".join(f"'sha256-{digest}'" for digest in digests)
         ),
         style=Markup(_template("report.css")),
-        script=Markup(script),
+        scripts=list(map(Markup, scripts)),
     )
 
 
@@ -183,21 +191,14 @@ def _names(classes: Sequence[ClassRow]) -> list[str]:
     ]
 
 
-def _script_data(page: Page, names: Sequence[str]) -> dict:
-    """What the page's script needs and does not find in the HTML, in plain types: numpy's are not for JSON."""
+def _charts(page: Page, names: Sequence[str]) -> dict:
+    """What charts.js draws, in plain types: NumPy's are not for JSON."""
     return {
-        "names": names,
-        "order": [int(label) for label in page.order],
-        "groups": [[name, int(first), int(end)] for name, first, end in page.groups],
+        "curves": page.curves,
+        "calibration": page.calibration,
+        "confusion": confusion_figure(len(names)),
+        "names": axis_names(names),
         "cells": [int(number) for cell in page.confusion for number in cell],
-        "examples": [
-            {
-                "truth": int(example.truth),
-                "truthProbability": _finite(example.truth_probability),
-                "best": [[int(label), _finite(probability)] for label, probability in example.best],
-            }
-            for example in (*page.worst, *page.best)
-        ],
     }
 
 
@@ -212,14 +213,18 @@ def _fraction(value: float | None) -> str:
 
 
 def _percent(value: float | None) -> str:
-    """As in the page's script. Only what is all or nothing is 100 % or 0 %."""
+    """As in charts.js. Only what is all or nothing is 100% or 0%."""
     value = _finite(value)
     if value is None:
         return "–"
-    # Halves go up, as in JavaScript's toFixed: the same share reads the same in the table and in the matrix.
-    text = str(Decimal(100 * value).quantize(Decimal("0.1"), ROUND_HALF_UP))
+    text = f"{100 * value:.1f}"
     if text == "0.0":
-        return "< 0.1 %" if value > 0 else "0 %"
+        return "< 0.1%" if value > 0 else "0%"
     if text == "100.0":
-        return "> 99.9 %" if value < 1 else "100 %"
-    return f"{text} %"
+        return "> 99.9%" if value < 1 else "100%"
+    return f"{text}%"
+
+
+def _number(value: float | None) -> str:
+    value = _finite(value)
+    return "–" if value is None else f"{value:.4g}"

@@ -1,28 +1,37 @@
-"""Charts of a report: the curves of the training, and the calibration."""
+"""Charts of a report as Plotly figures: the training curves, the calibration and the frame of the confusion matrix.
 
+The page draws them with plotly.js. Backgrounds are transparent, and the colors of the lines stand out from a light page
+and from a dark one; the page's style sheet colors text and grid.
+"""
+
+import html
 import itertools
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
-from keras_alexnet.report import svg
-from keras_alexnet.report.statistics import wilson_interval
-from keras_alexnet.report.svg import FIRST, MUTED, ON_LINES, SECOND, SMALL, SURFACE, TEXT, Axes, ticker
+from keras_alexnet.report.statistics import Calibration, wilson_interval
 
+_FIRST, _SECOND, _NEUTRAL = "#3d85d6", "#d9702a", "#858d99"
+_CLEAR = "rgba(0,0,0,0)"
 # Name of a panel, column of history.csv without "val_", and by what its values are multiplied.
 _PANELS = (("Loss", "loss", 1), ("Top-1 error, %", "top1_error", 100), ("Top-5 error, %", "top5_error", 100))
-_PANEL_WIDTH, _PANEL_HEIGHT = 340, 260
 # As many drops of the learning rate are marked; more are a slope.
-_DROPS = 12
+_MAX_DROPS = 12
 # Epochs up to which each has a dot.
-_DOTS = 20
+_MAX_DOTS = 20
 # How many times its median the loss of a diverging run must reach to be drawn on a logarithmic axis.
 _SPIKE = 30
+# Characters of a class name on an axis and in the label of a cell.
+_MAX_NAME = 24
 
 
-def curves_svg(history: Sequence[Mapping[str, float]]) -> str:
+def curves_figures(history: Sequence[Mapping[str, float]]) -> list[dict]:
     """Draws loss, top-1 error and top-5 error over the epochs, of training and validation.
 
     The epoch of the lowest top-1 error in validation is marked, and so is each drop of the learning rate.
@@ -32,7 +41,7 @@ def curves_svg(history: Sequence[Mapping[str, float]]) -> str:
             validation, val_…; errors are fractions. What a row lacks, or is not finite, is left out.
 
     Returns:
-        an `<svg>` element of three panels, side by side, or below each other on a narrow screen.
+        a figure for each of the three, in plotly.js's form.
 
     Raises:
         ValueError: `history` is empty.
@@ -44,147 +53,201 @@ def curves_svg(history: Sequence[Mapping[str, float]]) -> str:
     rates = _column(history, "learning_rate")
     error = _column(history, "val_top1_error")
     best = None if np.isnan(error).all() else int(np.nanargmin(error))
-    panels = []
-    for name, column, factor in _PANELS:
-        with svg.style():
-            figure = svg.figure(_PANEL_WIDTH, _PANEL_HEIGHT)
-            axes = figure.add_axes(svg.box(_PANEL_WIDTH, _PANEL_HEIGHT, left=40, right=12, top=48, bottom=36))
-            axes.set_title(name, pad=24)
-            axes.set_xlabel("epoch")
-            training, validation = (_column(history, prefix + column) * factor for prefix in ("", "val_"))
-            _draw_panel(axes, epochs, training, validation, best)
-            _mark_drops(axes, epochs, rates)
-            panels.append(svg.body(figure, f"curves-{column.replace('_', '-')}"))
-    label = f"Loss, top-1 error and top-5 error of training and validation, epochs {epochs[0]:.0f} to {epochs[-1]:.0f}."
-    if best is not None:
-        label += f" Lowest top-1 error in validation: {error[best]:.2%} in epoch {epochs[best]:.0f}."
-    return svg.side_by_side(panels, _PANEL_WIDTH, _PANEL_HEIGHT, label, "curves-chart")
+    figures = []
+    for title, column, factor in _PANELS:
+        training, validation = (_column(history, prefix + column) * factor for prefix in ("", "val_"))
+        figure = _figure(title)
+        for values, name, line in (
+            (training, "training", {"color": _FIRST, "dash": "dash"}),
+            (validation, "validation", {"color": _SECOND}),
+        ):
+            # A single value is no line.
+            dots = len(epochs) <= _MAX_DOTS or np.isfinite(values).sum() == 1
+            if np.isfinite(values).any():
+                mode = "lines+markers" if dots else "lines"
+                figure.add_scatter(x=epochs.tolist(), y=values.tolist(), name=name, mode=mode, line=line)
+        if best is not None and np.isfinite(validation[best]):
+            figure.add_scatter(
+                x=[float(epochs[best])],
+                y=[float(validation[best])],
+                name=f"best epoch, {epochs[best]:.0f}: {validation[best]:.4g}",
+                mode="markers",
+                marker={"symbol": "circle-open", "size": 12, "color": _NEUTRAL, "line": {"width": 2}},
+                hoverinfo="skip",
+            )
+        # Half an epoch on either side of a single one.
+        beside = 0.02 * (epochs[-1] - epochs[0]) or 0.5
+        figure.update_xaxes(title="epoch", range=[epochs[0] - beside, epochs[-1] + beside], hoverformat="d")
+        if len(epochs) <= _MAX_DOTS // 2:
+            figure.update_xaxes(dtick=1)
+        figure.update_yaxes(hoverformat=".4g", exponentformat="e", **_scale(np.concatenate([training, validation])))
+        figure.update_layout(hovermode="x unified")
+        if not figure.data:
+            figure.update_xaxes(visible=False)
+            figure.update_yaxes(visible=False)
+            figure.add_annotation(text="not recorded", x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False)
+        for epoch, rate in _drops(epochs, rates):
+            figure.add_vline(epoch, line={"color": _NEUTRAL, "dash": "dot", "width": 1}, layer="below")
+            text = {"text": f"rate {_short(rate)}", "x": epoch, "y": 1, "yref": "paper", "textangle": -90}
+            figure.add_annotation(**text, xanchor="left", yanchor="top", showarrow=False, font_size=10)
+        figures.append(_plain(figure))
+    return figures
 
 
-def calibration_svg(edges: np.ndarray, counts: np.ndarray, confidence: np.ndarray, accuracy: np.ndarray) -> str:
-    """Draws a reliability diagram: how often predictions of a confidence are right, and how many there are of it.
+def calibration_figure(calibration: Calibration) -> dict:
+    """Draws a reliability diagram: how often predictions of a confidence are correct, and how many there are of it.
 
-    Whiskers are Wilson's intervals of 95 %.
-
-    Args:
-        edges: (bins + 1,), rising, of the bins of confidence: the probability of the predicted class.
-        counts: (bins,), images in each bin.
-        confidence: (bins,), mean confidence of each bin's images; NaN where there are none.
-        accuracy: (bins,), share of each bin's images that are predicted right; NaN where there are none.
+    Error bars are Wilson's 95% intervals.
 
     Returns:
-        an `<svg>` element.
+        a figure in plotly.js's form.
     """
-    edges, counts, confidence, accuracy = (
-        np.asarray(values, np.float64) for values in (edges, counts, confidence, accuracy)
+    edges, counts = calibration.edges, calibration.counts
+    filled = counts > 0
+    confidence, accuracy = 100 * calibration.confidence[filled], 100 * calibration.accuracy[filled]
+    low, high = (100 * bound for bound in wilson_interval(accuracy / 100, counts[filled]))
+    figure = _figure("", make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.05, row_heights=[0.7, 0.3]))
+    figure.add_scatter(
+        x=[0, 100], y=[0, 100], line={"color": _NEUTRAL, "dash": "dash", "width": 1}, mode="lines", hoverinfo="skip"
     )
-    filled = (counts > 0) & np.isfinite(confidence) & np.isfinite(accuracy)
-    width, height = 340, 460
-    with svg.style():
-        figure = svg.figure(width, height)
-        above = figure.add_axes(svg.box(width, height, left=52, right=14, top=12, bottom=172))
-        below = figure.add_axes(svg.box(width, height, left=52, right=14, top=318, bottom=42), sharex=above)
-        _draw_reliability(above, counts[filled], confidence[filled], accuracy[filled])
-        share = 100 * counts / max(counts.sum(), 1)
-        below.bar(edges[:-1] * 100, share, np.diff(edges) * 100, align="edge", color=FIRST, ec=SURFACE, lw=1)
-        below.set_ylim(bottom=0)
-        below.yaxis.set_major_locator(_ticks(4))
-        below.set(xlabel="confidence, %", ylabel="images, %")
-        figure.align_ylabels()
-        content = svg.body(figure, "calibration")
-    label = f"Reliability diagram: accuracy over confidence of {counts.sum():,.0f} predictions, in {len(counts)} bins."
-    css = f".calibration-chart {{ display: block; max-width: {svg.LARGEST_SCALE * width:.0f}px }}"
-    return svg.element(content, width, height, label, "calibration-chart", css)
-
-
-def _draw_panel(axes: Axes, epochs: np.ndarray, training: np.ndarray, validation: np.ndarray, best: int | None) -> None:
-    marker = "o" if len(epochs) <= _DOTS else None
-    handles = []
-    for values, name, look in (
-        (training, "training", {"color": FIRST, "lw": 1.4, "ls": (0, (3.5, 1.2)), "zorder": 3}),
-        (validation, "validation", {"color": SECOND, "lw": 1.6, "zorder": 4}),
+    figure.add_scatter(
+        x=confidence.tolist(),
+        y=accuracy.tolist(),
+        customdata=counts[filled].tolist(),
+        error_y={"symmetric": False, "array": (high - accuracy).tolist(), "arrayminus": (accuracy - low).tolist()},
+        line_color=_FIRST,
+        cliponaxis=False,
+        mode="lines+markers",
+        hovertemplate="confidence %{x:.1f}%<br>accuracy %{y:.1f}%<br>%{customdata:,} images<extra></extra>",
+    )
+    figure.add_bar(
+        x=(50 * (edges[1:] + edges[:-1])).tolist(),
+        y=(100 * counts / max(counts.sum(), 1)).tolist(),
+        width=(98 * np.diff(edges)).tolist(),
+        marker_color=_FIRST,
+        hovertemplate="confidence about %{x:.1f}%<br>%{y:.2f}% of the images<extra></extra>",
+        row=2,
+        col=1,
+    )
+    for text, x, y, xanchor, yanchor in (
+        ("underconfident", 3, 98, "left", "top"),
+        ("overconfident", 97, 2, "right", "bottom"),
     ):
-        # A single value is no line.
-        dots = marker or ("o" if np.isfinite(values).sum() == 1 else None)
-        handles += axes.plot(epochs, values, label=name, marker=dots, ms=4, mew=0, clip_on=False, **look)
-    if best is not None and np.isfinite(validation[best]):
-        label = f"best epoch, {epochs[best]:.0f}: {validation[best]:.4g}"
-        ring = {"marker": "o", "ls": "", "ms": 8, "mfc": "none", "mec": TEXT, "mew": 1.3, "zorder": 5}
-        handles += axes.plot(epochs[best], validation[best], label=label, clip_on=False, **ring)
-    # Where there is nothing to see there is nothing to explain.
-    handles = [line for line in handles if np.isfinite(line.get_ydata()).any()]
-    axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.04), ncols=3, fontsize=SMALL)
-    # Half an epoch on either side of a single one.
-    beside = 0.02 * (epochs[-1] - epochs[0]) or 0.5
-    axes.set_xlim(epochs[0] - beside, epochs[-1] + beside)
-    axes.xaxis.set_major_locator(_ticks(6, integer=True, min_n_ticks=1))
-    _scale(axes, np.concatenate([training, validation]))
+        figure.add_annotation(text=text, x=x, y=y, xanchor=xanchor, yanchor=yanchor, showarrow=False, font_size=11)
+    figure.update_xaxes(range=[0, 100], dtick=20)
+    figure.update_xaxes(title="confidence, %", row=2)
+    figure.update_yaxes(title="accuracy, %", range=[0, 100], dtick=20, row=1)
+    figure.update_yaxes(title="images, %", rangemode="tozero", row=2)
+    figure.update_layout(showlegend=False, margin_t=10)
+    return _plain(figure)
 
 
-def _scale(axes: Axes, values: np.ndarray) -> None:
-    """Chooses the axis of values: from 0 where these are near, and logarithmic if single ones are far off."""
+def confusion_figure(num_classes: int) -> dict:
+    """The frame of the confusion matrix; charts.js fills in the cells of the part in view.
+
+    Values of cells are ln(1 + 100 share) / ln(101), so that single mistakes remain visible.
+
+    Returns:
+        a figure in plotly.js's form: two heat maps, of mistakes and of correct predictions, on axes of the labels.
+    """
+    figure = _figure("")
+    for name, color in (("mistakes", _SECOND), ("correct", _FIRST)):
+        channels = ",".join(str(int(color[start : start + 2], 16)) for start in (1, 3, 5))
+        figure.add_heatmap(
+            name=name,
+            zmin=0,
+            zmax=1,
+            colorscale=[[0, f"rgba({channels},0.25)"], [1, color]],
+            hoverongaps=False,
+            hoverinfo="text",
+            showlegend=True,
+            showscale=name == "mistakes",
+        )
+    ticks = (0, 0.01, 0.1, 1)
+    figure.data[0].colorbar = {
+        "title": {"text": "share of the row’s images", "side": "top", "font": {"size": 11}},
+        "tickvals": [math.log1p(100 * share) / math.log(101) for share in ticks],
+        "ticktext": [f"{share:.0%}" for share in ticks],
+        "orientation": "h",
+        "thickness": 10,
+        "len": 0.55,
+        "x": 1,
+        "xanchor": "right",
+        "y": 0,
+        "yanchor": "top",
+        "outlinewidth": 0,
+    }
+    ends = {"minallowed": -0.5, "maxallowed": num_classes - 0.5}
+    axis = {"automargin": True, "showgrid": False, "tickfont_size": 10, "ticks": "", "title_standoff": 12, **ends}
+    figure.update_xaxes(title="predicted →", side="top", range=[-0.5, num_classes - 0.5], **axis)
+    figure.update_yaxes(title="← truth", range=[num_classes - 0.5, -0.5], **axis)
+    figure.update_layout(
+        legend={"y": -0.02, "yanchor": "top", "traceorder": "reversed"},
+        margin={"t": 10, "l": 10, "r": 40, "b": 10},
+        modebar_orientation="v",
+    )
+    return _plain(figure)
+
+
+def axis_names(names: Sequence[str]) -> list[str]:
+    """Names of classes in Plotly's markup, short enough for an axis.
+
+    What tells classes of the same name apart, the id in parentheses, stays. Each is isolated, so that a name that is
+    written from right to left does not turn what is around it.
+    """
+    return [f"\u2068{html.escape(_shortened(name), quote=False)}\u2069" for name in names]
+
+
+def _shortened(name: str) -> str:
+    if len(name) <= _MAX_NAME:
+        return name
+    tail = re.search(r" \(\S{1,12}\)$|$", name)[0]
+    return f"{name[: _MAX_NAME - 1 - len(tail)].rstrip()}…{tail}"
+
+
+def _figure(title: str, figure: go.Figure | None = None) -> go.Figure:
+    figure = figure or go.Figure()
+    figure.update_layout(
+        template="none",
+        title={"text": title, "x": 0, "xanchor": "left", "y": 0.98, "yanchor": "top", "font": {"size": 15}},
+        font={"family": "system-ui, sans-serif", "size": 12},
+        paper_bgcolor=_CLEAR,
+        plot_bgcolor=_CLEAR,
+        legend={"orientation": "h", "y": 1, "yanchor": "bottom", "x": 0, "font": {"size": 11}},
+        # The label of all lines has no background of its own.
+        hoverlabel={"bgcolor": "#2a2f38", "font": {"color": "#ffffff"}, "namelength": -1},
+        modebar={"bgcolor": _CLEAR, "color": _NEUTRAL, "activecolor": _FIRST},
+        margin={"l": 45, "r": 20, "t": 88, "b": 45},
+    )
+    figure.update_xaxes(zeroline=False)
+    figure.update_yaxes(zeroline=False)
+    return figure
+
+
+def _plain(figure: go.Figure) -> dict:
+    return json.loads(figure.to_json())
+
+
+def _scale(values: np.ndarray) -> dict:
+    """The axis of values: from 0 where these are near, and logarithmic if single ones are far off."""
     values = values[np.isfinite(values)]
-    if not values.size:
-        axes.set_yticks([])
-        axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", color=MUTED)
-        return
-    if values.min() > 0 and values.max() > _SPIKE * np.median(values):
-        axes.set_yscale("log")
-        axes.yaxis.set_minor_formatter(ticker.NullFormatter())
-    else:
-        axes.yaxis.set_major_locator(_ticks(6))
-        if 0 <= values.min() < 0.3 * values.max():
-            axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: _short(value)))
-
-
-def _ticks(most: int, **options) -> ticker.MaxNLocator:
-    return ticker.MaxNLocator(most, steps=[1, 2, 2.5, 5, 10], **options)
+    if values.size and values.min() > 0 and values.max() > _SPIKE * np.median(values):
+        return {"type": "log", "dtick": 1}
+    return {"rangemode": "tozero" if values.size and 0 <= values.min() < 0.3 * values.max() else "normal"}
 
 
 def _short(value: float) -> str:
-    """1e5 for 100,000: there is little room."""
-    return re.sub(r"e([+-])0*", lambda match: "e" + match[1].strip("+"), f"{value:.{3 if abs(value) >= 1000 else 4}g}")
+    """1e-5 for 0.00001: there is little room."""
+    return re.sub(r"e([+-])0*", lambda match: "e" + match[1].strip("+"), f"{value:.4g}")
 
 
-def _mark_drops(axes: Axes, epochs: np.ndarray, rates: np.ndarray) -> None:
-    """Draws a line where the learning rate falls: at the end of the last epoch before."""
+def _drops(epochs: np.ndarray, rates: np.ndarray) -> list[tuple[float, float]]:
+    """Where the learning rate falls, the end of the last epoch before, and to what."""
     pairs = itertools.pairwise(range(len(rates)))
-    drops = [(epochs[before], rates[after]) for before, after in pairs if rates[after] < rates[before] * (1 - 1e-6)]
-    if len(drops) > _DROPS:
-        return
-    low, high = axes.get_xlim()
-    labelled_until = low
-    for epoch, rate in drops:
-        axes.axvline(epoch, color=MUTED, lw=0.8, ls=(0, (1, 2)), zorder=1)
-        # A label beside the last line would stand outside, and one on another would not be read.
-        if labelled_until <= epoch <= high - 0.05 * (high - low):
-            axes.annotate(
-                f"rate {_short(rate)}",
-                (epoch, 1),
-                (3, -2),
-                xycoords=axes.get_xaxis_transform(),
-                textcoords="offset points",
-                rotation=90,
-                va="top",
-                color=ON_LINES,
-                fontsize=SMALL,
-                zorder=6,
-            )
-            labelled_until = epoch + 0.05 * (high - low)
-
-
-def _draw_reliability(axes: Axes, counts: np.ndarray, confidence: np.ndarray, accuracy: np.ndarray) -> None:
-    low, high = (100 * bound for bound in wilson_interval(accuracy, counts))
-    axes.axline((0, 0), (100, 100), color=MUTED, lw=1, ls=(0, (4, 3)), zorder=2)
-    axes.vlines(100 * confidence, low, high, color=FIRST, lw=1.2, alpha=0.6, zorder=3)
-    axes.plot(100 * confidence, 100 * accuracy, "o-", color=FIRST, lw=1.6, ms=5, mew=0, clip_on=False, zorder=4)
-    axes.text(3, 97, "underconfident", ha="left", va="top", color=ON_LINES, fontsize=SMALL, zorder=1)
-    axes.text(97, 3, "overconfident", ha="right", va="bottom", color=ON_LINES, fontsize=SMALL, zorder=1)
-    axes.set(xlim=(0, 100), ylim=(0, 100), ylabel="accuracy, %")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(ticker.FixedLocator(range(0, 101, 20)))
-    axes.tick_params(labelbottom=False)
+    drops = [
+        (float(epochs[before]), rates[after]) for before, after in pairs if rates[after] < rates[before] * (1 - 1e-6)
+    ]
+    return drops if len(drops) <= _MAX_DROPS else []
 
 
 def _column(history: Sequence[Mapping[str, float]], name: str) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The folder of a run: what is in it, and whether a run may go on there."""
 
+import shutil
 from pathlib import Path
 
 from keras_alexnet.data.class_file import class_file, names_file
@@ -107,6 +108,9 @@ def discard_run(folder: Path) -> None:
     ):
         for path in folder.glob(pattern):
             try:
-                path.unlink(missing_ok=True)
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
             except OSError as error:
                 raise UserError(f"cannot remove {path}: {error.strerror}. Choose another --output_dir.") from None
