@@ -16,7 +16,7 @@ from keras_alexnet.errors import UserError
 from keras_alexnet.training import loop
 from keras_alexnet.training.config import TrainConfig
 from keras_alexnet.training.dry_run import dry_run
-from keras_alexnet.training.run_folder import throw_away
+from keras_alexnet.training.run_folder import discard_run
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ def test_restart_removes_traces_and_nothing_else(tmp_path):
     trace.mkdir(parents=True)
     for path in (trace / "host.xplane.pb", trace / ".cached_tools.json", tmp_path / "profile" / "mine.txt"):
         path.write_text("")
-    throw_away(tmp_path)
+    discard_run(tmp_path)
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["mine.txt"]
 
 
