@@ -51,5 +51,5 @@ def test_agreement_is_given_in_standard_errors(capsys):
     errors |= {("pytorch", 0): [0.9, 0.4], ("pytorch", 1): [0.9, 0.6]}
     compare_trainings.print_agreement(errors)
     printed = capsys.readouterr().out
-    assert re.search(r"^keras_alexnet +final top-1 error 55\.0 ± 7\.1% \(seeds: 50\.0, 60\.0\)$", printed, re.M)
+    assert re.search(r"^keras_alexnet +55\.0 ± 7\.1% final top-1 error \(seeds: 50\.0, 60\.0\)$", printed, re.M)
     assert printed.endswith("the means differ by +5.0 points, with a standard error of 11.2\n")
