@@ -1,108 +1,71 @@
-"""Measures this project beside what people would use instead, the sides in turns in one run.
+"""Measures this project next to its alternatives, interleaved in one run.
 
     python scripts/benchmark.py step --json=step.json
     python scripts/benchmark.py input --map=data/train_map.txt
-    python scripts/benchmark.py all --quick
+    python scripts/benchmark.py fit --data_dir=data
 
-`python scripts/benchmark.py BENCHMARK --help` says what one measures, beside what, and what it needs installed; `all`
-does one after the other. Figures are the median over the repeats and their range, with the facts of the machine.
+`python scripts/benchmark.py BENCHMARK --help` explains what is measured, the baselines, and what to install. Figures
+are the median over the repeats and their range, together with the facts of the machine.
 """
 
 import argparse
-import importlib
 import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
-from benchmarks import common
+from benchmarks import common, fit, step
+from benchmarks import input as input_benchmark
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.system.atomic import check_target, write_text
 
-BENCHMARKS = ("step", "layers", "input", "fit", "scaling", "prepare", "checkpoint", "startup", "convert")
+BENCHMARKS = {"step": step, "input": input_benchmark, "fit": fit}
 
 
-def run(name: str, options: argparse.Namespace) -> None:
-    """Does a benchmark and writes its figures, with the facts beside them, or beside each row of a list."""
+def run(options: argparse.Namespace) -> None:
+    """Runs a benchmark and writes its figures with the facts of the machine, which each row of a list gets."""
     if options.json:
         check_target(options.json)
     facts = common.facts()
     print(f"{facts['machine']}; {', '.join(f'{name} {version}' for name, version in facts['versions'].items())}")
     sys.stdout.flush()
-    figures = _module(name).run(options)
+    figures = BENCHMARKS[options.benchmark].run(options)
     if options.json:
         figures = [row | facts for row in figures] if isinstance(figures, list) else figures | facts
         write_text(options.json, json.dumps(figures, indent=2) + "\n")
 
 
-def run_all(options: argparse.Namespace) -> None:
-    """Does benchmarks with their defaults, each in a process of its own: a framework that is loaded slows others."""
-    failed = []
-    for name in options.only:
-        command = [sys.executable, os.path.abspath(__file__), name, *(["--quick"] if options.quick else [])]
-        if options.json:
-            command.append(f"--json={Path(options.json, name)}.json")
-        print(f"\n{name}", flush=True)
-        if subprocess.run(command, check=False).returncode:
-            failed.append(name)
-    if failed:
-        raise UserError(
-            f"{len(failed)} of {len(options.only)} benchmarks failed, with a message above: {', '.join(failed)}"
-        )
-
-
-def _module(name: str):
-    return importlib.import_module(f"benchmarks.{name}")
-
-
-def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
-    """The parser, and those of the benchmarks by name."""
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Parses the command line; explicit options override those of --quick."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, dest="benchmark", metavar="BENCHMARK")
     parsers = {}
-    for name in BENCHMARKS:
-        text = _module(name).__doc__
+    for name, module in BENCHMARKS.items():
+        text = module.__doc__
         command = parsers[name] = commands.add_parser(
             name, help=text.splitlines()[0], description=text, formatter_class=argparse.RawDescriptionHelpFormatter
         )
-        command.add_argument("--json", metavar="FILE", help="write the figures there as well")
-        command.add_argument("--quick", action="store_true", help="less of everything")
+        command.add_argument("--json", metavar="FILE", help="also write the figures to this file")
+        command.add_argument("--quick", action="store_true", help="smaller settings, for a first impression")
         command.add_argument(
-            "--repeats", type=common.at_least_1, default=5, help="how often each side's turn comes (%(default)s)"
+            "--repeats", type=common.at_least_1, default=5, help="measurements per variant (%(default)s)"
         )
-        _module(name).add_arguments(command)
-    everything = commands.add_parser("all", help="All of these, one after the other.")
-    everything.add_argument("--json", metavar="FOLDER", help="write the figures there as well, a file a benchmark")
-    everything.add_argument("--quick", action="store_true", help="less of everything")
-    everything.add_argument("--only", nargs="+", choices=BENCHMARKS, default=BENCHMARKS, help="these alone")
-    return parser, parsers
-
-
-def _options(parser: argparse.ArgumentParser, parsers: dict[str, argparse.ArgumentParser]) -> argparse.Namespace:
-    options = parser.parse_args()
-    if options.quick and options.benchmark in parsers:
-        # What the command line says counts still.
-        parsers[options.benchmark].set_defaults(**_module(options.benchmark).QUICK)
-        options = parser.parse_args()
+        module.add_arguments(command)
+    options = parser.parse_args(arguments)
+    if options.quick:
+        parsers[options.benchmark].set_defaults(**BENCHMARKS[options.benchmark].QUICK)
+        options = parser.parse_args(arguments)
     return options
 
 
 def main() -> None:
     """Runs the benchmark that the command line names."""
-    parser, parsers = _parser()
-    options = _options(parser, parsers)
+    options = parse()
     try:
-        if options.benchmark == "all":
-            run_all(options)
-        else:
-            run(options.benchmark, options)
+        run(options)
     except UserError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(f"benchmark.py: {error}")
     except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted", file=sys.stderr)
+        print("benchmark.py: interrupted", file=sys.stderr)
         sys.exit(130)
 
 

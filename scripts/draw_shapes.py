@@ -1,6 +1,6 @@
 """Draws a small image tree in the layout of ILSVRC2012, to try the whole job without a data set.
 
-Six classes that differ in shape, colour and texture, on varied backgrounds, in varied sizes and aspect ratios; the same
+Six classes that differ in shape, color and texture, on varied backgrounds, in varied sizes and aspect ratios; the same
 seed draws the same images.
 
     python scripts/draw_shapes.py data/shapes
@@ -20,7 +20,7 @@ CLASSES = {
     "n90000002": ("orange cross, plain", 35, "cross", "plain"),
     "n90000003": ("green square, striped", 120, "square", "stripes"),
     "n90000004": ("cyan ring, plain", 180, "ring", "plain"),
-    "n90000005": ("blue triangle, chequered", 230, "triangle", "checks"),
+    "n90000005": ("blue triangle, checkered", 230, "triangle", "checks"),
     "n90000006": ("purple star, striped", 290, "star", "stripes"),
 }
 
@@ -63,16 +63,16 @@ def draw_tree(folder: Path, train_per_class: int, val_per_class: int, seed: int)
     (folder / "LOC_synset_mapping.txt").write_text(names, encoding="utf-8")
 
 
-def _colour(hue: float, saturation: float, value: float) -> tuple[int, int, int]:
+def _color(hue: float, saturation: float, value: float) -> tuple[int, int, int]:
     return tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue / 360 % 1, saturation, value))
 
 
 def _background(rng: random.Random, width: int, height: int) -> Image.Image:
-    """A blurred mosaic of pale colours of any hue."""
+    """A blurred mosaic of pale colors of any hue."""
     cells = Image.new("RGB", (rng.randint(3, 7), rng.randint(3, 7)))
     cells.putdata(
         [
-            _colour(rng.uniform(0, 360), rng.uniform(0, 0.25), rng.uniform(0.2, 0.9))
+            _color(rng.uniform(0, 360), rng.uniform(0, 0.25), rng.uniform(0.2, 0.9))
             for _ in range(cells.width * cells.height)
         ]
     )
@@ -81,9 +81,9 @@ def _background(rng: random.Random, width: int, height: int) -> Image.Image:
 
 def _surface(rng: random.Random, size: tuple[int, int], hue: float, texture: str) -> Image.Image:
     value = rng.uniform(0.7, 1.0)
-    surface = Image.new("RGB", size, _colour(hue, rng.uniform(0.75, 1.0), value))
+    surface = Image.new("RGB", size, _color(hue, rng.uniform(0.75, 1.0), value))
     draw = ImageDraw.Draw(surface)
-    dark = _colour(hue, 0.9, value * 0.45)
+    dark = _color(hue, 0.9, value * 0.45)
     step = rng.randint(14, 24)
     if texture == "stripes":
         for x in range(-size[1], size[0], step):

@@ -1,5 +1,5 @@
-# Sourced by the other scripts: makes .venv in the project's root, with the package and the given extras in it.
-# Usage: source scripts/environment.sh [EXTRA …]. Python is $PYTHON, or else the newest of 3.11 to 3.13 on the PATH.
+# Sourced by the other scripts: creates .venv in the project's root and installs the package with the given extras.
+# Usage: source scripts/environment.sh [EXTRA …]. Python is $PYTHON, or the newest of 3.11 to 3.13 on the PATH.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -11,18 +11,18 @@ find_python() {
       return
     fi
   done
-  echo "Python 3.11, 3.12 or 3.13 is needed, and none is on the PATH. Install one, or set PYTHON to it." >&2
+  echo "No Python 3.11, 3.12 or 3.13 was found on the PATH. Install one, or set PYTHON to its path." >&2
   return 1
 }
 
-# An interrupted set-up leaves an environment without pip: make it again.
+# An interrupted setup leaves an environment without pip: create it again.
 if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
   python=$(find_python)
-  echo "Making a virtual environment in .venv with $("$python" --version)"
+  echo "Creating a virtual environment in .venv with $("$python" --version)"
   "$python" -m venv --clear .venv
 fi
 extras=$(IFS=,; echo "$*")
-echo "Installing keras_alexnet${extras:+[$extras]} and what it needs"
-# Warnings of the build backend are for those who maintain it.
+echo "Installing keras_alexnet${extras:+[$extras]} and its dependencies"
+# Warnings of the build backend concern its maintainers.
 PYTHONWARNINGS=ignore .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
   --editable ".${extras:+[$extras]}"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The whole job in minutes: draws a small image tree in the layout of ILSVRC2012, then prepare → fit → evaluate → predict.
-# It sets up .venv by itself, writes to data/quickstart and saved_models/quickstart, and may be run again.
+# The whole workflow in minutes: draws a small image set in the layout of ILSVRC2012, then prepare → fit → evaluate →
+# predict. Sets up .venv, writes to data/quickstart and saved_models/quickstart, and is safe to re-run.
 set -euo pipefail
 source "$(dirname "$0")/environment.sh" report
 
@@ -17,11 +17,11 @@ say "Training AlexNet"
 .venv/bin/python -m keras_alexnet.fit --flagfile=flags/fit_quickstart.flags --data_dir="$data" --output_dir="$model" \
   --restart --report
 
-say "Evaluating on images that were not trained on"
+say "Evaluating on images not used for training"
 .venv/bin/python -m keras_alexnet.evaluate --model="$model/model.keras" --data_dir="$data"
 
-say "Predicting what is in two of them"
+say "Classifying two of them"
 .venv/bin/python -m keras_alexnet.predict --model="$model/model.keras" --top_k=2 \
   "$data"/images/Data/CLS-LOC/val/*0000000[12].JPEG
 
-say "The model is $model/model.keras; for a look at it open $PWD/$model/report/report.html"
+say "The model is $model/model.keras; its report is $PWD/$model/report/report.html"

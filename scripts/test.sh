@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sets up .venv and runs the tests; --all adds the slow ones and installs for them JAX, PyTorch, simplejpeg, what runs
-# exported models, and what drives a browser.
+# Sets up .venv and runs the fast tests. --all runs all tests, and installs what the slow ones need: JAX, PyTorch,
+# simplejpeg, runtimes for exported models, and Playwright for browser tests.
 # Other arguments go to pytest: scripts/test.sh -k pipeline
 set -euo pipefail
 arguments=("$@")
@@ -12,5 +12,5 @@ else
   arguments=(-m "not slow" ${arguments[@]+"${arguments[@]}"})
   source "$(dirname "$0")/environment.sh" test
 fi
-# A file's tests in one process each, as they share what takes long to make.
+# All tests of a file run in one process, since they share fixtures that are slow to build.
 exec .venv/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile ${arguments[@]+"${arguments[@]}"}

@@ -1,4 +1,4 @@
-"""Trainings of both sides, and their curves."""
+"""Trainings of both implementations, and their curves."""
 
 import csv
 import re
@@ -6,38 +6,50 @@ import subprocess
 import sys
 from pathlib import Path
 
+import compare_trainings
 import pytest
-from PIL import Image
 
-pytestmark = pytest.mark.slow
-SCRIPT = Path(__file__).parent.parent / "scripts" / "compare_trainings.py"
+SCRIPT = Path(compare_trainings.__file__)
 
 
-def test_curves_of_both_sides_are_drawn_and_nothing_is_trained_twice(data_dir, tmp_path):
+@pytest.mark.slow
+def test_both_are_trained_once_and_their_curves_written(data_dir, tmp_path):
     pytest.importorskip("torch")
 
-    def run(*seeds: str) -> str:
-        command = [sys.executable, str(SCRIPT), f"--data_dir={data_dir}", f"--output_dir={tmp_path}", "--seeds", *seeds]
+    def run() -> str:
+        command = [sys.executable, str(SCRIPT), f"--data_dir={data_dir}", f"--output_dir={tmp_path}", "--seeds", "0"]
         command += ["--", "--preset=tiny", "--batch_size=8", "--epochs=2", "--lr_drop_epochs=1"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
-    assert "standard error" not in run("0")
-    twin = (tmp_path / "twin-0.csv").stat().st_mtime_ns
-    printed = run("0", "1")
-    assert printed.count("This run is finished") == 1
-    assert (tmp_path / "twin-0.csv").stat().st_mtime_ns == twin
+    run()
+    with open(tmp_path / "pytorch-0.csv", newline="") as file:
+        first, second = csv.DictReader(file)
+    assert (first["steps"], second["steps"]) == ("3", "6")
+    assert float(second["learning_rate"]) == pytest.approx(0.1 * float(first["learning_rate"]))
+    for row in (first, second):
+        assert float(row["val_top1_error"]) in [pytest.approx(wrong / 7) for wrong in range(8)]
+        assert float(row["val_top5_error"]) == 0
+        assert 0 < float(row["loss"]) < 2
+    with open(tmp_path / "ours-0" / "history.csv", newline="") as file:
+        ours = [row["val_top1_error"] for row in csv.DictReader(file)]
     with open(tmp_path / "curves.csv", newline="") as file:
         header, *rows = csv.reader(file)
-    assert header == ["epoch", "keras_alexnet 0", "twin 0", "keras_alexnet 1", "twin 1"]
-    assert [row[0] for row in rows] == ["1", "2"]
-    for seed in (0, 1):
-        for column, history in ((1 + 2 * seed, f"ours-{seed}/history.csv"), (2 + 2 * seed, f"twin-{seed}.csv")):
-            with open(tmp_path / history, newline="") as file:
-                assert [float(row["val_top1_error"]) for row in csv.DictReader(file)] == [
-                    float(row[column]) for row in rows
-                ]
-    ours = [100 * float(rows[-1][column]) for column in (1, 3)]
-    assert f"{sum(ours) / 2:.1f} ± " in printed
-    assert re.search(r"^the means are [+-]\d+\.\d points apart, with a standard error of \d+\.\d$", printed, re.M)
-    with Image.open(tmp_path / "curves.png") as picture:
-        assert picture.width > 1000
+    assert header == ["epoch", "keras_alexnet 0", "pytorch 0"]
+    assert [list(map(float, row)) for row in rows] == [
+        [1, float(ours[0]), float(first["val_top1_error"])],
+        [2, float(ours[1]), float(second["val_top1_error"])],
+    ]
+    assert "keras_alexnet, seed 0" in (tmp_path / "curves.html").read_text()
+
+    written = (tmp_path / "pytorch-0.csv").stat().st_mtime_ns
+    assert "pytorch, seed 0" not in run()
+    assert (tmp_path / "pytorch-0.csv").stat().st_mtime_ns == written
+
+
+def test_agreement_is_given_in_standard_errors(capsys):
+    errors = {("keras_alexnet", 0): [0.9, 0.5], ("keras_alexnet", 1): [0.9, 0.6]}
+    errors |= {("pytorch", 0): [0.9, 0.4], ("pytorch", 1): [0.9, 0.6]}
+    compare_trainings.print_agreement(errors)
+    printed = capsys.readouterr().out
+    assert re.search(r"^keras_alexnet +55\.0 ± 7\.1% final top-1 error \(seeds: 50\.0, 60\.0\)$", printed, re.M)
+    assert printed.endswith("the means differ by +5.0 points, with a standard error of 11.2\n")

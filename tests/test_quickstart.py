@@ -15,14 +15,14 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.mark.slow
 def test_the_full_network_learns_the_shapes(tmp_path):
-    """Three epochs of what scripts/quickstart.sh does: on images that were not trained on, a third of chance."""
+    """Two epochs of scripts/quickstart.sh: on images not used for training, the error is half that of chance."""
     shapes = runpy.run_path(str(ROOT / "scripts/draw_shapes.py"))
     shapes["draw_tree"](tmp_path / "images", train_per_class=100, val_per_class=20, seed=0)
     data, output = f"--data_dir={tmp_path}/data", f"--output_dir={tmp_path}/model"
     images = [f"--imagenet_dir={tmp_path}/images", f"--output_dir={tmp_path}/data"]
     prepare.main(cli.parse(prepare.define_flags, images)[0], [])
-    flags = [f"--flagfile={ROOT}/flags/fit_quickstart.flags", data, output, "--epochs=3"]
+    flags = [f"--flagfile={ROOT}/flags/fit_quickstart.flags", data, output, "--epochs=2"]
     train(fit.config_from(cli.parse(fit.define_flags, flags)[0]))
     results = evaluate_model(load_model(str(tmp_path / "model" / MODEL_FILE)), read_map(tmp_path / "data" / VAL_MAP))
     assert results["examples"] == 120
-    assert results["top1_error"] < (1 - 1 / len(shapes["CLASSES"])) / 3
+    assert results["top1_error"] < (1 - 1 / len(shapes["CLASSES"])) / 2

@@ -1,6 +1,6 @@
-"""What `scripts/benchmark.py` measures, a module each.
+"""The benchmarks of `scripts/benchmark.py`, one module each.
 
-A module's docstring is the help of its benchmark. It has `add_arguments(parser)`, for the options beyond those that all
-have (`--json`, `--quick`, `--repeats`); `QUICK`, the options' values with `--quick`; and `run(options)`, which prints
-the figures while it measures and returns them as `--json` writes them. Frameworks are imported by `run`.
+The docstring of a module is its help text. A module has `add_arguments(parser)` for options beyond the common ones
+(`--json`, `--quick`, `--repeats`), the dict `QUICK` with the option values of `--quick`, and `run(options)`, which
+prints the figures and returns them in the form that `--json` writes. `run` imports the frameworks.
 """

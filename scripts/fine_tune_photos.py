@@ -1,8 +1,8 @@
-"""Photographs of one's own and a trained AlexNet: its features as they are, then a network fine-tuned on them.
+"""Classifies your own photos with a trained AlexNet: first by its features, then by a network fine-tuned on them.
 
-    python scripts/own_photos.py saved_models/imagenet/model.keras photos saved_models/photos
+    python scripts/fine_tune_photos.py saved_models/imagenet/model.keras photos saved_models/photos
 
-`photos` has a folder of images for each class; a fifth of each is kept apart to see how well it works.
+`photos` contains one folder of images per class; a fifth of each is held out for validation.
 """
 
 import sys
@@ -17,19 +17,19 @@ if len(sys.argv) != 4:
 model_path, photos, output = sys.argv[1:]
 found = scan(photos, None, None, val_fraction=0.2)
 
-# Without any training: a photograph belongs to the class whose mean feature has the smallest angle to its own.
+# Without training: the class whose mean feature vector has the largest cosine similarity.
 model = load_model(model_path)
 known, unknown = (extract_features(model, part.paths, layer="relu7") for part in (found.train, found.val))
 labels = np.array(found.train.labels)
 means = np.stack([known[labels == label].mean(axis=0) for label in range(len(found.classes))])
 cosines = unknown @ (means / np.linalg.norm(means, axis=1, keepdims=True)).T
 error = np.mean(cosines.argmax(axis=1) != np.array(found.val.labels))
-print(f"features of {model_path}: {100 * error:.1f} % error on {len(found.val)} photographs")
+print(f"features of {model_path}: {100 * error:.1f}% error on {len(found.val)} photos")
 
-# With training: a new last layer on the same features. Other layers learn as well without freeze_through.
+# With training: a new last layer on the same features. Without freeze_through, the other layers learn as well.
 data_dir = Path(output) / "data"
 write_data_dir(data_dir, found.train, found.val, found.classes)
 settings = {"learning_rate": 0.001, "lr_drop_epochs": (6,), "epochs": 8, "batch_size": min(32, len(found.train))}
 train(TrainConfig(str(data_dir), output, initial_model=model_path, freeze_through="fc7", **settings))
 results = evaluate_model(load_model(str(Path(output) / "best.keras")), found.val)
-print(f"fine-tuned: {100 * results['top1_error']:.1f} % error on {results['examples']} photographs")
+print(f"fine-tuned: {100 * results['top1_error']:.1f}% error on {len(found.val)} photos")

@@ -1,4 +1,4 @@
-"""The script that shows the library's use, as a user runs it."""
+"""The example of the library's use, as a user runs it."""
 
 import re
 import subprocess
@@ -12,11 +12,7 @@ from conftest import write_images
 from keras_alexnet.model import build_alexnet
 from keras_alexnet.model_file import save_model
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "own_photos.py"
-
-
-def test_it_is_short():
-    assert len(SCRIPT.read_text().splitlines()) < 40
+SCRIPT = Path(__file__).parent.parent / "scripts" / "fine_tune_photos.py"
 
 
 @pytest.mark.slow
@@ -34,7 +30,7 @@ def test_it_classifies_and_trains(tmp_path):
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    # Even random features tell plain colours.
-    assert "trained.keras: 0.0 % error on 9 photographs" in result.stdout
-    assert re.search(r"^fine-tuned: [\d.]+ % error on 9 photographs$", result.stdout, re.MULTILINE)
+    # Even random features tell plain colors.
+    assert "trained.keras: 0.0% error on 9 photos" in result.stdout
+    assert re.search(r"^fine-tuned: [\d.]+% error on 9 photos$", result.stdout, re.MULTILINE)
     assert (tmp_path / "out" / "best.classes.txt").read_text() == "blue\t0\ngreen\t1\nred\t2\n"

@@ -1,12 +1,12 @@
-"""An independent twin: the same network, recipe and batches, its training written in plain PyTorch.
+"""PyTorch reference implementation: the same network, recipe and batches, trained in plain PyTorch.
 
-    python scripts/twin.py compare --data_dir=data --preset=tiny
-    python scripts/twin.py train --data_dir=data --preset=tiny --epochs=30 --lr_drop_epochs=7,13,20,27 --output=twin.csv
+    python scripts/pytorch_reference.py compare --data_dir=data --preset=tiny
+    python scripts/pytorch_reference.py train --data_dir=data --preset=tiny --epochs=30 --lr_drop_epochs=7,13,20,27
 
-`compare`: both start from the same weights, without dropout, and take the same batches; it prints the loss of each step
-on either side, and how far they are apart. `train`: the twin alone, from weights of its own, with dropout; at its end
-it writes a CSV file with columns of `fit`'s history.csv. Only the batches come from the project, as both sides need the
-same ones; the network, its initial weights, the loss, the update and the error rates are its own.
+`compare` trains this project and the reference from the same weights on the same batches, without dropout, and prints
+both losses and their difference step by step. `train` trains the reference only, from its own weights, with dropout,
+and writes --output, a CSV file with columns of `fit`'s history.csv. Only the batches come from this project, as both
+need the same ones; network, initial weights, loss, update and error rates are implemented here.
 It needs PyTorch: pip install -e '.[torch]'
 """
 
@@ -21,23 +21,21 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from keras_alexnet import cli
-from keras_alexnet.data.class_mappings import CLASS_MAPPINGS, read_class_mappings
-from keras_alexnet.data.map_file import TRAIN_MAP, VAL_MAP, read_map
+from keras_alexnet import cli, read_class_mappings, read_map
 from keras_alexnet.errors import UserError
 from keras_alexnet.system.atomic import atomic_path
 
 MOMENTUM, WEIGHT_DECAY, DROPOUT = 0.9, 0.0005, 0.5
-# Of conv1 to conv5, and of fc6 and fc7: CNTK's AlexNet, and the narrow one for trying things.
+# Filters of conv1 to conv5, and units of fc6 and fc7.
 WIDTHS = {"cntk": ((96, 192, 384, 384, 256), 4096), "tiny": ((24, 48, 96, 96, 64), 256)}
-# Standard deviation of the weights and the biases of conv1 to conv5 and fc6 to fc8 (CNTK's AlexNet.cntk).
+# Initial weights (standard deviation) and biases of conv1 to conv5 and fc6 to fc8 (CNTK's AlexNet.cntk).
 INITIAL = [(0.01, 0.0), (0.01, 0.1), (0.01, 0.0), (0.01, 0.1), (0.01, 0.1), (0.005, 0.1), (0.005, 0.1), (0.01, 0.0)]
 
 
-class ProductNorm(nn.Module):
-    """`nn.LocalResponseNorm(5, 1e-4, 0.75, 1.0)`, its window as a product with a banded matrix.
+class MatmulNorm(nn.Module):
+    """`nn.LocalResponseNorm(5, 1e-4, 0.75, 1.0)`, its window as a matmul with a banded matrix.
 
-    PyTorch's own pools over the channels, which takes half the time of a training step on a CPU.
+    PyTorch's own form pools over the channels, which takes half of the time of a training step on a CPU.
     """
 
     def __init__(self, channels: int):
@@ -53,23 +51,23 @@ class ProductNorm(nn.Module):
         return (x * (root * torch.sqrt(root))).permute(0, 3, 1, 2)
 
 
-class Twin(nn.Module):
+class AlexNet(nn.Module):
     """(batch, 227, 227, 3) RGB pixels of 0 to 255 → (batch, num_classes) logits.
 
     Args:
         preset: a key of `WIDTHS`.
         num_classes: units of fc8.
         dropout: rate after fc6 and fc7.
-        product_norm: take `ProductNorm` in place of PyTorch's own.
+        matmul_norm: use `MatmulNorm` instead of PyTorch's own.
     """
 
-    def __init__(self, preset: str, num_classes: int, dropout: float, product_norm: bool = False):
+    def __init__(self, preset: str, num_classes: int, dropout: float, matmul_norm: bool = False):
         super().__init__()
         filters, units = WIDTHS[preset]
         c1, c2, c3, c4, c5 = filters
 
         def norm(channels: int) -> nn.Module:
-            return ProductNorm(channels) if product_norm else nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0)
+            return MatmulNorm(channels) if matmul_norm else nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0)
 
         self.layers = nn.Sequential(
             *(nn.Conv2d(3, c1, 11, 4), nn.ReLU(), norm(c1), nn.MaxPool2d(3, 2)),
@@ -93,7 +91,7 @@ class Twin(nn.Module):
         return [layer for layer in self.layers if isinstance(layer, nn.Conv2d | nn.Linear)]
 
     def load_from(self, model) -> None:
-        """Takes over the weights of a Keras model, whose kernels have their axes in another order."""
+        """Copies the weights of a Keras model, whose kernels have another order of axes."""
         with torch.no_grad():
             for name, layer in zip(LAYERS, self.weighted(), strict=True):
                 kernel, bias = (np.asarray(weights) for weights in model.get_layer(name).get_weights())
@@ -116,7 +114,7 @@ LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 class MomentumSGD:
     """v ← 0.9·v + rate·(gradient + 0.0005·w); w ← w - v.
 
-    PyTorch's own multiplies v by the rate of the step at hand, so that a drop of the rate rescales what is left in v.
+    PyTorch's SGD multiplies v by the rate of the current step, so that a lower rate rescales the momentum buffers.
     """
 
     def __init__(self, parameters):
@@ -134,9 +132,9 @@ class MomentumSGD:
             parameter.grad = None
 
 
-def training_step(twin: Twin, optimizer: MomentumSGD, pixels: np.ndarray, labels: np.ndarray, rate: float):
+def training_step(reference: AlexNet, optimizer: MomentumSGD, pixels: np.ndarray, labels: np.ndarray, rate: float):
     """The loss and the logits before the update."""
-    logits = twin(torch.from_numpy(pixels))
+    logits = reference(torch.from_numpy(pixels))
     loss = functional.cross_entropy(logits, torch.from_numpy(labels).long())
     loss.backward()
     optimizer.step(rate)
@@ -144,13 +142,13 @@ def training_step(twin: Twin, optimizer: MomentumSGD, pixels: np.ndarray, labels
 
 
 def batches_of(dataset) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Writable copies, as PyTorch wants them."""
+    """Writable copies, which PyTorch requires."""
     for pixels, labels in dataset.as_numpy_iterator():
         yield pixels.copy(), labels.copy()
 
 
 def compare(options: argparse.Namespace) -> None:
-    """Trains both from the same weights on the same batches, without dropout, and prints their losses."""
+    """Trains both from the same weights on the same batches without dropout, and prints their losses."""
     with cli.quiet_framework_start():
         import keras
 
@@ -175,35 +173,35 @@ def compare(options: argparse.Namespace) -> None:
         for name in LAYERS:
             kernel, bias = model.get_layer(name).get_weights()
             kernel = rng.normal(0, np.sqrt(2 / np.prod(kernel.shape[:-1])), kernel.shape)
-            # Pixels are a hundred times as large as what the next layers take.
+            # Pixels are about 100 times as large as the inputs of the next layers.
             model.get_layer(name).set_weights([kernel / 100 if name == "conv1" else kernel, bias])
-    twin = Twin(options.preset, num_classes, dropout=0.0)
-    twin.load_from(model)
-    optimizer = MomentumSGD(twin.parameters())
+    reference = AlexNet(options.preset, num_classes, dropout=0.0)
+    reference.load_from(model)
+    optimizer = MomentumSGD(reference.parameters())
     dataset = training_dataset(train_map, options.batch_size, seed=options.seed).take(options.steps)
-    distances = []
-    print(f"{keras.backend.backend()} beside PyTorch {torch.__version__}, {options.preset}, float32")
-    print(f"{'step':>5} {'loss, ours':>12} {'the twin':>12} {'apart':>9}")
+    differences = []
+    print(f"keras_alexnet on {keras.backend.backend()}, PyTorch {torch.__version__}; {options.preset}, float32")
+    print(f"{'step':>5} {'our loss':>12} {'PyTorch':>12} {'difference':>11}")
     for step, (pixels, labels) in enumerate(batches_of(dataset), 1):
         network.reset_metrics()
         ours = float(network.train_on_batch(pixels, labels, return_dict=True)["cross_entropy"])
-        theirs, _ = training_step(twin, optimizer, pixels, labels, options.learning_rate)
-        distances.append(abs(ours - theirs) / theirs)
+        theirs, _ = training_step(reference, optimizer, pixels, labels, options.learning_rate)
+        differences.append(abs(ours - theirs) / theirs)
         if step <= 5 or step % 10 == 0:
-            print(f"{step:5} {ours:12.6f} {theirs:12.6f} {distances[-1]:9.1e}", flush=True)
+            print(f"{step:5} {ours:12.6f} {theirs:12.6f} {differences[-1]:11.1e}", flush=True)
     for first in sorted({min(50, options.steps), options.steps}):
-        print(f"first {first} steps: at most {max(distances[:first]):.1e} of the loss apart")
+        print(f"first {first} steps: relative difference at most {max(differences[:first]):.1e}")
 
 
 def train(options: argparse.Namespace) -> None:
-    """Trains the twin alone and writes its history."""
+    """Trains only the reference and writes its history."""
     with cli.quiet_framework_start():
         from keras_alexnet.data.pipeline import evaluation_dataset, training_dataset
     train_map, num_classes = _read(options)
-    val_map = read_map(f"{options.data_dir}/{VAL_MAP}", num_classes)
+    val_map = read_map(f"{options.data_dir}/val_map.txt", num_classes)
     torch.manual_seed(options.seed)
-    twin = Twin(options.preset, num_classes, DROPOUT, product_norm=True)
-    optimizer = MomentumSGD(twin.parameters())
+    reference = AlexNet(options.preset, num_classes, DROPOUT, matmul_norm=True)
+    optimizer = MomentumSGD(reference.parameters())
     steps = len(train_map) // options.batch_size
     drops = [int(epoch) for epoch in options.lr_drop_epochs.split(",") if epoch]
     batches = batches_of(training_dataset(train_map, options.batch_size, seed=options.seed))
@@ -211,18 +209,18 @@ def train(options: argparse.Namespace) -> None:
     for epoch in range(options.epochs):
         start = time.perf_counter()
         rate = options.learning_rate * 0.1 ** sum(epoch >= drop for drop in drops)
-        twin.train()
+        reference.train()
         trained = Errors()
         for _ in range(steps):
             pixels, labels = next(batches)
-            _, logits = training_step(twin, optimizer, pixels, labels, rate)
+            _, logits = training_step(reference, optimizer, pixels, labels, rate)
             trained.add(logits, labels)
         seconds = time.perf_counter() - start
-        twin.eval()
+        reference.eval()
         validated = Errors()
         with torch.no_grad():
             for pixels, labels in batches_of(evaluation_dataset(val_map, options.batch_size)):
-                validated.add(twin(torch.from_numpy(pixels)), labels)
+                validated.add(reference(torch.from_numpy(pixels)), labels)
         row = {
             "epoch": epoch + 1,
             "steps": (epoch + 1) * steps,
@@ -240,7 +238,7 @@ def train(options: argparse.Namespace) -> None:
 
 
 class Errors:
-    """Adds up error rates and the loss over batches."""
+    """Sums error rates and the loss over batches."""
 
     def __init__(self) -> None:
         self._sums = np.zeros(4)
@@ -261,12 +259,12 @@ class Errors:
 
 
 def _read(options: argparse.Namespace):
-    num_classes = len(read_class_mappings(f"{options.data_dir}/{CLASS_MAPPINGS}"))
-    return read_map(f"{options.data_dir}/{TRAIN_MAP}", num_classes), num_classes
+    num_classes = len(read_class_mappings(f"{options.data_dir}/classmappings.txt"))
+    return read_map(f"{options.data_dir}/train_map.txt", num_classes), num_classes
 
 
 def main() -> None:
-    """Reads the command line and does what it says."""
+    """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["compare", "train"])
     parser.add_argument("--data_dir", default="data")
@@ -278,13 +276,13 @@ def main() -> None:
         "--initial",
         choices=["cntk", "he"],
         default="cntk",
-        help="of compare: the recipe's small weights, which all losses start at ln(classes) with, whatever the network "
-        "is; or larger ones (He et al., 2015), with which the losses tell the slightest difference",
+        help="of compare: the recipe's small weights, with which any network's loss starts at ln(classes); or larger "
+        "ones (He et al., 2015), with which the loss shows the slightest difference (%(default)s)",
     )
     parser.add_argument("--steps", type=int, default=200, help="of compare")
     parser.add_argument("--epochs", type=int, default=30, help="of train")
     parser.add_argument("--lr_drop_epochs", default="7,13,20,27", help="of train")
-    parser.add_argument("--output", default="twin.csv", help="of train")
+    parser.add_argument("--output", default="pytorch.csv", help="of train")
     options = parser.parse_args()
     try:
         {"compare": compare, "train": train}[options.command](options)
