@@ -71,7 +71,7 @@ def jax_devices(strategy: str) -> Iterator[Devices]:
     if strategy == "multi_worker" and cluster is None:
         raise UserError(
             "strategy is multi_worker, but the environment variables KERAS_DISTRIBUTION_… name no processes. Set "
-            "them in every process, as the README shows, or use --strategy=auto."
+            "them in every process, as docs/distributed.md shows, or use --strategy=auto."
         )
     leave_gpus_to_the_backend()
     if cluster is None or cluster.num_workers == 1:
