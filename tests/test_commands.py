@@ -195,7 +195,7 @@ def test_help_loads_no_framework(command):
     program = (
         "import runpy, sys, atexit\n"
         f"sys.argv = ['{command}', '--help']\n"
-        "frameworks = {'keras', 'tensorflow', 'jax', 'torch', 'numpy'}\n"
+        "frameworks = {'keras', 'tensorflow', 'jax', 'torch'}\n"
         "atexit.register(lambda: print('LOADED', sorted(frameworks & set(sys.modules))))\n"
         f"runpy.run_module('keras_alexnet.{command}', run_name='__main__', alter_sys=True)\n"
     )

@@ -14,8 +14,8 @@ from training_process import installed
 from keras_alexnet.data.synthetic import synthetic_evaluation_batches
 from keras_alexnet.training import loop
 from keras_alexnet.training.config import TrainConfig
-from keras_alexnet.training.devices import choice
 from keras_alexnet.training.devices.feed import AHEAD, DataWait, DeviceFeed, device_feed
+from keras_alexnet.training.devices.tensorflow import OneGPU
 
 
 def slow_dataset(seconds: float, count: int = 10) -> tf.data.Dataset:
@@ -111,7 +111,7 @@ def _batches(image_size):
 def test_tensorflow_copies_ahead_to_a_gpu():
     """Its CPU stands in for it: what is checked is that the batches stay what they are."""
     batches = synthetic_evaluation_batches(3, 2, 3, image_size=8)
-    with choice._on_gpu("/CPU:0", batches) as feed:
+    with OneGPU("one GPU", name="/CPU:0").feed(batches) as feed:
         assert len(list(feed)) == 3
         for found, expected in zip(next(iter(feed)), next(iter(batches)), strict=True):
             np.testing.assert_array_equal(found, expected)

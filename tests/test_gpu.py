@@ -49,7 +49,7 @@ def test_it_takes_the_cpu_if_asked_to(with_a_gpu, monkeypatch, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", installed("jax", "torch"))
 def test_other_backends_say_what_they_lack(backend):
-    program = f"import {backend}; from keras_alexnet import gpu; gpu.count_gpus = lambda: 1; "
+    program = f"import {backend}; from keras_alexnet.system import gpu; gpu.count_gpus = lambda: 1; "
     program += f"gpu.check_gpu_is_used('{backend}', 'cpu')"
     result = subprocess.run(
         [sys.executable, "-c", program],
