@@ -1,6 +1,7 @@
 import os
 import resource
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -166,11 +167,23 @@ def test_a_loaded_file_and_another_export_in_its_place(cntk, tmp_path, kind):
         assert tf.saved_model.load(path).serve.input_signature[0].shape[1] == 99
 
 
-def test_a_folder_that_cannot_be_replaced_is_put_back(tmp_path):
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_a_folder_that_cannot_be_replaced_is_put_back(tmp_path, monkeypatch, error):
     (tmp_path / "model").mkdir()
     (tmp_path / "model/saved_model.pb").write_text("older")
-    with pytest.raises(FileNotFoundError):
-        export_saved_model._replace(tmp_path / "missing", tmp_path / "model")
+    rename = Path.rename
+
+    def interrupted(self, target):
+        if self.name.startswith(".partial-"):
+            raise error("stop")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with (
+        pytest.raises((UserError, KeyboardInterrupt)),
+        export_saved_model.atomic_saved_model(tmp_path / "model") as partial,
+    ):
+        (partial / "saved_model.pb").write_text("newer")
     assert (tmp_path / "model/saved_model.pb").read_text() == "older"
     assert os.listdir(tmp_path) == ["model"]
 

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.system.atomic import partial_folder, sync_folder
+from keras_alexnet.system.atomic import new_partial, remove, sync_folder
 from keras_alexnet.system.file_names import to_utf8
 
 _CONTENTS = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra"}
@@ -36,7 +36,7 @@ def atomic_saved_model(path: str | os.PathLike) -> Iterator[Path]:
     """Gives a folder beside `path` to write to; on success it takes the name `path`, in place of an older SavedModel.
 
     On an exception it is removed and the older one stays as it was. What a killed process leaves behind is hidden
-    (`.partial-…`), and the next write to the same name removes it.
+    (`.partial-…`), and the next write to the same folder removes it.
 
     Raises:
         UserError: `path` is something else than a SavedModel or an empty folder, its parent cannot be made or written,
@@ -44,19 +44,23 @@ def atomic_saved_model(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(os.path.realpath(path))  # A link stays one.
     _check_target(path)
+    partial = new_partial(path)
     try:
-        with partial_folder(path) as partial:
-            yield partial
-            for file in partial.rglob("*"):
-                _sync(file)
-            _sync(partial)
-            _replace(partial, path)
+        partial.mkdir(parents=True)
+        yield partial
+        for file in partial.rglob("*"):
+            _sync(file)
+        _sync(partial)
+        _replace(partial, path)
         sync_folder(path.parent)
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror or error}. Make room or permit writing there, or choose another "
             "output folder."
         ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            remove(partial)
 
 
 def _check_target(path: Path) -> None:
@@ -75,17 +79,18 @@ def _check_target(path: Path) -> None:
 
 def _replace(partial: Path, path: Path) -> None:
     """Moves a folder to a name that an older one may have, which is put aside meanwhile."""
-    if not path.is_dir():
-        partial.rename(path)
-        return
-    with partial_folder(path) as aside:
-        old = aside / "old"
+    # Not a partial name: if this process is killed between the two renames, no other write may remove it.
+    old = path.with_name(f".replaced-{path.name}")
+    if path.is_dir():
+        remove(old)
         path.rename(old)
-        try:
-            partial.rename(path)
-        except OSError:
+    try:
+        partial.rename(path)
+    except BaseException:
+        if old.is_dir():
             old.rename(path)
-            raise
+        raise
+    remove(old)
 
 
 def _sync(path: Path) -> None:

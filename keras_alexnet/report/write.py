@@ -18,10 +18,16 @@ from keras_alexnet.report.check import check_report
 from keras_alexnet.report.statistics import class_results, confusion_matrix
 from keras_alexnet.system.atomic import make_folder, sync_folder
 from keras_alexnet.system.lock import exclusive
-from keras_alexnet.training.run_files import CONFUSION_FILE, PER_CLASS_FILE, PREDICTIONS_FILE, REPORT_FILE
+from keras_alexnet.training.run_files import (
+    CONFUSION_FILE,
+    PER_CLASS_FILE,
+    PREDICTIONS_FILE,
+    REPORT_FILE,
+    REPORT_FILES,
+)
 
 _PARTIAL_FOLDER = ".partial-report"
-_TABLES = (PER_CLASS_FILE, CONFUSION_FILE, PREDICTIONS_FILE)
+_TABLES = REPORT_FILES[1:]
 
 
 def write_report(

@@ -1,8 +1,10 @@
 """Files that appear under their final name complete, or not at all."""
 
 import contextlib
+import functools
 import hashlib
 import os
+import platform
 import re
 import secrets
 import shutil
@@ -14,7 +16,8 @@ from pathlib import Path
 
 from keras_alexnet.errors import UserError
 
-_PARTIAL = re.compile(r"\.partial-[0-9a-f]{16}-[0-9a-f]{8}(\..*)?")
+# Of older versions and of `partial_name` alone: without host and process.
+_PARTIAL = re.compile(r"\.partial-[0-9a-f]{16}(-(?P<host>[0-9a-f]{8})-(?P<process>[0-9]+)-[0-9a-f]{8})?(\..*)?")
 _DAY = 24 * 60 * 60  # seconds
 
 
@@ -23,8 +26,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Gives a path next to `path` to write to; on success its file is flushed to disk and takes the name `path`.
 
     On an exception the partial file is removed and an older file of that name stays as it was. Each writer has a
-    partial file of its own, hidden (`.partial-…`) and locked: the next write to the folder removes those of killed
-    processes.
+    partial file of its own, hidden (`.partial-…`); the next write to the folder removes those of killed processes.
 
     Raises:
         UserError: `path` is something else than a file, its folder cannot be made or written, or the disk is full.
@@ -32,24 +34,21 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     check_target(path)
     make_folder(path.parent)
-    _remove_leftovers(path.parent)
-    partial = _unique_partial(path)
+    partial = new_partial(path)
     try:
-        with _held(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)):
-            yield partial
-            with open(partial, "rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(partial, path)
+        yield partial
+        with open(partial, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
         sync_folder(path.parent)
     except OSError as error:
-        _remove(partial)
         raise UserError(
             f"cannot write {path}: {error.strerror or error}. Make room or permit writing there, or choose another "
             "output folder."
         ) from error
-    except BaseException:
-        _remove(partial)
-        raise
+    finally:
+        with contextlib.suppress(OSError):
+            remove(partial)
 
 
 def partial_name(name: str, unique: str = "") -> str:
@@ -59,73 +58,41 @@ def partial_name(name: str, unique: str = "") -> str:
     return f".partial-{digest}{unique}{suffix if len(os.fsencode(suffix)) < 16 else ''}"
 
 
-@contextlib.contextmanager
-def partial_folder(path: Path) -> Iterator[Path]:
-    """Makes a folder next to `path`, as `atomic_path` makes a file, and removes it unless it has been renamed by then.
-
-    Raises:
-        OSError: it cannot be made.
-    """
-    _remove_leftovers(path.parent)
-    partial = _unique_partial(path)
-    partial.mkdir(parents=True)
-    try:
-        # Windows cannot open folders.
-        with _held(os.open(partial, os.O_RDONLY)) if os.name == "posix" else contextlib.nullcontext():
-            yield partial
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _unique_partial(path: Path) -> Path:
-    return path.with_name(partial_name(path.name, f"-{secrets.token_hex(4)}"))
-
-
-@contextlib.contextmanager
-def _held(descriptor: int) -> Iterator[None]:
-    """Locks a partial file or folder, where the file system has locks, as long as its writer lives."""
-    try:
-        with contextlib.suppress(OSError):
-            _lock(descriptor)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Removes the partial files and folders of killed processes; where there are no locks, those older than a day."""
+def new_partial(path: Path) -> Path:
+    """Returns a hidden name next to `path` that no other writer has, and removes what killed writers left there."""
     with contextlib.suppress(OSError):
-        for path in [folder / name for name in filter(_PARTIAL.fullmatch, os.listdir(folder))]:
+        for left in map(path.parent.joinpath, os.listdir(path.parent)):
             with contextlib.suppress(OSError):
-                descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-                try:
-                    if not _is_abandoned(descriptor):
-                        continue
-                finally:
-                    os.close(descriptor)
-                if path.is_dir():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink()
+                if _is_abandoned(left):
+                    remove(left)
+    return path.with_name(partial_name(path.name, f"-{_host()}-{os.getpid()}-{secrets.token_hex(4)}"))
 
 
-def _is_abandoned(descriptor: int) -> bool:
-    try:
-        _lock(descriptor)
-    except BlockingIOError:
-        return False  # Another process is writing it.
-    except OSError:
-        return time.time() - os.fstat(descriptor).st_mtime >= _DAY
-    return True
+def _is_abandoned(path: Path) -> bool:
+    """Whether a path is a partial file of a process that has ended, or, where that cannot be seen, a day old."""
+    name = _PARTIAL.fullmatch(path.name)
+    if name is None:
+        return False
+    if name["host"] == _host() and os.path.exists("/proc/self"):
+        return not os.path.exists(f"/proc/{name['process']}")
+    return time.time() - path.stat().st_mtime > _DAY
 
 
-def _lock(descriptor: int) -> None:
-    """Locks a file; raises BlockingIOError if another process has, and another OSError where there are no locks."""
-    try:
-        import fcntl
-    except ImportError:  # on Windows
-        raise OSError("no locks") from None
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+@functools.cache
+def _host() -> str:
+    """Identifies the machine, or the container, in which process numbers mean the same."""
+    namespace = ""
+    with contextlib.suppress(OSError):
+        namespace = os.readlink("/proc/self/ns/pid")
+    return hashlib.sha256(f"{platform.node()} {namespace}".encode()).hexdigest()[:8]
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a folder, if it exists."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def check_target(path: str | os.PathLike) -> None:
@@ -198,8 +165,3 @@ def _reason(error: OSError, folder: str | os.PathLike) -> str:
     if isinstance(error, FileExistsError):
         return f"{folder} is not a folder"
     return error.strerror
-
-
-def _remove(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        path.unlink()

@@ -34,7 +34,7 @@ def dry_run(config: TrainConfig, *, restart: bool = False) -> None:
     validation with new weights; tries to write to the output folder; and prints steps, estimated time, memory and disk.
 
     Raises:
-        UserError: what would stop the run.
+        UserError: what would stop the run; for its report, see `report.check`.
     """
     data = open_data(config)
     steps_per_epoch = steps_in_epoch(config, data)

@@ -60,7 +60,7 @@ def train(
     step at hand, and end then.
 
     Args:
-        config: the settings.
+        config: the settings; `config.report` is for `report.train`, which passes `write_report`.
         restart: throw away the run that the folder holds.
         write_report: ends a finished run: called with its folder, its validation images and the batch size, writes the
             report unless the folder has one on this model, and returns its page.

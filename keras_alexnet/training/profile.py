@@ -85,11 +85,13 @@ class StepProfiler(keras.callbacks.Callback):
         if tracer is None:
             return
         with self._errors_reported(), self._resources:
-            if write:
-                tracer.wait()
-            self._step.close()
-            with silenced(2):
-                tracer.stop(self._temporary)
+            try:
+                if write:
+                    tracer.wait()
+            finally:
+                self._step.close()
+                with silenced(2):
+                    tracer.stop(self._temporary)
             if write:
                 self._keep(Path(self._temporary))
 

@@ -87,7 +87,7 @@ def resize(
     num_processes: int,
     progress: Progress | None = None,
 ) -> list[Finding]:
-    """Checks images as `images.check` does and writes JPEG copies of another size, in parallel.
+    """Checks images as `checking.check` does and writes JPEG copies of another size, in parallel.
 
     A copy is upright, RGB and without metadata. It has the modification time of its original, or of the archive: one
     that is whole and has it stays as it is. So the work can be interrupted at any time, and done again for what has

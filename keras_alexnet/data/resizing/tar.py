@@ -47,7 +47,7 @@ def write_copies(
     progress: Progress | None = None,
     resized_format: str = "tar",
 ) -> tuple[list[Finding], ImageMap]:
-    """As `resize.write_copies`, for copies in one tar: JPEGs, or pixels for the format "pixels"."""
+    """As `files.write_copies`, for copies in one tar: JPEGs, or pixels for the format "pixels"."""
     if not len(images):
         return [], images
     start, names = _names(images, tar, resized_format)
@@ -76,7 +76,7 @@ def resize_into_tar(
     progress: Progress | None = None,
     resized_format: str = "tar",
 ) -> tuple[list[Finding], dict[str, Copy]]:
-    """As `resize.resize`, for copies in one tar.
+    """As `files.resize`, for copies in one tar.
 
     A copy that an earlier run has written is kept if it has the time of its original, or of the archive that has that.
     A finished tar stays in place until another one has been written whole.
@@ -85,11 +85,11 @@ def resize_into_tar(
         tar: the file to write.
         sources: the images.
         names: what their copies are called in the tar, as many.
-        shorter_side, num_processes, progress: as for `resize.resize`.
+        shorter_side, num_processes, progress: as for `files.resize`.
         resized_format: "tar" or "pixels".
 
     Returns:
-        What is the matter with some, as of `resize.resize`, and the copies by name.
+        What is the matter with some, as of `files.resize`, and the copies by name.
 
     Raises:
         UserError: the tar cannot be written, or a worker process ended by itself.

@@ -53,7 +53,7 @@ def open_tree(
 
     Args:
         path: where it is.
-        pass_links: take symbolic links for images without looking where they lead, since `images.check` will.
+        pass_links: take symbolic links for images without looking where they lead, since `checking.check` will.
         mapper, progress: as for `read_archive`.
 
     Raises:

@@ -1,6 +1,7 @@
 """The device of a run under PyTorch: Keras trains on one."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -30,9 +31,14 @@ class TorchDevice(Devices):
 
     can_use_xla = False
 
+    @functools.cached_property
+    def _put(self) -> Put | None:
+        # One stream for all feeds: PyTorch keeps the memory of each stream apart.
+        return _torch_put() if self.platform == "gpu" else None
+
     def feed(self, batches) -> contextlib.AbstractContextManager:
         """As of `Devices`."""
-        return device_feed(batches, self.wait, _torch_put() if self.platform == "gpu" else None)
+        return device_feed(batches, self.wait, self._put)
 
 
 def _torch_put() -> Put:
