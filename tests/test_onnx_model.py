@@ -608,6 +608,19 @@ def test_damaged_files_are_refused_or_read(tmp_path):
     assert len(problems) > len(damaged) // 3
 
 
+def test_a_reference_to_an_attribute_outside_of_a_function_is_ignored(tmp_path):
+    model = small()
+    unused = model.graph.node.add(op_type="Foo", domain="my", input=["x"], output=["unused"])
+    unused.attribute.add(name="a", type=onnx.AttributeProto.INT, ref_attr_name="b")
+    model.opset_import.add(domain="my", version=1)
+    check_small(read(tmp_path, model))
+
+
+def test_weights_that_become_strings_are_not_computed(tmp_path):
+    casts = (node("Cast", "K", "S", to=TensorProto.STRING), node("Cast", "S", "K2", to=TensorProto.FLOAT))
+    assert "'K2'" in refused(tmp_path, small(conv=(*casts, node("Conv", "x K2 b", "c", pads=[1] * 4))))
+
+
 def test_missing_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(UserError, match=r"pip install -e '\.\[onnx\]'"):

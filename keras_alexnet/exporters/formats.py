@@ -15,7 +15,7 @@ QUANTIZATIONS = ("none", "float16", "int8")
 
 
 def export_kind(path: str | os.PathLike) -> str | None:
-    """What `export.export_model` writes under this name, of the values of `EXPORT_KINDS`; None for an unknown suffix.
+    """What `exporter.export_model` writes under this name, of the values of `EXPORT_KINDS`; None for an unknown suffix.
 
     A name that ends in a slash is a folder, whatever its suffix.
     """

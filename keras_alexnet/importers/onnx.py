@@ -374,7 +374,7 @@ class _Builder:
             )
         each = values[0].transpose(2, 0, 1) if self._channels_last else values[0]
         channels = each[:, 0, 0].copy()  # Of the mean image, where it is one, nothing else is kept.
-        if (each != channels[:, None, None]).any():
+        if not np.array_equal(each, np.broadcast_to(channels[:, None, None], each.shape), equal_nan=True):
             raise self._graph.error(
                 node,
                 f"takes numbers of the shape {shape_text(values.shape)} that differ from pixel to pixel, such as a "

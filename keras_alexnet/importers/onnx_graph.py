@@ -31,9 +31,10 @@ _MAX_CONSTANT_NODES = 16
 _MAX_AXES = 32
 _MAX_SHOWN = 100
 
+_STRING = 8  # onnx.TensorProto.STRING
 _FLOAT_TYPES = ("float16", "bfloat16", "float32", "float64")
 
-# What exporters apply to weights. None of them makes an array larger.
+# What exporters apply to weights. None of them makes an array much larger, but for casts to strings.
 _CONSTANT_OPS = ("Constant", "Identity", "Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze")
 
 
@@ -126,7 +127,9 @@ class Node:
         self.name = text(proto.name)
         self.inputs = tuple(map(text, proto.input))
         self.outputs = tuple(map(text, proto.output))
-        self.attributes = {text(entry.name): helper.get_attribute_value(entry) for entry in proto.attribute}
+        # A reference to an attribute of a function has no value. onnx's checker permits it outside of one.
+        found = [entry for entry in proto.attribute if not entry.ref_attr_name]
+        self.attributes = {text(entry.name): helper.get_attribute_value(entry) for entry in found}
 
     def layer_name(self, weight: int | None = None) -> str:
         """Its name, or that of the input that is its weight, or of its output."""
@@ -170,7 +173,8 @@ class Graph:
         # The checker has seen to it that nodes come after those whose outputs they take.
         for node in nodes:
             inputs = list(filter(None, node.inputs))
-            if node.op in _CONSTANT_OPS and all(name in self._constants for name in inputs):
+            is_computed = node.op in _CONSTANT_OPS and node.attributes.get("to") != _STRING
+            if is_computed and all(name in self._constants for name in inputs):
                 given = [self._constants[name] for name in inputs]
                 needed = dict.fromkeys(step for constant in given for step in constant.nodes)
                 if len(needed) < _MAX_CONSTANT_NODES:

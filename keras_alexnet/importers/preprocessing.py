@@ -76,7 +76,7 @@ def resolve_preprocessing(found: AlexNetMatch, kind: str, options: InputOptions)
 
     Args:
         found: the network.
-        kind: of the file, of `kinds`.
+        kind: of the file, of `formats`.
         options: what the user says. Where the network scales pixels itself, std is for what is done before.
 
     Raises:

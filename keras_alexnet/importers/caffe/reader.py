@@ -120,7 +120,9 @@ def read_prototxt(path: str | os.PathLike) -> CaffeNet:
 
 def _text_error(path: str, problem: str, line: int | None = None) -> UserError:
     where = f"{path}, line {line:,}" if line else path
-    shown = problem if len(problem) <= _MAX_SHOWN else f"{problem[:_MAX_SHOWN]}…"
+    problem = problem.rstrip(".")
+    # The library quotes the line, and says what is wrong with it at the end.
+    shown = problem if len(problem) <= _MAX_SHOWN else f"…{problem[-_MAX_SHOWN:]}"
     return UserError(f"{where} is not {_PROTOTXT}: {shown}. Correct it, or give another file.")
 
 

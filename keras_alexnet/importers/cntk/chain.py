@@ -266,7 +266,7 @@ class _Translator:
         if not all(size == 1 or size == whole for size, whole in sizes):
             raise self._error(function, f"combines images of {self._image.shape} with an array of {value.shape}")
         value = value.reshape(shape)
-        if (value != value[:, :1, :1]).any():
+        if not np.array_equal(value, np.broadcast_to(value[:, :1, :1], value.shape), equal_nan=True):
             raise self._error(
                 function,
                 "combines the image with an array that differs from pixel to pixel, such as a mean image. Expected a "
