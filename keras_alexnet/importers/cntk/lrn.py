@@ -155,6 +155,7 @@ def _convolved(graph: CntkGraph, function: CntkFunction, kernel: np.ndarray, x: 
         and windows.strides[along] == 1
         and all(windows.strides[axis] == 1 or x.shape[::-1][axis] == 1 for axis in others)
         and not any(windows.lower[axis] or windows.upper[axis] for axis in others)
+        and max(windows.padding(along)) < _MAX_WINDOW
     )
     if not is_simple:
         raise _OtherError(f"Convolution {function.uid!r} is not of neighbouring channels alone")
