@@ -1,4 +1,4 @@
-"""Checks image files: decodes them, and tells what is the matter with some. Pillow, no framework."""
+"""Checks image files: decodes them and reports problems. Pillow, no framework."""
 
 import contextlib
 import errno
@@ -115,7 +115,7 @@ def problems_told(source: Source) -> Iterator[Problems]:
 
 @contextlib.contextmanager
 def open_image(source: Source, problems: Problems) -> Iterator[Image.Image]:
-    """Opens an image and notes what its header tells."""
+    """Opens an image and notes what its header contains."""
     with _opened(source) as file:
         try:
             image = Image.open(file, formats=pillow_formats())

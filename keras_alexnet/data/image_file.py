@@ -21,7 +21,7 @@ EXIF_TRANSPOSES = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# Pillow warns of broken EXIF data and of large images, which it then reads well: `check` tells of what matters.
+# Pillow warns of broken EXIF data and of large images, which it then reads well: `check` reports what matters.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 

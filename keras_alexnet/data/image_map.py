@@ -186,6 +186,6 @@ def is_missing(path: bytes) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return True
     except (OSError, ValueError):
-        # There may be a file, which cannot be reached: reading it tells why.
+        # The file may exist but be out of reach: reading it shows why.
         return False
     return False

@@ -170,7 +170,7 @@ def _plain_rows(text: bytes, limit: int) -> tuple[Sequence[int], Sequence[int]] 
 
 
 def _checked_rows(text: bytes, limit: int, path: str | os.PathLike) -> tuple[Sequence[int], Sequence[int]]:
-    """As `_plain_rows`, line by line: reads what else is allowed, and tells what is not."""
+    """As `_plain_rows`, line by line: reads what else is allowed, and reports what is not."""
     starts, labels = array("q"), array("i")
     problems: list[str] = []
     end = 0

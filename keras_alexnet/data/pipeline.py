@@ -204,7 +204,7 @@ def readable_images(
     Returns:
         A dataset of (rows of the map, images): int64 (batch,), and uint8 (batch, image_size, image_size, 3) or
         (batch, 10, image_size, image_size, 3). The last batch may be smaller. What is missing could not be read:
-        `unreadable.why_unreadable` tells why.
+        `unreadable.why_unreadable` returns why.
     """
     check_crops(resize, crops, image_size)
     crop = ten_crops if crops > 1 else evaluation_image

@@ -59,7 +59,7 @@ def why_unreadable(image_map: ImageMap, row: int) -> str | None:
 def evaluation_errors(
     image_map: ImageMap, batch_size: int, *, batch: Callable[[], int]
 ) -> contextlib.AbstractContextManager:
-    """Within it, errors of an evaluation that computes `batch()` are told as the user's mistake."""
+    """Within it, errors of an evaluation that computes `batch()` are reported as a user error."""
 
     def find() -> UserError | None:
         first = batch() * batch_size

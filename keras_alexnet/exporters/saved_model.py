@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.system.atomic import new_partial, remove, sync_folder
+from keras_alexnet.system.atomic import partial_path, remove, sync_folder
 from keras_alexnet.system.file_names import to_utf8
 
 _CONTENTS = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra"}
@@ -44,8 +44,7 @@ def atomic_saved_model(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(os.path.realpath(path))  # A link stays one.
     _check_target(path)
-    partial = new_partial(path)
-    try:
+    with partial_path(path) as partial:
         partial.mkdir(parents=True)
         yield partial
         for file in partial.rglob("*"):
@@ -53,14 +52,6 @@ def atomic_saved_model(path: str | os.PathLike) -> Iterator[Path]:
         _sync(partial)
         _replace(partial, path)
         sync_folder(path.parent)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}. Make room or permit writing there, or choose another "
-            "output folder."
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            remove(partial)
 
 
 def _check_target(path: Path) -> None:

@@ -77,7 +77,7 @@ def read_onnx(path: str | os.PathLike) -> Chain:
 
 
 def _channel_order(model) -> str | None:
-    """That of the pixels, which this project's exports tell in their metadata; older ones only have their producer."""
+    """That of the pixels, which is in the metadata of this project's exports; older ones only have their producer."""
     metadata = {text(entry.key): text(entry.value) for entry in model.metadata_props}
     order = metadata.get("channel_order", "rgb" if model.producer_name == "keras_alexnet" else "").lower()
     return order if order in ("bgr", "rgb") else None

@@ -3,8 +3,8 @@
 The file is not trusted. The checker makes sure that the graph is sorted and that nodes have the attributes of their
 operators; what it allows, memory that a small file asks for included, is limited here.
 
-Opsets are told apart where a layer is read: onnx.version_converter converts neither PyTorch's exports to an older opset
-nor the model zoo's first ones, which name no shapes, to a newer one.
+Opsets are distinguished where a layer is read: onnx.version_converter converts neither PyTorch's exports to an older
+opset nor the model zoo's first ones, which name no shapes, to a newer one.
 """
 
 import math
@@ -151,7 +151,7 @@ class Graph:
         path: the file, for messages.
         producers: the name of a value → the node that gives it.
         image, output: the names of the input that is not constant, and of the output.
-        image_shape: the three sizes of an image in the file's order, 0 for one that is not told; None for none.
+        image_shape: the three sizes of an image in the file's order, 0 for an unknown one; None for none.
         batch: the number of images, if it is fixed.
     """
 

@@ -192,7 +192,7 @@ def confusion_figure(num_classes: int) -> dict:
 def axis_names(names: Sequence[str]) -> list[str]:
     """Names of classes in Plotly's markup, short enough for an axis.
 
-    What tells classes of the same name apart, the id in parentheses, stays. Each is isolated, so that a name that is
+    The id in parentheses, which distinguishes classes of the same name, stays. Each is isolated, so that a name that is
     written from right to left does not turn what is around it.
     """
     return [f"\u2068{html.escape(_shortened(name), quote=False)}\u2069" for name in names]

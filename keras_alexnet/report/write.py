@@ -47,8 +47,8 @@ def write_report(
         model: the model.
         predictions: what `inference.evaluation.predict_map` gave for it and `image_map`.
         image_map: the images. Those that the page shows are read once more.
-        model_path: its file; history.csv, run.json and flags.txt beside it tell of its training.
-        classes: those of the model; without them, labels are told.
+        model_path: its file; history.csv, run.json and flags.txt next to it describe its training.
+        classes: those of the model; None to show labels.
         settings: how it was evaluated, by names for people.
 
     Returns:

@@ -34,13 +34,31 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     check_target(path)
     make_folder(path.parent)
-    partial = new_partial(path)
-    try:
+    with partial_path(path) as partial:
         yield partial
         with open(partial, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
         sync_folder(path.parent)
+
+
+def partial_name(name: str, unique: str = "") -> str:
+    """The name under which a file `name` is written, short, since `name` may be as long as a name can be."""
+    suffix = os.path.splitext(name)[1]  # keras.Model.save looks at it.
+    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+    return f".partial-{digest}{unique}{suffix if len(os.fsencode(suffix)) < 16 else ''}"
+
+
+@contextlib.contextmanager
+def partial_path(path: Path) -> Iterator[Path]:
+    """Gives a hidden name next to `path` that no other writer has; at the end nothing has that name.
+
+    Raises:
+        UserError: in place of any OSError within.
+    """
+    partial = _new_partial(path)
+    try:
+        yield partial
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror or error}. Make room or permit writing there, or choose another "
@@ -51,15 +69,8 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
             remove(partial)
 
 
-def partial_name(name: str, unique: str = "") -> str:
-    """The name under which a file `name` is written, short, since `name` may be as long as a name can be."""
-    suffix = os.path.splitext(name)[1]  # keras.Model.save looks at it.
-    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
-    return f".partial-{digest}{unique}{suffix if len(os.fsencode(suffix)) < 16 else ''}"
-
-
-def new_partial(path: Path) -> Path:
-    """Returns a hidden name next to `path` that no other writer has, and removes what killed writers left there."""
+def _new_partial(path: Path) -> Path:
+    """Also removes what killed writers left in the folder."""
     with contextlib.suppress(OSError):
         for left in map(path.parent.joinpath, os.listdir(path.parent)):
             with contextlib.suppress(OSError):

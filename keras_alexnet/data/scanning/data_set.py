@@ -22,7 +22,7 @@ class DataSet:
         classes: the class ids, in label order.
         class_names: a readable name per class, or None if there is no `LOC_synset_mapping.txt`.
         train: the training images, by class and then by path; none, if only validation images were looked for.
-        val: the validation images, by path, or like `train` if folders tell their classes.
+        val: the validation images, by path, or like `train` if their folders are classes.
     """
 
     classes: Sequence[str]

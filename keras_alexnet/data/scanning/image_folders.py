@@ -121,7 +121,7 @@ def _images_of_classes(
     problems: list[str],
     progress: Progress | None,
 ) -> ImageMap:
-    # Of ILSVRC's files alone the name tells the class: 3_12.png may well be a 7, and cat_and_dog.jpg a dog.
+    # Only the names of ILSVRC's files contain the class: 3_12.png may well be a 7, and cat_and_dog.jpg a dog.
     telling = {class_id for class_id in label_of if re.fullmatch(r"n\d{8}", class_id)}
     rows = ImageRows()
     labels = array("i")

@@ -27,7 +27,7 @@ def read_synset_names(path: str, classes: Sequence[str], problems: list[str]) ->
                 names[from_utf8(class_id)] = " ".join(rest[0].split())
     except OSError as error:
         problems.append(
-            f"cannot read {path}: {error.strerror}; expected lines of '<class id> <names>'; mend or remove it"
+            f"cannot read {path}: {error.strerror}; expected lines of '<class id> <names>'; fix or remove it"
         )
         return []
     problems.extend(
