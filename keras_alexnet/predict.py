@@ -1,12 +1,11 @@
-"""Tells what is to be seen in images, or writes the features that the network finds in them.
+"""Classifies images, or extracts their features.
 
     python -m keras_alexnet.predict --model=saved_models/alexnet/model.keras photo.jpg holidays/ 'more/*.png'
     find photos -name '*.jpg' | python -m keras_alexnet.predict --format=json - > predictions.jsonl
     python -m keras_alexnet.predict --features=relu7 --output=features.npz photos/
 
-Images are files, folders (with all in them), patterns in quotes, or - for a list of paths in standard input; also
-<archive>@/<file or folder> inside a zip or a tar. Images that cannot be read are named, and the others go on; then the
-exit status is 1.
+Images are files, directories (searched recursively), quoted patterns, <archive>@/<file or folder> inside a zip or tar,
+or - to read a list of paths from standard input. Unreadable images are reported on stderr and skipped (exit status 1).
 """
 
 import contextlib
@@ -22,7 +21,7 @@ from absl import flags
 from keras_alexnet import cli
 from keras_alexnet.data.class_file import class_file, names_file
 from keras_alexnet.data.class_names import Classes, find_classes
-from keras_alexnet.data.crops import RESIZES, check_batch_size, check_crops
+from keras_alexnet.data.crops import PREPROCESSINGS, check_batch_size, check_crops
 from keras_alexnet.data.find import find_images
 from keras_alexnet.errors import UserError
 from keras_alexnet.inference.listing import FORMATS, entry_writer, header
@@ -31,7 +30,7 @@ from keras_alexnet.system.file_names import to_utf8
 from keras_alexnet.system.log_suppression import silenced_but_python
 from keras_alexnet.system.progress import WorkProgress, columns, printable, say, use_color, write_stderr
 
-# Positions in the list of paths, and an array with a row for each.
+# Positions in the list of paths, and an array with a row for each of them.
 Batches = Iterator[tuple[list[int], "numpy.ndarray"]]  # noqa: F821
 
 
@@ -42,47 +41,47 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     def path(name: str, default: str | None, help_text: str) -> None:
         cli.define_path(name, default, help_text, flag_values)
 
-    path("model", "saved_models/alexnet/model.keras", "The .keras file.")
+    path("model", "saved_models/alexnet/model.keras", "The .keras file to use.")
     path(
         "data_dir",
         None,
-        "Folder with the classmappings.txt of the model's classes, and classnames.txt if there is one. Without it, and "
-        "without --classmappings: the class file beside the model, such as model.classes.txt.",
+        "Directory with the classmappings.txt of the model's classes, and optionally classnames.txt. Default: the "
+        "class file next to the model, such as model.classes.txt.",
     )
-    path("classmappings", None, "The class list itself, instead of --data_dir.")
-    flags.DEFINE_integer("top_k", 5, "How many of the best classes to tell; at least 1.", flag_values=flag_values)
+    path("classmappings", None, "A class list to use instead of --data_dir.")
+    flags.DEFINE_integer("top_k", 5, "Top predictions to print; at least 1.", flag_values=flag_values)
     flags.DEFINE_enum(
         "format",
         "table",
         list(FORMATS),
-        "table: for people; json: an object a line, for each image; csv: a row for each of its best classes.",
+        "table: readable text; json: one object per line and image; csv: one row per predicted class.",
         flag_values=flag_values,
     )
     flags.DEFINE_string(
         "features",
         None,
-        "Instead of classes, write the values of this layer, such as relu7, to --output. An unknown one lists all.",
+        "Write the outputs of this layer, such as relu7, to --output instead of classes. An unknown name lists all.",
         flag_values=flag_values,
     )
-    path("output", None, "Write to this file instead of the terminal; for features .npz or .csv.")
+    path("output", None, "Write to this file instead of standard output. For features: .npz or .csv.")
     flags.DEFINE_enum(
-        "resize",
-        "square",
-        list(RESIZES),
-        "The square in the middle of an image that the model sees: as for evaluate.",
+        "preprocessing",
+        "cntk",
+        list(PREPROCESSINGS),
+        "How each image is cropped and resized; see evaluate.",
         flag_values=flag_values,
     )
     flags.DEFINE_integer(
         "crops",
         1,
-        "10: the mean of the predictions, or of the features, for the four corners and the middle, and these mirrored.",
+        "10: average the predictions, or the features, over the four corner crops, the center crop and their flips.",
         flag_values=flag_values,
     )
-    flags.DEFINE_integer("batch_size", 32, "Images, or crops of them, at a time; at least 1.", flag_values=flag_values)
+    flags.DEFINE_integer("batch_size", 32, "Crops per batch; at least 1.", flag_values=flag_values)
 
 
 def main(values: flags.FlagValues, arguments: list[str]) -> None:
-    """Predicts, and fails at the end if some images could not be read."""
+    """Predicts, and fails at the end if some images were unreadable."""
     _check(values, arguments)
     classes = None
     if not values.features:
@@ -98,7 +97,7 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
     with WorkProgress() as progress:
         paths, problems = find_images(arguments)
         if not paths and not problems:
-            raise UserError("standard input lists no images. Give it a path a line.")
+            raise UserError("standard input lists no images. Expected one path per line.")
         _check_output(values, paths)
         for problem in problems:
             skip(*problem)
@@ -109,9 +108,9 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
             model = load_model(values.model)
             _check_number(classes, model_sizes(model)[1], values.model)
             outputs = FileOutputs(
-                model, values.batch_size, layer=values.features, resize=values.resize, crops=values.crops
+                model, values.batch_size, layer=values.features, preprocessing=values.preprocessing, crops=values.crops
             )
-            # libjpeg tells of damaged images in its own words.
+            # libjpeg prints messages of its own about corrupted images.
             with silenced_but_python():
                 batches = outputs(paths, skip)
                 if values.features:
@@ -120,19 +119,19 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
                     _write_classes(values, classes, paths, batches, progress)
     if num_skipped:
         total = len(paths) + len(problems)
-        done = "the others are done" if num_skipped < total else "nothing is left"
-        raise UserError(f"{num_skipped:,} of {total:,} could not be read, as told above; {done}.")
+        rest = "The others were processed." if num_skipped < total else "Nothing was processed."
+        raise UserError(f"{num_skipped:,} of {total:,} images could not be read; see above. {rest}")
 
 
 def _check(values: flags.FlagValues, arguments: list[str]) -> None:
     if not arguments:
         raise UserError(
-            "no images are given. Name files, folders, patterns in quotes, or - for a list of paths in standard input."
+            "no images are given. Name files, directories, quoted patterns, or - for a list of paths on standard input."
         )
     if values.top_k < 1:
-        raise UserError(f"top_k is {values.top_k}; expected at least 1.")
+        raise UserError(f"--top_k is {values.top_k}; expected at least 1.")
     check_batch_size(values.batch_size)
-    check_crops(values.resize, values.crops)
+    check_crops(values.preprocessing, values.crops)
     if values.data_dir and values.classmappings:
         raise UserError("both --data_dir and --classmappings are given. Give one of them.")
     if values.features:
@@ -143,21 +142,19 @@ def _check(values: flags.FlagValues, arguments: list[str]) -> None:
         check_name(values.output)
         unused = [name for name in ("format", "top_k", "data_dir", "classmappings") if values[name].present]
         if unused:
-            raise UserError(
-                f"--{unused[0]} is for classes, and --features writes none: leave out the one or the other."
-            )
+            raise UserError(f"--{unused[0]} applies to classes, and --features writes none. Leave out one of the two.")
     if values.output:
         check_writable(values.output)
 
 
 def _check_output(values: flags.FlagValues, paths: list[str]) -> None:
-    """That nothing is replaced which is read."""
+    """Refuses to replace a file that is read."""
     if not values.output:
         return
     output = os.path.realpath(values.output)
     for path in (values.model, class_file(values.model), names_file(values.model), *paths):
         if output == os.path.realpath(path):
-            raise UserError(f"--output is {values.output}, which is to be read. Choose another file.")
+            raise UserError(f"--output is {values.output}, which is also an input. Choose another file.")
 
 
 def _check_number(classes: Classes | None, num_classes: int, model: str) -> None:
@@ -211,12 +208,12 @@ def _write_classes(
             if not on_terminal:
                 progress(positions[-1] + 1, len(paths), "images")
         if values.output and not count:
-            raise UserError(f"no image could be read, so {values.output} is not written.")
+            raise UserError(f"none of the images could be read; {values.output} was not written.")
 
 
 @contextlib.contextmanager
 def _opened(output: str | None, kind: str) -> Iterator[TextIO]:
-    """Standard output, or the file, which appears when it is whole; names that are not UTF-8 come out as they were."""
+    """Standard output, or the file, written atomically; names that are not UTF-8 keep their bytes."""
     if not output:
         if sys.stdout is None:
             raise UserError("standard output is closed. Give --output=FILE.")

@@ -73,12 +73,18 @@ def test_evaluate(trained, data_dir, tmp_path):
     )
     assert (result.returncode, result.stderr) == (0, "")
     metrics = json.loads(metrics_file.read_text())
-    assert set(metrics) == {"examples", "top1_error", "top5_error", "loss", "resize", "crops"}
-    assert (metrics["resize"], metrics["crops"]) == ("square", 1)
+    rates = {f"top{k}_{name}" for k in (1, 5) for name in ("error", "accuracy")}
+    assert set(metrics) == {"examples", "loss", "preprocessing", "crops", *rates}
+    assert (metrics["preprocessing"], metrics["crops"]) == ("cntk", 1)
     assert metrics["examples"] == 7
     assert metrics["top1_error"] in [wrong / 7 for wrong in range(8)]
-    assert result.stdout.splitlines()[0] == f"top-1 error {100 * metrics['top1_error']:.3f} %"
-    assert result.stdout.splitlines()[3] == "images      7"
+    top1_error = 100 * metrics["top1_error"]
+    # With three classes, the correct one is always among the best five.
+    assert result.stdout.splitlines()[:3] == [
+        f"top-1 error {top1_error:.3f}%  (accuracy {100 - top1_error:.3f}%)",
+        f"loss        {metrics['loss']:.4f}",
+        "images      7",
+    ]
 
     by_map = run("evaluate", f"--model={folder}/model.keras", f"--map_file={data_dir}/train_map.txt", "--batch_size=5")
     assert "images      24" in by_map.stdout
@@ -87,12 +93,12 @@ def test_evaluate(trained, data_dir, tmp_path):
 def test_evaluate_takes_other_crops(trained, data_dir, tmp_path, capsys):
     """Each flag changes the loss, and is noted."""
     losses = set()
-    for resize, crops in (("square", 1), ("square", 10), ("warp256", 1), ("shorter256", 1)):
-        arguments = [f"--model={trained[0]}/model.keras", f"--data_dir={data_dir}", f"--resize={resize}"]
+    for preprocessing, crops in (("cntk", 1), ("cntk", 10), ("caffe", 1), ("torchvision", 1)):
+        arguments = [f"--model={trained[0]}/model.keras", f"--data_dir={data_dir}", f"--preprocessing={preprocessing}"]
         arguments += [f"--crops={crops}", f"--metrics_file={tmp_path}/metrics.json"]
         evaluate.main(*cli.parse(evaluate.define_flags, arguments))
         metrics = json.loads((tmp_path / "metrics.json").read_text())
-        assert (metrics["resize"], metrics["crops"], metrics["examples"]) == (resize, crops, 7)
+        assert (metrics["preprocessing"], metrics["crops"], metrics["examples"]) == (preprocessing, crops, 7)
         assert "images      7" in capsys.readouterr().out
         losses.add(metrics["loss"])
     # A shorter side of 40: 227/256 of it is what the side of the network is of 256.
@@ -138,7 +144,7 @@ def test_recipes_of_evaluations_have_flags_that_there_are():
     assert set(recipes) == {"evaluate_bvlc", "evaluate_imagenet"}
     for name, path in recipes.items():
         values, arguments = cli.parse(evaluate.define_flags, [f"--flagfile={path}"])
-        assert (values.resize, values.crops) == ("warp256" if name == "evaluate_bvlc" else "square", 1)
+        assert (values.preprocessing, values.crops) == ("caffe" if name == "evaluate_bvlc" else "cntk", 1)
         assert arguments == []
         heads = ["# Purpose: ", "# Command: ", "# Hardware: ", "# Expected result: ", "# Source of the numbers: "]
         lines = [line for line in path.read_text().splitlines() if line.startswith("# ") and line[2] != " "]
@@ -172,7 +178,7 @@ def test_evaluate_tells_mistakes(trained, data_dir, tmp_path):
     assert_told(run("evaluate", model, f"--data_dir={tmp_path}"), "classmappings.txt", "keras_alexnet.prepare")
     assert_told(run("evaluate", model, "--batch_size=0"), "batch_size is 0; expected at least 1")
     assert_told(run("evaluate", model, "--crops=5"), "crops is 5; expected 1 or 10")
-    assert_told(run("evaluate", model, "--resize=whole"), "resize", "square|warp256|shorter256")
+    assert_told(run("evaluate", model, "--preprocessing=whole"), "preprocessing", "cntk|caffe|torchvision")
     assert_told(run("evaluate", model, "--metrics_file=/dev/null"), "/dev/null", "no regular file")
     assert_told(run("evaluate", model, "stray"), "unexpected argument 'stray'")
     (tmp_path / "classmappings.txt").write_text("a\t0\nb\t1\n")

@@ -114,7 +114,7 @@ def test_training_batches_are_those_of_decoded_files(stored, as_png, image_size,
     assert both[0][0][0].shape == (4 // share.get("num_workers", 1), image_size, image_size, 3)
 
 
-@pytest.mark.parametrize("cut", [{}, {"resize": "shorter256"}, {"resize": "warp256"}, {"crops": 10}])
+@pytest.mark.parametrize("cut", [{}, {"preprocessing": "torchvision"}, {"preprocessing": "caffe"}, {"crops": 10}])
 def test_evaluation_batches_are_those_of_decoded_files(stored, as_png, cut):
     assert_same(
         *(arrays(pipeline.padded_evaluation_dataset(each, 4, image_size=28, **cut), 9) for each in (stored, as_png))

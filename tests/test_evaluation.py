@@ -13,7 +13,7 @@ import tensorflow as tf
 from drawn_images import draw, encode
 from training_process import installed
 
-from keras_alexnet.data.crops import RESIZES
+from keras_alexnet.data.crops import PREPROCESSINGS
 from keras_alexnet.data.image_map import ImageMap
 from keras_alexnet.data.map_file import read_map, write_map
 from keras_alexnet.data.transforms import evaluation_image, ten_crops
@@ -33,7 +33,7 @@ from keras_alexnet.inference.evaluation import evaluate_model
 from keras_alexnet.model_file import load_model
 
 model, image_map = load_model(sys.argv[1]), read_map(sys.argv[2])
-print(json.dumps([evaluate_model(model, image_map, 20, resize="warp256", crops=crops) for crops in (1, 10)]))
+print(json.dumps([evaluate_model(model, image_map, 20, preprocessing="caffe", crops=crops) for crops in (1, 10)]))
 """
 
 
@@ -88,25 +88,27 @@ def expected(model: keras.Model, image_map: ImageMap, cut) -> dict:
         "examples": len(ranks),
         "top1_error": np.mean(ranks >= 1),
         "top5_error": np.mean(ranks >= 5),
+        "top1_accuracy": np.mean(ranks < 1),
+        "top5_accuracy": np.mean(ranks < 5),
         "loss": np.mean(losses),
     }
 
 
 @pytest.mark.parametrize("crops", [1, 10])
-@pytest.mark.parametrize("resize", RESIZES)
+@pytest.mark.parametrize("preprocessing", PREPROCESSINGS)
 @pytest.mark.parametrize("preset", SIDES)
-def test_scores_are_those_of_the_crops(networks, image_map, preset, resize, crops):
+def test_scores_are_those_of_the_crops(networks, image_map, preset, preprocessing, crops):
     model, side = networks[preset], SIDES[preset]
     cut = ten_crops if crops == 10 else evaluation_image
-    wanted = expected(model, image_map, lambda data: cut(data, side, resize))
+    wanted = expected(model, image_map, lambda data: cut(data, side, preprocessing))
     for batch_size in (30, 256) if preset == "cntk" else (10,):
-        results = evaluate_model(model, image_map, batch_size, resize=resize, crops=crops)
+        results = evaluate_model(model, image_map, batch_size, preprocessing=preprocessing, crops=crops)
         assert results == pytest.approx(wanted, rel=1e-4)
 
 
 def test_a_single_square_as_cntks_is_the_default(networks, image_map):
     model = networks["cntk"]
-    assert evaluate_model(model, image_map) == evaluate_model(model, image_map, resize="square", crops=1)
+    assert evaluate_model(model, image_map) == evaluate_model(model, image_map, preprocessing="cntk", crops=1)
 
 
 def test_the_loss_of_ten_confident_mistakes_is_finite(networks, image_map):
@@ -141,12 +143,14 @@ def test_ten_crops_come_as_many_at_a_time_as_the_batch_size(networks, image_map,
 def test_ways_that_there_are_not(networks, image_map):
     with pytest.raises(UserError, match="crops is 2; expected 1 or 10"):
         evaluate_model(networks["cntk"], image_map, crops=2)
-    with pytest.raises(UserError, match="resize is 'whole'; expected one of"):
-        evaluate_model(networks["cntk"], image_map, resize="whole")
+    with pytest.raises(UserError, match="preprocessing is 'whole'; expected one of"):
+        evaluate_model(networks["cntk"], image_map, preprocessing="whole")
     large = build_alexnet(NUM_CLASSES, filters=(1, 1, 1, 1, 1), dense_units=1, image_size=259)
-    for resize in ("warp256", "shorter256"):
-        with pytest.raises(UserError, match=rf"the model takes images of 259×259 pixels, and resize={resize}"):
-            evaluate_model(large, image_map, resize=resize)
+    for preprocessing in ("caffe", "torchvision"):
+        with pytest.raises(
+            UserError, match=rf"the model takes images of 259×259 pixels, but preprocessing={preprocessing}"
+        ):
+            evaluate_model(large, image_map, preprocessing=preprocessing)
     assert evaluate_model(large, image_map, crops=10)["examples"] == 7
 
 
@@ -181,5 +185,5 @@ def test_other_backends_score_alike(networks, image_map, tmp_path, backend):
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
     for crops, results in zip((1, 10), found, strict=True):
-        wanted = evaluate_model(networks["cntk"], image_map, resize="warp256", crops=crops)
+        wanted = evaluate_model(networks["cntk"], image_map, preprocessing="caffe", crops=crops)
         assert results == pytest.approx(wanted, rel=1e-4)

@@ -13,7 +13,7 @@ from drawn_images import draw, encode, exif_with_orientation, with_exif, write_n
 from PIL import Image
 
 from keras_alexnet.data import order as order_module
-from keras_alexnet.data.crops import RESIZES
+from keras_alexnet.data.crops import PREPROCESSINGS
 from keras_alexnet.data.image_map import ImageMap
 from keras_alexnet.data.order import batch_rows, crop_numbers, permutation, steps_per_pass
 from keras_alexnet.data.pipeline import evaluation_dataset, padded_evaluation_dataset, readable_images, training_dataset
@@ -328,7 +328,7 @@ def test_damage_that_only_a_larger_crop_meets_is_named(tmp_path):
     for settings in ({}, {"crops": 10}):
         assert len(list(evaluation_dataset(image_map, 2, image_size=SIZE, **settings))) == 1
     with pytest.raises(tf.errors.OpError):
-        list(evaluation_dataset(image_map, 2, image_size=SIZE, resize="warp256"))
+        list(evaluation_dataset(image_map, 2, image_size=SIZE, preprocessing="caffe"))
     assert f"{image_map.paths[1]} (line 2 of " in str(find_unreadable(image_map, range(2)))
 
 
@@ -382,21 +382,23 @@ def test_batches_of_several_chunks_are_in_order(eleven):
         np.testing.assert_array_equal(whole[11:22], whole[:11])
 
 
-@pytest.mark.parametrize("resize", RESIZES)
-def test_evaluation_has_the_crops_asked_for(eleven, resize):
+@pytest.mark.parametrize("preprocessing", PREPROCESSINGS)
+def test_evaluation_has_the_crops_asked_for(eleven, preprocessing):
     data = [tf.io.read_file(path) for path in eleven.paths]
-    single = padded_evaluation_dataset(eleven, 4, image_size=SIZE, resize=resize)
-    ten = padded_evaluation_dataset(eleven, 4, image_size=SIZE, resize=resize, crops=10)
+    single = padded_evaluation_dataset(eleven, 4, image_size=SIZE, preprocessing=preprocessing)
+    ten = padded_evaluation_dataset(eleven, 4, image_size=SIZE, preprocessing=preprocessing, crops=10)
     for dataset, crop, shape in ((single, evaluation_image, (SIZE, SIZE, 3)), (ten, ten_crops, (10, SIZE, SIZE, 3))):
         assert dataset.element_spec[0] == tf.TensorSpec((4, *shape), tf.uint8)
         images, labels, weights = (np.concatenate(part) for part in zip(*dataset.as_numpy_iterator(), strict=True))
         assert labels.tolist() == [*range(11), 0]
         assert weights.tolist() == [1] * 11 + [0]
-        np.testing.assert_array_equal(images[:11], [crop(one, SIZE, resize) for one in data])
+        np.testing.assert_array_equal(images[:11], [crop(one, SIZE, preprocessing) for one in data])
         assert (images[11] == 0).all()
-    whole = [images for images, _ in evaluation_dataset(eleven, 4, image_size=SIZE, resize=resize, crops=10)]
+    whole = [
+        images for images, _ in evaluation_dataset(eleven, 4, image_size=SIZE, preprocessing=preprocessing, crops=10)
+    ]
     assert [len(images) for images in whole] == [4, 4, 3]
-    np.testing.assert_array_equal(np.concatenate(whole), [ten_crops(one, SIZE, resize) for one in data])
+    np.testing.assert_array_equal(np.concatenate(whole), [ten_crops(one, SIZE, preprocessing) for one in data])
 
 
 def test_ten_crops_of_several_chunks_are_in_order(eleven):
@@ -408,10 +410,16 @@ def test_ten_crops_of_several_chunks_are_in_order(eleven):
 
 def test_crops_that_there_are_not(eleven):
     for settings, told in (
-        ({"resize": "whole"}, "resize is 'whole'; expected one of square, warp256, shorter256"),
+        ({"preprocessing": "whole"}, "preprocessing is 'whole'; expected one of cntk, caffe, torchvision"),
         ({"crops": 5}, "crops is 5; expected 1 or 10"),
-        ({"resize": "warp256", "image_size": 257}, "images of 257×257 pixels, and resize=warp256 has crops of 256"),
-        ({"resize": "shorter256", "image_size": 300}, "resize=shorter256 has crops of 256 at most. Give resize=square"),
+        (
+            {"preprocessing": "caffe", "image_size": 257},
+            "images of 257×257 pixels, but preprocessing=caffe has crops of at most 256",
+        ),
+        (
+            {"preprocessing": "torchvision", "image_size": 300},
+            "preprocessing=torchvision has crops of at most 256. Use preprocessing=cntk",
+        ),
     ):
         with pytest.raises(UserError, match=told):
             padded_evaluation_dataset(eleven, 4, **settings)

@@ -109,13 +109,13 @@ def test_probabilities_are_the_softmax_of_the_logits(folder, model):
 
 def test_ten_crops_give_the_mean_of_the_probabilities_and_of_the_features(folder, model):
     paths = good(folder)
-    crops = np.concatenate([np.asarray(batch) for batch in image_dataset(paths, 5, crops=10, resize="warp256")])
+    crops = np.concatenate([np.asarray(batch) for batch in image_dataset(paths, 5, crops=10, preprocessing="caffe")])
     assert crops.shape == (5, 10, 227, 227, 3)
     each = keras.ops.convert_to_numpy(keras.ops.softmax(model.predict_on_batch(crops.reshape(-1, 227, 227, 3))))
-    found = predict_images(model, paths, 20, crops=10, resize="warp256")
+    found = predict_images(model, paths, 20, crops=10, preprocessing="caffe")
     np.testing.assert_allclose(found, each.reshape(5, 10, -1).mean(axis=1), rtol=1e-4)
     conv5 = keras.Model(model.input, model.get_layer("relu5").output).predict_on_batch(crops.reshape(-1, 227, 227, 3))
-    features = extract_features(model, paths, "relu5", crops=10, resize="warp256")
+    features = extract_features(model, paths, "relu5", crops=10, preprocessing="caffe")
     assert features.shape == (5, 13, 13, 8)
     np.testing.assert_allclose(features, conv5.reshape(5, 10, 13, 13, 8).mean(axis=1), rtol=1e-3, atol=1e-3)
 
@@ -139,14 +139,14 @@ def test_the_librarys_errors(folder, model):
     with pytest.raises(UserError, match=r"no layer 'fc9'; it has input_mean, conv1, relu1, .*, fc8\."):
         extract_features(model, good(folder), "fc9")
     probabilities = keras.Model(model.input, keras.layers.Softmax(name="prob")(model.output))
-    with pytest.raises(UserError, match="the model's last layer, prob, gives probabilities; expected logits"):
+    with pytest.raises(UserError, match="the model's last layer, prob, outputs probabilities; expected logits"):
         predict_images(probabilities, good(folder))
     broken = keras.models.clone_model(model)
     broken.get_layer("fc8").bias.assign(np.full(4, np.nan))
-    with pytest.raises(UserError, match="not finite"):
+    with pytest.raises(UserError, match="NaN or Inf outputs"):
         predict_images(broken, good(folder))
     broken.get_layer("fc8").bias.assign([0, np.inf, 0, 0])
-    with pytest.raises(UserError, match="not finite"):
+    with pytest.raises(UserError, match="NaN or Inf outputs"):
         predict_images(broken, good(folder))
     assert extract_features(broken, good(folder), "relu7").shape == (5, 9)
 
@@ -228,7 +228,7 @@ def test_the_table(folder, model, capsys):
     assert lines[0] == good(folder)[0]
     for line, label in zip(lines[1:3], np.argsort(-probabilities[0]), strict=False):
         share = probabilities[0, label]
-        assert line.startswith(f"  {100 * share:5.1f} %  ")
+        assert line.startswith(f"  {100 * share:5.1f}%  ")
         assert line.count("█") == int(20 * share + 1 / 16)
         name = IDS[label].replace("\udce9", "\\udce9")
         assert line.endswith(f"  {name}  {NAMES[label]}".rstrip())
@@ -300,7 +300,7 @@ def test_a_bad_file_does_not_stop_the_others(folder):
         result,
         "cannot read gone.jpg: there is no such file or folder\n",
         f"\ncannot read {folder}/images/2b.jpg: ",
-        "2 of 7 could not be read, as told above; the others are done.",
+        "2 of 7 images could not be read; see above. The others were processed.",
     )
     # Nothing of libjpeg's own words.
     assert len(messages(result)) == 3
@@ -326,7 +326,7 @@ def test_a_list_in_standard_input_and_an_output_file(folder, tmp_path, capsys, m
 def test_features_go_into_a_file(folder, model, tmp_path, suffix, capsys):
     output = tmp_path / f"features.{suffix}"
     settings = [f"--model={folder}/model.keras", "--features=pool5", f"--output={output}", "--batch_size=2"]
-    with pytest.raises(UserError, match="1 of 6 could not be read"):
+    with pytest.raises(UserError, match="1 of 6 images could not be read"):
         predict(capsys, *settings, folder / "images")
     printed = capsys.readouterr()
     assert printed.out == f"pool5 of 5 images, 5×6×6×8: {output}\n"
@@ -355,7 +355,7 @@ def test_features_go_into_a_file(folder, model, tmp_path, suffix, capsys):
 
 def test_nothing_is_written_where_no_image_can_be_read(folder, tmp_path, capsys):
     settings = [f"--model={folder}/model.keras", "--features=fc7", f"--output={tmp_path}/f.npz"]
-    with pytest.raises(UserError, match="no image could be read"):
+    with pytest.raises(UserError, match="none of the images could be read"):
         predict(capsys, *settings, folder / "images/2b.jpg")
     assert os.listdir(tmp_path) == []
 
@@ -363,14 +363,14 @@ def test_nothing_is_written_where_no_image_can_be_read(folder, tmp_path, capsys)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "no images are given. Name files, folders, patterns in quotes, or - for a list"),
+        ([], "no images are given. Name files, directories, quoted patterns, or - for a list"),
         (["{0}/images/0.jpg", "--features=fc9", "--output=f.npz"], "no layer 'fc9'; it has input_mean, conv1"),
         (["{0}/images/0.jpg", "--features=fc7"], "give --output=features.npz"),
         (["{0}/images/0.jpg", "--features=fc7", "--output=f.txt"], "ends in .npz or .csv"),
-        (["{0}/images/0.jpg", "--features=fc7", "--output=f.csv", "--top_k=3"], "--top_k is for classes"),
-        (["{0}/images/0.jpg", "--output={0}/images/0.jpg"], "0.jpg, which is to be read. Choose another file"),
-        (["{0}/images/0.jpg", "--output={0}/model.classes.txt"], "model.classes.txt, which is to be read"),
-        (["{0}/images/2b.jpg", "--output=f.csv"], "no image could be read, so f.csv is not written"),
+        (["{0}/images/0.jpg", "--features=fc7", "--output=f.csv", "--top_k=3"], "--top_k applies to classes"),
+        (["{0}/images/0.jpg", "--output={0}/images/0.jpg"], "0.jpg, which is also an input. Choose another file"),
+        (["{0}/images/0.jpg", "--output={0}/model.classes.txt"], "model.classes.txt, which is also an input"),
+        (["{0}/images/2b.jpg", "--output=f.csv"], "none of the images could be read; f.csv was not written"),
         (["{0}/images/0.jpg", "--model="], "flag --model=: the path is empty"),
         (["{0}/images/0.jpg", "--model=gone.keras"], "cannot load the model gone.keras: there is no such file."),
         (["{0}/images/0.jpg", "--top_k=0"], "top_k is 0; expected at least 1"),
@@ -414,8 +414,8 @@ def test_a_model_without_classes_tells_labels(folder, tmp_path, capsys):
 def test_names_cannot_command_the_terminal(folder):
     classes = Classes(["a\x1b[31m"], ["caf\u00e9\u202e"], "")
     text = entry_writer("table", classes)("new\nline\x1b.jpg", [(0, 0.5)])
-    assert text == "new\\nline\\x1b.jpg\n   50.0 %  ██████████            a\\x1b[31m  café\\u202e\n\n"
-    assert entry_writer("table", classes, width=40)("a", [(0, 0.5)]) == "a\n   50.0 %  a\\x1b[31m  café\\u202e\n\n"
+    assert text == "new\\nline\\x1b.jpg\n   50.0%  ██████████            a\\x1b[31m  café\\u202e\n\n"
+    assert entry_writer("table", classes, width=40)("a", [(0, 0.5)]) == "a\n   50.0%  a\\x1b[31m  café\\u202e\n\n"
 
 
 @pytest.mark.parametrize(("redirection", "status"), [(">&-", 1), (">/dev/full", 1), ("2>&-", 1), ("2>/dev/full", 1)])

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_alexnet.inference.predictions import best_classes, joined, log_softmax, predictions_of
+from keras_alexnet.inference.predictions import best_classes, concatenate, log_softmax, predictions_of
 from keras_alexnet.training.metrics import compile_model, error_rates
 
 
@@ -23,8 +23,10 @@ def test_error_rates_are_those_that_training_reports(num_classes):
     model = keras.Model(inputs, keras.layers.Identity()(inputs))
     compile_model(model)
     wanted = error_rates(model.evaluate(logits, labels, verbose=0, return_dict=True), len(labels))
-    found = predictions_of(logits, labels).error_rates()
+    found = predictions_of(logits, labels).metrics()
     assert found.pop("examples") == len(labels)
+    for k in (1, 5):
+        assert found.pop(f"top{k}_accuracy") == pytest.approx(1 - wanted[f"top{k}_error"])
     assert found == pytest.approx(wanted, rel=1e-6)
 
 
@@ -37,7 +39,7 @@ def test_the_best_classes_and_their_probabilities():
     )
     assert found.probabilities == pytest.approx([0.2, 0.03])
     assert found.ranks.tolist() == [2, 4]
-    assert (found.right.tolist(), found.in_top5.tolist()) == ([False, False], [True, True])
+    assert (found.correct.tolist(), found.in_top5.tolist()) == ([False, False], [True, True])
 
 
 def test_equal_logits_rank_by_label():
@@ -47,7 +49,7 @@ def test_equal_logits_rank_by_label():
     places = np.argsort(np.argsort(-logits, axis=1, kind="stable"), axis=1)
     assert found.ranks.tolist() == places[np.arange(len(labels)), labels].tolist()
     assert found.in_top5.tolist() == (found.top_labels == labels[:, None]).any(axis=1).tolist()
-    dead = predictions_of(np.zeros((40, 40), np.float32), np.arange(40, dtype=np.int32)).error_rates()
+    dead = predictions_of(np.zeros((40, 40), np.float32), np.arange(40, dtype=np.int32)).metrics()
     assert (dead["top1_error"], dead["top5_error"]) == (39 / 40, 35 / 40)
 
 
@@ -82,10 +84,10 @@ def test_logits_are_left_as_they_are():
     np.testing.assert_allclose(found, np.log(np.exp(before) / np.exp(before).sum(1, keepdims=True)), rtol=1e-12)
 
 
-def test_batches_are_joined_in_order():
+def test_batches_are_concatenate_in_order():
     logits, labels = logits_and_labels(7)
     whole = predictions_of(logits, labels)
-    parts = joined([predictions_of(logits[rows], labels[rows]) for rows in (slice(0, 256), slice(256, None))])
+    parts = concatenate([predictions_of(logits[rows], labels[rows]) for rows in (slice(0, 256), slice(256, None))])
     for name in vars(whole):
         np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
 
@@ -93,5 +95,5 @@ def test_batches_are_joined_in_order():
 def test_logits_of_any_size():
     logits = np.array([[1e5, 0, -1e5]], np.float32)
     assert log_softmax(logits).tolist() == [[0, -1e5, -2e5]]
-    assert predictions_of(logits, np.array([2], np.int32)).error_rates()["loss"] == 2e5
+    assert predictions_of(logits, np.array([2], np.int32)).metrics()["loss"] == 2e5
     assert best_classes(np.zeros((1, 4), np.float32), 2).tolist() == [[0, 1]]

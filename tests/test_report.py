@@ -154,7 +154,7 @@ def test_the_tables_are_of_the_predictions(evaluated, trained, data_dir):
         assert archive["classes"].tolist() == IDS
         assert archive["names"].tolist() == NAMES
     assert confusion.sum() == 7
-    assert confusion.trace() == predictions.right.sum()
+    assert confusion.trace() == predictions.correct.sum()
     assert confusion.sum(axis=1).tolist() == [3, 2, 2]
 
     rows = rows_of(evaluated / "per_class.csv")

@@ -372,7 +372,7 @@ def test_damage_of_the_very_last_step_is_found_before_it_is_saved(base, tmp_path
 def test_evaluation_refuses_logits_that_are_not_finite(data_dir):
     model = build_alexnet(3, preset="tiny")
     model.get_layer("fc8").bias.assign([0.0, np.nan, 0.0])
-    with pytest.raises(UserError, match="the model gives values that are not finite"):
+    with pytest.raises(UserError, match="the model produced NaN or Inf outputs"):
         evaluate_model(model, read_training_data(data_dir).validation)
 
 

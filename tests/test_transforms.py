@@ -10,7 +10,7 @@ import tensorflow as tf
 from drawn_images import UPRIGHT, draw, encode, exif_with_orientation, with_exif
 from PIL import Image
 
-from keras_alexnet.data.crops import RESIZES
+from keras_alexnet.data.crops import PREPROCESSINGS
 from keras_alexnet.data.order import crop_numbers
 from keras_alexnet.data.transforms import evaluation_image, ten_crops, training_image
 
@@ -251,9 +251,9 @@ def test_eager_and_mapped_results_are_equal():
     ]
     numbers = crop_numbers(3, 4, 1)[0]
     transforms = [lambda data: training_image(data, numbers, 64)]
-    for resize in RESIZES:
-        transforms.append(lambda data, resize=resize: evaluation_image(data, 64, resize))
-        transforms.append(lambda data, resize=resize: ten_crops(data, 64, resize))
+    for resize in PREPROCESSINGS:
+        transforms.append(lambda data, preprocessing=resize: evaluation_image(data, 64, preprocessing))
+        transforms.append(lambda data, preprocessing=resize: ten_crops(data, 64, preprocessing))
     for transform in transforms:
         dataset = tf.data.Dataset.from_tensor_slices(files).map(transform)
         assert dataset.element_spec in (tf.TensorSpec((64, 64, 3), tf.uint8), tf.TensorSpec((10, 64, 64, 3), tf.uint8))
@@ -267,24 +267,24 @@ def noise(width: int, height: int) -> np.ndarray:
 
 @pytest.mark.parametrize(("side", "begin"), [(227, 14), (224, 16), (256, 0), (67, 94)])
 @pytest.mark.parametrize(("width", "height"), SIZES)
-def test_warp256_is_caffes(width, height, side, begin):
+def test_caffe_is_caffes(width, height, side, begin):
     """OpenCV's resize of the whole image, out of which data_transformer.cpp cuts the middle."""
     pixels = noise(width, height)
-    image = evaluation_image(tf.constant(encode(pixels, "PNG")), side, "warp256").numpy()
+    image = evaluation_image(tf.constant(encode(pixels, "PNG")), side, "caffe").numpy()
     exact = opencv_bilinear(pixels, 256)[begin : begin + side, begin : begin + side]
     assert_rounded(image, exact)
 
 
 @pytest.mark.parametrize("orientation", UPRIGHT)
-def test_warp256_of_a_turned_jpeg(orientation):
+def test_caffe_of_a_turned_jpeg(orientation):
     stored = encode(draw(97, 75), "JPEG", quality=95)
     upright = UPRIGHT[orientation](np.asarray(Image.open(io.BytesIO(stored))))
     data = with_exif(stored, exif_with_orientation(orientation, "<"), keep_jfif=True)
-    image = evaluation_image(tf.constant(data), 227, "warp256").numpy()
+    image = evaluation_image(tf.constant(data), 227, "caffe").numpy()
     assert_rounded(image, opencv_bilinear(upright, 256)[14:241, 14:241])
 
 
-def test_warp256_of_other_kinds_of_files():
+def test_caffe_of_other_kinds_of_files():
     """As of a PNG with the pixels that Pillow reads."""
     pixels = draw(97, 75)
     cmyk = encode(Image.fromarray(pixels).convert("CMYK"), "JPEG", quality=95)
@@ -298,8 +298,8 @@ def test_warp256_of_other_kinds_of_files():
         "WebP": (encode(pixels, "WEBP", lossless=True), pixels),
     }
     for kind, (data, whole) in kinds.items():
-        image = evaluation_image(tf.constant(data), 227, "warp256").numpy()
-        expected = evaluation_image(tf.constant(encode(whole, "PNG")), 227, "warp256").numpy()
+        image = evaluation_image(tf.constant(data), 227, "caffe").numpy()
+        expected = evaluation_image(tf.constant(encode(whole, "PNG")), 227, "caffe").numpy()
         np.testing.assert_array_equal(image, expected, err_msg=kind)
 
 
@@ -315,20 +315,20 @@ def test_warp256_of_other_kinds_of_files():
         (1, 1, 67, 1, 0, 0),  # a quarter of a pixel
     ],
 )
-def test_shorter256_is_the_square_of_the_networks_side(width, height, network, side, left, top):
+def test_torchvision_is_the_square_of_the_networks_side(width, height, network, side, left, top):
     """Of an image whose shorter side is made 256; that is, side/256 of it."""
     pixels = noise(width, height)
-    image = evaluation_image(tf.constant(encode(pixels, "PNG")), network, "shorter256").numpy()
+    image = evaluation_image(tf.constant(encode(pixels, "PNG")), network, "torchvision").numpy()
     square = pixels[top : top + side, left : left + side]
     assert_rounded(image, opencv_bilinear(square, network))
 
 
-@pytest.mark.parametrize("resize", ["square", "shorter256"])
+@pytest.mark.parametrize("preprocessing", ["cntk", "torchvision"])
 @pytest.mark.parametrize(("width", "height"), SIZES)
-def test_ten_crops_of_the_square_in_the_middle(width, height, resize):
+def test_ten_crops_of_the_square_in_the_middle(width, height, preprocessing):
     pixels = noise(width, height)
     shorter = min(width, height)
-    side = crop_side(shorter) if resize == "square" else math.floor(shorter * 224 / 256 + 0.5)
+    side = crop_side(shorter) if preprocessing == "cntk" else math.floor(shorter * 224 / 256 + 0.5)
     # The whole shorter side, placed so that its middle is the middle of the image.
     top, left = ((size - side) // 2 - (shorter - side) // 2 for size in (height, width))
     assert abs(top - (height - shorter) / 2) <= 0.5
@@ -336,22 +336,22 @@ def test_ten_crops_of_the_square_in_the_middle(width, height, resize):
     square = pixels[top : top + shorter, left : left + shorter]
     assert square.shape == (shorter, shorter, 3)
     data = tf.constant(encode(pixels, "PNG"))
-    crops = ten_crops(data, 224, resize).numpy()
+    crops = ten_crops(data, 224, preprocessing).numpy()
     assert crops.shape == (10, 224, 224, 3)
     for crop, mirrored, exact in zip(crops[:5], crops[5:], five_squares(square, side), strict=True):
         assert_rounded(crop, opencv_bilinear(exact, 224))
         np.testing.assert_array_equal(mirrored, crop[:, ::-1])
-    np.testing.assert_array_equal(crops[4], evaluation_image(data, 224, resize))
+    np.testing.assert_array_equal(crops[4], evaluation_image(data, 224, preprocessing))
 
 
 @pytest.mark.parametrize("side", [227, 224, 256])
 def test_ten_crops_of_the_warped_image(side):
     data = tf.constant(encode(noise(301, 207), "PNG"))
-    whole = evaluation_image(data, 256, "warp256").numpy()
-    crops = ten_crops(data, side, "warp256").numpy()
+    whole = evaluation_image(data, 256, "caffe").numpy()
+    crops = ten_crops(data, side, "caffe").numpy()
     squares = five_squares(whole, side)
     np.testing.assert_array_equal(crops, [*squares, *(square[:, ::-1] for square in squares)])
-    np.testing.assert_array_equal(crops[4], evaluation_image(data, side, "warp256"))
+    np.testing.assert_array_equal(crops[4], evaluation_image(data, side, "caffe"))
 
 
 def test_ten_crops_of_a_jpeg_with_a_shorter_side_of_256_are_its_pixels():

@@ -1,15 +1,15 @@
-"""The ways to cut an image for evaluation, by the names that users give them. No framework is imported."""
+"""The evaluation preprocessings by name, and the sizes of crops. No framework is imported."""
 
 from keras_alexnet.errors import UserError
 
 # Caffe and torchvision resize to this side first, and cut squares of the network's side out of that.
 RESIZED_SIDE = 256
 
-# Name → what it is, for people.
-RESIZES = {
-    "square": "227/256 of the shorter side, as in CNTK",
-    "warp256": f"the network's side, of the image squeezed to {RESIZED_SIDE}×{RESIZED_SIDE} pixels, as in Caffe",
-    "shorter256": f"the network's side, of the image with its shorter side made {RESIZED_SIDE}, as in torchvision",
+# Name → description. Each is that of the framework of its name.
+PREPROCESSINGS = {
+    "cntk": "the center square of 227/256 of the shorter side",
+    "caffe": f"squash to {RESIZED_SIDE}×{RESIZED_SIDE} pixels, then center crop",
+    "torchvision": f"resize the shorter side to {RESIZED_SIDE}, then center crop",
 }
 CROPS = (1, 10)
 
@@ -20,9 +20,9 @@ RATIO_NUMERATOR, RATIO_DENOMINATOR = 227, 256
 FLIPPED_BELOW = 0.5
 
 
-def ratio_numerator(resize: str, image_size: int) -> int:
-    """The side of an evaluation crop in 256ths of the shorter side, for "square" and "shorter256"."""
-    return {"square": RATIO_NUMERATOR, "shorter256": image_size}[resize]
+def ratio_numerator(preprocessing: str, image_size: int) -> int:
+    """The side of an evaluation crop in 256ths of the shorter side, for "cntk" and "torchvision"."""
+    return {"cntk": RATIO_NUMERATOR, "torchvision": image_size}[preprocessing]
 
 
 def crop_side(shorter, numerator: int = RATIO_NUMERATOR):
@@ -33,16 +33,16 @@ def crop_side(shorter, numerator: int = RATIO_NUMERATOR):
     return (2 * numerator * shorter + RATIO_DENOMINATOR) // (2 * RATIO_DENOMINATOR)
 
 
-def check_crops(resize: str, crops: int, image_size: int | None = None) -> None:
-    """Raises `UserError` for an unknown way to cut images, or one that has no crops of `image_size` pixels."""
-    if resize not in RESIZES:
-        raise UserError(f"resize is {resize!r}; expected one of {', '.join(RESIZES)}.")
+def check_crops(preprocessing: str, crops: int, image_size: int | None = None) -> None:
+    """Raises `UserError` for an unknown preprocessing, or one whose crops are smaller than `image_size` pixels."""
+    if preprocessing not in PREPROCESSINGS:
+        raise UserError(f"preprocessing is {preprocessing!r}; expected one of {', '.join(PREPROCESSINGS)}.")
     if crops not in CROPS:
         raise UserError(f"crops is {crops}; expected {' or '.join(map(str, CROPS))}.")
-    if resize != "square" and image_size is not None and image_size > RESIZED_SIDE:
+    if preprocessing != "cntk" and image_size is not None and image_size > RESIZED_SIDE:
         raise UserError(
-            f"the model takes images of {image_size}×{image_size} pixels, and resize={resize} has crops of "
-            f"{RESIZED_SIDE} at most. Give resize=square."
+            f"the model takes images of {image_size}×{image_size} pixels, but preprocessing={preprocessing} has crops "
+            f"of at most {RESIZED_SIDE}. Use preprocessing=cntk."
         )
 
 

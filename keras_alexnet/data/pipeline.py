@@ -69,18 +69,20 @@ def training_dataset(
 
 
 def evaluation_dataset(
-    image_map: ImageMap, batch_size: int, *, image_size: int = IMAGE_SIZE, resize: str = "square", crops: int = 1
+    image_map: ImageMap, batch_size: int, *, image_size: int = IMAGE_SIZE, preprocessing: str = "cntk", crops: int = 1
 ) -> tf.data.Dataset:
     """Every image exactly once, in the map's order; elements as `training_dataset`'s; the last batch may be smaller.
 
-    `resize` and `crops` are those of `padded_evaluation_dataset`.
+    `preprocessing` and `crops` are those of `padded_evaluation_dataset`.
     """
 
     def without_padding(images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         size = tf.math.count_nonzero(weights)
         return images[:size], labels[:size]
 
-    dataset = padded_evaluation_dataset(image_map, batch_size, image_size=image_size, resize=resize, crops=crops)
+    dataset = padded_evaluation_dataset(
+        image_map, batch_size, image_size=image_size, preprocessing=preprocessing, crops=crops
+    )
     return dataset.map(without_padding)
 
 
@@ -89,26 +91,26 @@ def image_dataset(
     batch_size: int = 32,
     *,
     image_size: int = IMAGE_SIZE,
-    resize: str = "square",
+    preprocessing: str = "cntk",
     crops: int = 1,
 ) -> tf.data.Dataset:
     """Images as a network sees them in evaluation, each once and in order, for code of one's own.
 
     Args:
         images: a map, or paths of images.
-        batch_size, image_size, resize, crops: as for `padded_evaluation_dataset`.
+        batch_size, image_size, preprocessing, crops: as for `padded_evaluation_dataset`.
 
     Returns:
         A dataset of (images, labels), as `evaluation_dataset` gives it, for a map; of images alone for paths.
 
     Raises:
-        UserError: there are no images, or an unknown `resize` or `crops`.
+        UserError: there are no images, or an unknown `preprocessing` or `crops`.
     """
     check_batch_size(batch_size)
-    cut = {"image_size": image_size, "resize": resize, "crops": crops}
+    settings = {"image_size": image_size, "preprocessing": preprocessing, "crops": crops}
     if isinstance(images, ImageMap):
-        return evaluation_dataset(images, batch_size, **cut)
-    return evaluation_dataset(unlabelled_map(images), batch_size, **cut).map(lambda pixels, _: pixels)
+        return evaluation_dataset(images, batch_size, **settings)
+    return evaluation_dataset(unlabelled_map(images), batch_size, **settings).map(lambda pixels, _: pixels)
 
 
 def unlabelled_map(paths: ImageMap | Iterable[str | os.PathLike]) -> ImageMap:
@@ -132,7 +134,7 @@ def padded_evaluation_dataset(
     worker: int = 0,
     num_workers: int = 1,
     image_size: int = IMAGE_SIZE,
-    resize: str = "square",
+    preprocessing: str = "cntk",
     crops: int = 1,
     decoded: Decoded | None = None,
 ) -> tf.data.Dataset:
@@ -143,7 +145,7 @@ def padded_evaluation_dataset(
 
     Args:
         image_map, batch_size, worker, num_workers, image_size, decoded: as for `training_dataset`.
-        resize: which part of an image is seen, a key of `crops.RESIZES`.
+        preprocessing: a key of `crops.PREPROCESSINGS`.
         crops: 1 for the square in the middle of each image, 10 for `ten_crops`.
 
     Returns:
@@ -151,14 +153,14 @@ def padded_evaluation_dataset(
         (batch, image_size, image_size, 3), or (batch, 10, image_size, image_size, 3).
 
     Raises:
-        UserError: an unknown `resize` or `crops`, or workers that do not divide the batch.
+        UserError: an unknown `preprocessing` or `crops`, or workers that do not divide the batch.
     """
-    check_crops(resize, crops, image_size)
+    check_crops(preprocessing, crops, image_size)
     crop, shape, choose_crops = evaluation_image, (image_size, image_size, 3), None
     if crops > 1:
         crop, shape = ten_crops, (crops, *shape)
-    elif resize != "warp256":
-        numerator = ratio_numerator(resize, image_size)
+    elif preprocessing != "caffe":
+        numerator = ratio_numerator(preprocessing, image_size)
 
         def choose_crops(sizes: np.ndarray, _: np.ndarray) -> Crops:
             return center_crops(sizes, numerator)
@@ -177,7 +179,7 @@ def padded_evaluation_dataset(
     batches = full_batches(
         image_map,
         rows_at,
-        lambda data, _: crop(data, image_size, resize),
+        lambda data, _: crop(data, image_size, preprocessing),
         _share(batch_size, num_workers),
         shape,
         num_steps=num_steps,
@@ -192,21 +194,21 @@ def readable_images(
     batch_size: int,
     *,
     image_size: int = IMAGE_SIZE,
-    resize: str = "square",
+    preprocessing: str = "cntk",
     crops: int = 1,
 ) -> tf.data.Dataset:
     """Every image that can be read, in order: files of which some may be no images.
 
     Args:
         image_map: the files; its labels do not matter.
-        batch_size, image_size, resize, crops: as for `padded_evaluation_dataset`.
+        batch_size, image_size, preprocessing, crops: as for `padded_evaluation_dataset`.
 
     Returns:
         A dataset of (rows of the map, images): int64 (batch,), and uint8 (batch, image_size, image_size, 3) or
         (batch, 10, image_size, image_size, 3). The last batch may be smaller. What is missing could not be read:
         `unreadable.why_unreadable` returns why.
     """
-    check_crops(resize, crops, image_size)
+    check_crops(preprocessing, crops, image_size)
     crop = ten_crops if crops > 1 else evaluation_image
     reference = weakref.ref(image_map)  # See `full_batches`.
 
@@ -215,7 +217,7 @@ def readable_images(
 
     def load(position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         data = tf.ensure_shape(tf.numpy_function(read, [position], tf.string, stateful=False), ())
-        return position, crop(data, image_size, resize)
+        return position, crop(data, image_size, preprocessing)
 
     images = tf.data.Dataset.range(len(image_map)).map(load, num_parallel_calls=NUM_THREADS, deterministic=True)
     images._image_map = image_map

@@ -1,4 +1,4 @@
-"""Which squares of an image the network sees, and how they are resized: CNTK's way, Caffe's and torchvision's."""
+"""Training crops, and the evaluation preprocessings of CNTK, Caffe and torchvision."""
 
 import tensorflow as tf
 
@@ -17,11 +17,11 @@ _FIVE_PLACES = ((0, 0), (0, 2), (2, 0), (2, 2), (1, 1))
 
 
 def training_image(data: tf.Tensor, random: tf.Tensor, image_size: int) -> tf.Tensor:
-    """A random square of 227/256 of the shorter side, mirrored half of the time.
+    """A random square of 227/256 of the shorter side, flipped horizontally half of the time.
 
     Args:
         data: scalar string, the bytes of an image file.
-        random: float32 (3,), uniform in [0, 1), of 24 bits at most: for the top, the left and the mirroring.
+        random: float32 (3,), uniform in [0, 1), of 24 bits at most: for the top, the left and the flip.
         image_size: side of the result.
 
     Returns:
@@ -37,24 +37,24 @@ def training_image(data: tf.Tensor, random: tf.Tensor, image_size: int) -> tf.Te
     return tf.cond(random[2] < FLIPPED_BELOW, lambda: tf.reverse(image, axis=[1]), lambda: image)
 
 
-def evaluation_image(data: tf.Tensor, image_size: int, resize: str = "square") -> tf.Tensor:
-    """The square in the middle of an image.
+def evaluation_image(data: tf.Tensor, image_size: int, preprocessing: str = "cntk") -> tf.Tensor:
+    """The center crop of an image.
 
     Args:
         data: scalar string, the bytes of an image file.
-        image_size: side of the result; 256 at most for all but "square".
-        resize: a key of `crops.RESIZES`. "square": 227/256 of the shorter side, resized (CNTK's). "warp256": the whole
-            image is resized to 256×256, out of which the square is cut (Caffe's convert_imageset and
-            data_transformer.cpp). "shorter256": as if the shorter side were resized to 256 and the square cut out of
-            that (torchvision's), done as one crop that is resized.
+        image_size: side of the result; 256 at most for all but "cntk".
+        preprocessing: a key of `crops.PREPROCESSINGS`. "cntk": the center square of 227/256 of the shorter side,
+            resized. "caffe": the image is squashed to 256×256 and center-cropped (Caffe's convert_imageset and
+            data_transformer.cpp). "torchvision": as if the shorter side were resized to 256 and the image
+            center-cropped, done as one crop that is resized.
 
     Returns:
         uint8 (image_size, image_size, 3), RGB.
     """
-    if resize == "warp256":
+    if preprocessing == "caffe":
         begin = (RESIZED_SIDE - image_size) // 2
-        return _warped(data)[begin : begin + image_size, begin : begin + image_size]
-    numerator = ratio_numerator(resize, image_size)
+        return _squashed(data)[begin : begin + image_size, begin : begin + image_size]
+    numerator = ratio_numerator(preprocessing, image_size)
 
     def window(size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         side = _crop_side(size, numerator)
@@ -63,20 +63,20 @@ def evaluation_image(data: tf.Tensor, image_size: int, resize: str = "square") -
     return resize_square(decode_square(data, window), image_size)
 
 
-def ten_crops(data: tf.Tensor, image_size: int, resize: str = "square") -> tf.Tensor:
-    """Squares in the corners and in the middle, and the same mirrored (Krizhevsky et al., 2012, section 4.1).
+def ten_crops(data: tf.Tensor, image_size: int, preprocessing: str = "cntk") -> tf.Tensor:
+    """The four corner crops, the center crop and their horizontal flips (Krizhevsky et al., 2012, section 4.1).
 
-    The corners are those of the largest square in the middle of the image; those of the squeezed image, for "warp256".
-    The square in the middle is `evaluation_image`'s, whose arguments these are.
+    The corners are those of the largest center square; for "caffe", those of the squashed image. The center crop is
+    `evaluation_image`'s, whose arguments these are.
 
     Returns:
-        uint8 (10, image_size, image_size, 3), RGB: top left, top right, bottom left, bottom right, middle, and once
-        more in this order, each mirrored.
+        uint8 (10, image_size, image_size, 3), RGB: top left, top right, bottom left, bottom right, center, and their
+        flips in the same order.
     """
-    if resize == "warp256":
-        whole, side = _warped(data), tf.constant(image_size)
+    if preprocessing == "caffe":
+        whole, side = _squashed(data), tf.constant(image_size)
     else:
-        numerator = ratio_numerator(resize, image_size)
+        numerator = ratio_numerator(preprocessing, image_size)
 
         def window(size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             side, shorter = _crop_side(size, numerator), tf.reduce_min(size)
@@ -102,7 +102,7 @@ def _crop_side(size: tf.Tensor, numerator: int = RATIO_NUMERATOR) -> tf.Tensor:
     return side if 2 * numerator >= RATIO_DENOMINATOR else tf.maximum(side, 1)
 
 
-def _warped(data: tf.Tensor) -> tf.Tensor:
+def _squashed(data: tf.Tensor) -> tf.Tensor:
     """The whole image at 256×256, whatever its sides."""
     return _bilinear(decode_image(data), RESIZED_SIDE)
 

@@ -1,4 +1,4 @@
-"""Features of many images in a file: written as they come, since those of a convolution do not fit into memory."""
+"""Writes the features of images to a file batch by batch, since those of a convolution exceed the memory."""
 
 import abc
 import contextlib
@@ -21,16 +21,16 @@ SUFFIXES = (".npz", ".csv")
 def check_name(path: str) -> None:
     """Raises `UserError` for a file that is neither .npz nor .csv."""
     if not path.endswith(SUFFIXES):
-        raise UserError(f"--output is {path}; features go into a file whose name ends in {' or '.join(SUFFIXES)}.")
+        raise UserError(f"--output is {path}; expected a name that ends in {' or '.join(SUFFIXES)} for features.")
 
 
 @contextlib.contextmanager
 def feature_file(path: str, layer: str, shape: Sequence[int]) -> Iterator["FeatureFile"]:
-    """Opens a file for features, which appears under its name when all are there, or not at all.
+    """Opens a file for features, which is written atomically.
 
-    `.npz` holds `features`, float32 (images, …), and `paths` and `layer`. `.csv` has a row an image: its path and the
-    flattened features (the last dimension fastest), whose columns are called after the layer. While an `.npz` is
-    completed, it takes twice its size.
+    `.npz` holds `features`, float32 (images, …), and `paths` and `layer`. `.csv` has one row per image: its path and
+    the flattened features (the last dimension fastest), whose columns are named after the layer. Completing an `.npz`
+    takes twice its size on disk.
 
     Args:
         path: the file.
@@ -38,19 +38,19 @@ def feature_file(path: str, layer: str, shape: Sequence[int]) -> Iterator["Featu
         shape: of the features of an image.
 
     Raises:
-        UserError: the file cannot be written, or no image has come.
+        UserError: the file cannot be written, or no features were.
     """
     with atomic_path(path) as partial:
         writer = _NpzFile(partial, layer, shape) if path.endswith(".npz") else _CsvFile(partial, layer, shape)
         with writer:
             yield writer
             if not writer.count:
-                raise UserError(f"no image could be read, so {path} is not written.")
+                raise UserError(f"none of the images could be read; {path} was not written.")
             writer.finish()
 
 
 class FeatureFile(contextlib.AbstractContextManager):
-    """Takes features; `count` is how many images there are so far."""
+    """Takes features; `count` is the number of images so far."""
 
     count = 0
 
@@ -70,7 +70,7 @@ class _CsvFile(FeatureFile):
 
     def write(self, paths: Sequence[str], features: np.ndarray) -> None:
         for path, values in zip(paths, features.reshape(len(paths), -1).tolist(), strict=True):
-            # Nine digits tell each float32 from all others.
+            # Nine digits identify each float32.
             self._writer.writerow([to_utf8(path), *(f"{value:.9g}" for value in values)])
         self.count += len(paths)
 
@@ -79,7 +79,7 @@ class _CsvFile(FeatureFile):
 
 
 class _NpzFile(FeatureFile):
-    """An array's header has the number of images, which is known at the end alone: until then they are kept beside."""
+    """Keeps the features in a temporary file until the end, since an array's header holds the number of images."""
 
     def __init__(self, path: Path, layer: str, shape: Sequence[int]):
         self._path, self._layer, self._shape = path, layer, tuple(shape)

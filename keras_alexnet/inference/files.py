@@ -1,4 +1,4 @@
-"""Image files through a network: their best classes, or the values of a layer."""
+"""Predicts the classes of image files, or extracts the outputs of a layer."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,15 +26,15 @@ def predict_images(
     paths: ImageMap | Iterable[str | os.PathLike],
     batch_size: int = 32,
     *,
-    resize: str = "square",
+    preprocessing: str = "cntk",
     crops: int = 1,
 ) -> np.ndarray:
     """The probabilities of all classes for image files.
 
     Args:
         model: from (batch, side, side, 3) RGB pixels of 0 to 255 to logits (batch, num_classes).
-        paths: images of any kind that Pillow reads, or a map of them.
-        batch_size, resize, crops: as for `evaluate_model`.
+        paths: images in any format that Pillow reads, or a map of them.
+        batch_size, preprocessing, crops: as for `evaluate_model`.
 
     Returns:
         float32 (len(paths), num_classes).
@@ -42,7 +42,9 @@ def predict_images(
     Raises:
         UserError: a file that cannot be read, or a model of other inputs or outputs.
     """
-    return np.exp(_collected(FileOutputs(model, batch_size, resize=resize, crops=crops), paths)).astype(np.float32)
+    return np.exp(_collected(FileOutputs(model, batch_size, preprocessing=preprocessing, crops=crops), paths)).astype(
+        np.float32
+    )
 
 
 def extract_features(
@@ -51,27 +53,27 @@ def extract_features(
     layer: str = "relu7",
     batch_size: int = 32,
     *,
-    resize: str = "square",
+    preprocessing: str = "cntk",
     crops: int = 1,
 ) -> np.ndarray:
-    """The values of a layer for image files; with ten crops of each, their mean.
+    """The outputs of a layer for image files; with ten crops, their mean.
 
     Args and errors are those of `predict_images`; an unknown `layer` is one as well.
 
     Returns:
         float32 (len(paths), …), as "relu7" of the full network: (len(paths), 4096).
     """
-    return _collected(FileOutputs(model, batch_size, layer=layer, resize=resize, crops=crops), paths)
+    return _collected(FileOutputs(model, batch_size, layer=layer, preprocessing=preprocessing, crops=crops), paths)
 
 
 class FileOutputs:
-    """What a network gives for image files, batch by batch.
+    """The outputs of a network for image files, batch by batch.
 
     Args:
         model: from (batch, side, side, 3) RGB pixels of 0 to 255 to logits (batch, num_classes).
-        batch_size: crops at a time.
-        layer: the layer whose values to give; None for the logarithms of the classes' probabilities.
-        resize, crops: as for `evaluate_model`.
+        batch_size: crops per batch.
+        layer: the layer whose outputs to return; None for the logarithms of the class probabilities.
+        preprocessing, crops: as for `evaluate_model`.
 
     Attributes:
         shape: of the output of an image.
@@ -81,24 +83,30 @@ class FileOutputs:
     """
 
     def __init__(
-        self, model: keras.Model, batch_size: int, *, layer: str | None = None, resize: str = "square", crops: int = 1
+        self,
+        model: keras.Model,
+        batch_size: int,
+        *,
+        layer: str | None = None,
+        preprocessing: str = "cntk",
+        crops: int = 1,
     ):
         self._image_size, _ = model_sizes(model)
-        check_crops(resize, crops, self._image_size)
+        check_crops(preprocessing, crops, self._image_size)
         check_batch_size(batch_size)
         leave_gpus_to_the_backend()
         self._outputs = Outputs(model, crops, layer)
         self._is_logits = layer is None
         self._batch_size = max(batch_size // crops, 1)
-        self._cut = {"resize": resize, "crops": crops}
+        self._settings = {"preprocessing": preprocessing, "crops": crops}
         self.shape = self._outputs.shape
 
     def __call__(self, paths: ImageMap | Sequence[str], skip: Skip) -> Iterator[tuple[list[int], np.ndarray]]:
-        """Gives the outputs of the files that can be read, in order.
+        """Yields the outputs of the readable files, in order.
 
         Args:
             paths: the files, or a map of them.
-            skip: told of each file that cannot be read, in its turn.
+            skip: called for each unreadable file, in order.
 
         Yields:
             The positions in `paths` of a batch's files, and (batch, …): float64 logarithms, or float32 values.
@@ -109,20 +117,20 @@ class FileOutputs:
         image_map = unlabelled_map(paths)
         batch_size = min(self._batch_size, len(image_map))
         position = 0
-        images_of = readable_images(image_map, batch_size, image_size=self._image_size, **self._cut)
+        images_of = readable_images(image_map, batch_size, image_size=self._image_size, **self._settings)
         with self._outputs.explained_memory(batch_size):
             for positions, images in images_of.as_numpy_iterator():
                 count = len(images)
                 # A smaller batch would be compiled once more.
                 padding = np.zeros((batch_size - count, *images.shape[1:]), np.uint8)
                 outputs = self._outputs(np.concatenate([images, padding]) if len(padding) else images, count)
-                position = _tell_missing(image_map, position, positions, skip)
+                position = _report_skipped(image_map, position, positions, skip)
                 yield positions.tolist(), log_softmax(outputs) if self._is_logits else outputs
-        _tell_missing(image_map, position, [len(image_map)], skip)
+        _report_skipped(image_map, position, [len(image_map)], skip)
 
 
-def _tell_missing(image_map: ImageMap, position: int, positions: Sequence[int], skip: Skip) -> int:
-    """Tells of the files from `position` on that are not among `positions`; returns the position after these."""
+def _report_skipped(image_map: ImageMap, position: int, positions: Sequence[int], skip: Skip) -> int:
+    """Reports the files from `position` on that are not among `positions`; returns the position after these."""
     for found in positions:
         for missing in range(position, found):
             skip(image_map.paths[missing], why_unreadable(image_map, missing) or "TensorFlow cannot read it")
@@ -142,4 +150,4 @@ def _collected(outputs: FileOutputs, paths: ImageMap | Iterable[str | os.PathLik
 
 
 def _refuse(path: str, reason: str) -> None:
-    raise UserError(f"cannot read the image {path}: {reason}. Leave it out, or put a whole image there.")
+    raise UserError(f"cannot read the image {path}: {reason}. Leave it out, or replace it with an intact image.")

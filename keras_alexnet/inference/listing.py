@@ -1,4 +1,4 @@
-"""Predictions as people and as programs read them. Standard library only."""
+"""Formats predictions as a table, JSON lines or CSV. Standard library only."""
 
 import io
 import json
@@ -14,28 +14,28 @@ FORMATS = ("table", "json", "csv")
 # The label and the probability of each of the best classes, best first.
 Best = Sequence[tuple[int, float]]
 _CSV_COLUMNS = ("path", "rank", "label", "class", "name", "probability")
-# Cells of a bar, and of what stands beside it on a narrow terminal, names among them.
-_BAR, _BESIDE = 20, 40
+# Columns of a bar, and of the rest of its line on a narrow terminal.
+_BAR, _REST = 20, 40
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _BOLD, _PLAIN = "\x1b[1m", "\x1b[0m"
 
 
 def header(kind: str) -> str:
-    """What comes before the first image, for a kind of `FORMATS`."""
+    """The text before the first image, for a format of `FORMATS`."""
     return _csv_lines([_CSV_COLUMNS]) if kind == "csv" else ""
 
 
 def entry_writer(
     kind: str, classes: Classes | None, *, color: bool = False, blocks: bool = True, width: int | None = None
 ) -> Callable[[str, Best], str]:
-    """Makes a function that writes what is known of an image: (path, its best classes) → lines.
+    """Returns a function that formats an image: (path, its best classes) → lines.
 
     Args:
-        kind: of `FORMATS`: "table" for people, "json" for an object a line, "csv" for a row a class.
-        classes: tells the classes of the labels; None if they are not known.
+        kind: of `FORMATS`: "table" for people, "json" for one object per line, "csv" for one row per class.
+        classes: the classes of the labels; None if they are unknown.
         color: make the path bold, in a table.
         blocks: draw bars with block elements; else with #.
-        width: columns of the terminal, at which the lines of a table end.
+        width: columns of the terminal; longer lines of a table are truncated.
     """
     if kind == "json":
         return lambda path, best: json.dumps({"path": path, "predictions": _objects(best, classes)}) + "\n"
@@ -44,14 +44,14 @@ def entry_writer(
             (path, rank, *item.values()) for rank, item in enumerate(_objects(best, classes), 1)
         )
 
-    bar = _BAR if width is None else min(_BAR, max(0, (width - _BESIDE) // 3))
+    bar = _BAR if width is None else min(_BAR, max(0, (width - _REST) // 3))
 
     def table_entry(path: str, best: Best) -> str:
         path = printable(path)
         lines = [f"{_BOLD}{path}{_PLAIN}" if color else path]
         for label, probability in best:
             name = printable(classes.describe(label)) if classes else f"label {label}"
-            line = "  ".join(["", f"{100 * probability:5.1f} %", *filter(None, [_bar(probability, bar, blocks)]), name])
+            line = "  ".join(["", f"{100 * probability:5.1f}%", *filter(None, [_bar(probability, bar, blocks)]), name])
             lines.append(line if width is None else truncate(line, width))
         return "\n".join([*lines, "", ""])
 
@@ -64,7 +64,7 @@ def _objects(best: Best, classes: Classes | None) -> list[dict]:
             "label": label,
             "class": classes.ids[label] if classes else "",
             "name": classes.names[label] if classes else "",
-            # Nine digits tell each float32 from all others.
+            # Nine digits identify each float32.
             "probability": float(f"{probability:.9g}"),
         }
         for label, probability in best

@@ -1,4 +1,4 @@
-"""Batches of images through a network: logits, or the values of any layer."""
+"""Runs batches of images through a network: logits, or the outputs of any layer."""
 
 import contextlib
 import math
@@ -16,13 +16,13 @@ from keras_alexnet.training.memory import explained_memory
 
 
 class Outputs:
-    """What a network gives for batches of images.
+    """The outputs of a network for batches of images.
 
     Args:
-        model: from (batch, side, side, 3) RGB pixels of 0 to 255 to logits (batch, num_classes). It is left as it is.
+        model: from (batch, side, side, 3) RGB pixels of 0 to 255 to logits (batch, num_classes). It is not modified.
         crops: crops of each image; with several of them, logits are the logarithms of their mean probabilities
             (Krizhevsky et al., 2012, section 4.1), and features are means.
-        layer: the layer whose values to give, such as "relu7"; None for the logits.
+        layer: the layer whose outputs to return, such as "relu7"; None for the logits.
         forms: the forms of the layers; None for the fastest known.
 
     Attributes:
@@ -71,8 +71,8 @@ class Outputs:
         outputs = np.asarray(self.network.predict_on_batch(images), np.float32)[:count]
         if not np.isfinite(outputs).all():
             raise UserError(
-                "the model gives values that are not finite (NaN or infinite), so what it says means nothing. Its "
-                "training diverged, or its file is damaged; take another model."
+                "the model produced NaN or Inf outputs. Its training diverged, or its file is corrupted. Use another "
+                "model."
             )
         return outputs
 
@@ -82,7 +82,7 @@ class Outputs:
 
 
 def layer_names(model: keras.Model) -> list[str]:
-    """The layers of which there are values, in the network's order."""
+    """The layers that have outputs, in the network's order."""
     return [layer.name for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
 
 
@@ -91,8 +91,8 @@ def _refuse_probabilities(model: keras.Model) -> None:
     activation = getattr(getattr(last, "activation", None), "__name__", "")
     if isinstance(last, keras.layers.Softmax) or activation in ("softmax", "sigmoid"):
         raise UserError(
-            f"the model's last layer, {last.name}, gives probabilities; expected logits, of which the softmax is still "
-            "to be taken. Give a model without that activation."
+            f"the model's last layer, {last.name}, outputs probabilities; expected logits. Use a model without that "
+            "activation."
         )
 
 

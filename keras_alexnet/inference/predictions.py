@@ -1,11 +1,11 @@
-"""What a network says of each image of a map, and how wrong it is. NumPy alone."""
+"""Predictions for labeled images, and their metrics. NumPy only."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-# Classes that are kept of each image: those that the top-5 error looks at.
+# Best classes that are kept for each image: those that the top-5 error considers.
 TOP = 5
 
 
@@ -14,10 +14,10 @@ class Predictions:
     """The predictions for n images with known labels, in their order.
 
     Attributes:
-        labels: int32 (n,), the truth.
+        labels: int32 (n,), the true ones.
         losses: float64 (n,), cross-entropy.
-        ranks: int32 (n,), how many classes come before the true one: those with higher logits, and of equal ones those
-            with lower labels.
+        ranks: int32 (n,), number of classes before the true one: those with higher logits, or equal logits and lower
+            labels.
         top_labels: int32 (n, k), the best classes, best first; k is 5, or the number of classes if that is lower.
         top_probabilities: float32 (n, k), theirs.
     """
@@ -32,7 +32,7 @@ class Predictions:
         return len(self.labels)
 
     @property
-    def right(self) -> np.ndarray:
+    def correct(self) -> np.ndarray:
         """bool (n,): whether the best class is the true one."""
         return self.top_labels[:, 0] == self.labels
 
@@ -46,13 +46,15 @@ class Predictions:
         """float64 (n,): those of the true classes."""
         return np.exp(-self.losses)
 
-    def error_rates(self) -> dict:
-        """`examples` (their number), `top1_error` and `top5_error` (fractions) and `loss` (mean cross-entropy)."""
-        total = len(self)
+    def metrics(self) -> dict:
+        """Number of `examples`; error and accuracy, `top1_…` and `top5_…`, as fractions; `loss`, mean cross-entropy."""
+        total, correct, in_top5 = len(self), int(self.correct.sum()), int(self.in_top5.sum())
         return {
             "examples": total,
-            "top1_error": (total - int(self.right.sum())) / total,
-            "top5_error": (total - int(self.in_top5.sum())) / total,
+            "top1_error": (total - correct) / total,
+            "top1_accuracy": correct / total,
+            "top5_error": (total - in_top5) / total,
+            "top5_accuracy": in_top5 / total,
             "loss": float(self.losses.mean()),
         }
 
@@ -73,7 +75,7 @@ def predictions_of(logits: np.ndarray, labels: np.ndarray) -> Predictions:
     )
 
 
-def joined(batches: Sequence[Predictions]) -> Predictions:
+def concatenate(batches: Sequence[Predictions]) -> Predictions:
     """The predictions of one batch after the other."""
     names = Predictions.__dataclass_fields__
     return Predictions(**{name: np.concatenate([getattr(batch, name) for batch in batches]) for name in names})

@@ -79,7 +79,7 @@ def sha256_of(path: Path) -> str:
 
 
 def _headlines(predictions: Predictions, num_classes: int) -> list[Headline]:
-    rates, total = predictions.error_rates(), len(predictions)
+    rates, total = predictions.metrics(), len(predictions)
     # As many decimals as there are images to tell them by.
     decimals = 1 if total < 1000 else 2 if total < 10_000 else 3
     headlines = []

@@ -29,5 +29,5 @@ def write_run_report(folder: Path, validation: ImageMap, batch_size: int) -> Pat
         validation,
         model_path=path,
         classes=classes_of_model(path),
-        settings={"resize": "square", "crops": 1},
+        settings={"preprocessing": "cntk", "crops": 1},
     )

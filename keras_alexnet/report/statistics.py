@@ -96,7 +96,7 @@ def class_results(predictions: Predictions, confusion: ConfusionMatrix) -> Class
 
     images = per_class(predictions.labels)
     predicted = per_class(predictions.top_labels[:, 0])
-    right = per_class(predictions.labels[predictions.right])
+    right = per_class(predictions.labels[predictions.correct])
     in_top5 = per_class(predictions.labels[predictions.in_top5])
     confused_with = np.full(confusion.num_classes, -1)
     confused_count = np.zeros(confusion.num_classes, np.int64)
@@ -150,7 +150,7 @@ def calibration(predictions: Predictions, bins: int = 15) -> Calibration:
     numbers = np.minimum((probabilities * bins).astype(int), bins - 1)
     counts = np.bincount(numbers, minlength=bins)
     confidence = _share(np.bincount(numbers, probabilities, bins), counts)
-    accuracy = _share(np.bincount(numbers, predictions.right, bins), counts)
+    accuracy = _share(np.bincount(numbers, predictions.correct, bins), counts)
     gaps = np.nan_to_num(np.abs(accuracy - confidence))
     return Calibration(
         edges=np.linspace(0, 1, bins + 1),
@@ -163,7 +163,7 @@ def calibration(predictions: Predictions, bins: int = 15) -> Calibration:
 
 def most_confident(predictions: Predictions, correct: bool, count: int) -> np.ndarray:
     """The rows of the images with the highest probability of the best class, among the correct or the wrong ones."""
-    rows = np.flatnonzero(predictions.right == correct)
+    rows = np.flatnonzero(predictions.correct == correct)
     return rows[np.argsort(-predictions.top_probabilities[rows, 0], kind="stable")][:count]
 
 
