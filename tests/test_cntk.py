@@ -543,7 +543,7 @@ def test_deep_files_are_told(read):
     items = {}
     for _ in range(60):
         items = {"a": items}
-    with pytest.raises(UserError, match="is something else, corrupted, or truncated"):
+    with pytest.raises(UserError, match="has values within more than 50 others"):
         read(dictionary_of(items))
     functions = [block(f"B{n}", f"B{n + 1}", {}) for n in range(60)] + [function("B60", 3, "X")]
     with pytest.raises(UserError, match="is within more than 50 blocks"):
