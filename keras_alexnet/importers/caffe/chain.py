@@ -52,7 +52,7 @@ def read_caffe_chain(path: str | os.PathLike, deploy: str | os.PathLike | None =
     ]
     image_size = next(filter(None, map(_image_size, sources)), None)
     translated, image_size = _with_dense_layers(translated, image_size)
-    # A description for use has no data layer, which told what becomes of pixels.
+    # A description for use has no data layer, which says what becomes of pixels.
     data = next((layer for layer in (*sources, *trained) if "scale" in layer.parameters), None)
     if data:
         translated[:0] = _scaling(data)

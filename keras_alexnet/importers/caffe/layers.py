@@ -39,7 +39,7 @@ class CaffeLayer:
             LRN: local_size, alpha (for the whole window), beta, k, norm_region. InnerProduct: num_output, bias_term,
             axis, transpose. Dropout: dropout_ratio. ReLU: negative_slope. Input: shapes, one for each top or one for
             all. Data, ImageData, WindowData, MemoryData: crop_size (0 for the whole image), mean_file (may be empty),
-            mean_values (one a channel, one for all, or none), scale. Other types: none.
+            mean_values (one per channel, one for all, or none), scale. Other types: none.
         blobs: its weights, float32, read-only.
             Convolution: (num_output, channels / group, height, width), (num_output,). InnerProduct: (num_output,
             inputs), (num_output,), with inputs in the order channel, row, column.
@@ -228,7 +228,7 @@ def _pair(settings: Message, name: str, stem: str, default: int | None, least: i
     if settings.DESCRIPTOR.fields_by_name.get(f"{stem}_h") and (
         settings.HasField(f"{stem}_h") or settings.HasField(f"{stem}_w")
     ):
-        # Caffe takes a missing one as 0, which is right for pads alone.
+        # Caffe takes a missing one as 0, which is right only for pads.
         return tuple(_integer(getattr(settings, f"{stem}_{axis}"), f"{stem}_{axis}", least, where) for axis in "hw")
     values = getattr(settings, name)
     if isinstance(values, int):

@@ -71,7 +71,7 @@ def _read_nodes(reader: Stream, version: int) -> tuple[dict[str, CntkVariable], 
     reader.marker("BNodeList")
     for _ in range(count):
         reader.node = ""
-        # "float" or "double"; an array tells itself how wide its numbers are.
+        # "float" or "double"; an array has the width of its numbers itself.
         precision = reader.string() if version >= 7 else "float"
         kind, full_name = reader.string(), reader.string()
         reader.node = f"{kind} {full_name!r}"
