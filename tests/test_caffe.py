@@ -269,6 +269,7 @@ def test_wrong_blobs_are_told_with_their_layer(tmp_path, content, told):
         (layer("x" * 1001, "ReLU"), ": layer 1 has a name of 1,001 bytes. Expected at most 1,000."),
         (layer("r", "ReLU") * 1_001, " has 1,001 layers. Expected 1,000 at most."),
         (layer("r", "ReLU", field(3, "") * 51), " has 51 bottoms or tops. Expected 50 at most."),
+        (field(6, 1) * 100_001, " has more than 100,000 fields in one message"),
         (layer("r", "ReLU", field(7, blob(BIAS)) * 11), " has 11 blobs. Expected 10 at most."),
         (layer("r", "ReLU") + v1_layer("r", 18), " has layers of two formats."),
         (field(2, field(1, field(1, "conv1"))), "upgrade_net_proto_binary"),

@@ -78,7 +78,7 @@ def test_mutations_are_read_or_told(tmp_path, compose):
     assert min(outcomes.values()) > 50
 
 
-def many(content: bytes, size: int = 1_000_000) -> bytes:
+def many(content: bytes, size: int = 3_000_000) -> bytes:
     return content * (size // len(content))
 
 
@@ -86,7 +86,7 @@ HOSTILE = {
     "names": lambda: layer("r", "ReLU", many(field(3, ""))),
     "names of layers": lambda: many(layer("r", "ReLU", field(3, "ab") * 50)),
     "empty layers": lambda: many(field(100, b"")),
-    "settings of layers": lambda: many(layer("r", "ReLU", b"\x08\x01" * 400)),
+    "settings of layers": lambda: many(layer("r", "ReLU", b"\x08\x01" * 400), 500_000),
     "empty blobs": lambda: layer("r", "ReLU", many(field(7, b""))),
     "blobs of layers": lambda: many(layer("r", "ReLU", field(7, blob([1.0])) * 10)),
     "dims": lambda: convolution(blob(WEIGHTS), blob(BIAS, many(b"\x01"))),

@@ -67,7 +67,7 @@ def test_numbers_that_lie_take_no_memory(read, whole):
 
 
 def many(content: bytes) -> bytes:
-    return content * (1_000_000 // len(content))
+    return content * (3_000_000 // len(content))
 
 
 def entry(key: str, value: bytes) -> bytes:
