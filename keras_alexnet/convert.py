@@ -42,7 +42,10 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         "Usual where the file does not say it: 104,117,123 for Caffe and ONNX, 114 for CNTK, and torchvision's.",
         flag_values=flag_values,
     )
-    path("mean_file", "A mean image of Caffe (.binaryproto), whose mean per channel is taken.")
+    path(
+        "mean_file",
+        "A mean image of Caffe (.binaryproto, .npy), whose mean per channel is subtracted; or that (.npy).",
+    )
     flags.DEFINE_list(
         "std",
         None,
@@ -120,7 +123,7 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
 def _options(values: flags.FlagValues) -> InputOptions:
     mean = _numbers("mean", values.mean)
     if values.mean_file:
-        from keras_alexnet.importers.caffe.reader import read_mean
+        from keras_alexnet.importers.caffe.mean import read_mean
 
         if mean is not None:
             raise UserError("both --mean and --mean_file are given. Give one of them.")

@@ -1,84 +1,35 @@
-import contextlib
-import gzip
+"""Caffe's layers, blobs and settings, from `.caffemodel` and `.prototxt` files."""
+
 import hashlib
 import json
-import random
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from protobuf_bytes import field, fixed, packed, varint
+from caffe_files import (
+    BIAS,
+    CONVOLUTION,
+    INNER_PRODUCT,
+    LRN,
+    POOLING,
+    REFERENCE,
+    WEIGHTS,
+    blob,
+    convolution,
+    dims,
+    layer,
+    old_blob,
+    raw_blob,
+    small_net,
+    small_v1_net,
+    v1_layer,
+)
+from protobuf_bytes import field, fixed, packed
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.importers.caffe import reader as caffe
 from keras_alexnet.importers.caffe.schema import V1_TYPES
 
-REFERENCE = Path(__file__).parent / "reference"
 PARAMETERS = json.loads((REFERENCE / "caffe_parameters.json").read_text())
-
-CONVOLUTION, POOLING, LRN, INNER_PRODUCT, INPUT = 106, 121, 118, 117, 143
-V1_CONVOLUTION, V1_POOLING, V1_LRN, V1_INNER_PRODUCT = 10, 19, 18, 17
-WEIGHTS = np.linspace(-1, 1, 24, dtype="<f4").reshape(2, 3, 2, 2)
-BIAS = np.float32([0.5, -0.25])
-
-
-def blob(values, shape=None) -> bytes:
-    values = np.asarray(values, "<f4")
-    dims = b"".join(map(varint, values.shape if shape is None else shape))
-    return field(7, field(1, dims)) + packed(5, values)
-
-
-def old_blob(values, *dims: int) -> bytes:
-    return b"".join(field(number, size) for number, size in enumerate(dims, 1)) + packed(5, values)
-
-
-def layer(name: str, layer_type: str, *parts: bytes) -> bytes:
-    return field(100, field(1, name) + field(2, layer_type) + b"".join(parts))
-
-
-def v1_layer(name: str, layer_type: int, *parts: bytes) -> bytes:
-    return field(2, b"".join(parts) + field(4, name) + field(5, layer_type))
-
-
-def convolution(*blobs: bytes, parameters: bytes = field(1, 2) + field(4, 2)) -> bytes:
-    return layer("conv1", "Convolution", *(field(7, content) for content in blobs), field(CONVOLUTION, parameters))
-
-
-def small_net() -> bytes:
-    return (
-        field(1, "small")
-        + layer("data", "Input", field(4, "data"), field(INPUT, field(1, field(1, b"\x01\x03\x05\x05"))))
-        + convolution(blob(WEIGHTS), blob(BIAS))
-        + layer("relu1", "ReLU", field(3, "conv1"), field(4, "conv1"))
-        + layer("norm1", "LRN", field(LRN, fixed(2, "<f", 1e-4) + field(4, 1)))
-        + layer("pool1", "Pooling", field(POOLING, field(1, 1) + field(2, 3) + field(3, 2)))
-        + layer("fc2", "InnerProduct", field(7, blob(np.ones((2, 8)))), field(INNER_PRODUCT, field(1, 2) + field(2, 0)))
-    )
-
-
-def small_v1_net() -> bytes:
-    return (
-        field(1, "small")
-        + v1_layer("data", 5, field(3, "data"))
-        + v1_layer(
-            "conv1",
-            4,
-            field(6, old_blob(WEIGHTS, 2, 3, 2, 2)),
-            field(6, old_blob(BIAS, 1, 1, 1, 2)),
-            field(V1_CONVOLUTION, field(1, 2) + field(4, 2)),
-        )
-        + v1_layer("relu1", 18, field(2, "conv1"), field(3, "conv1"))
-        + v1_layer("norm1", 15, field(V1_LRN, fixed(2, "<f", 1e-4) + field(4, 1)))
-        + v1_layer("pool1", 17, field(V1_POOLING, field(1, 1) + field(2, 3) + field(3, 2)))
-        + v1_layer(
-            "fc2",
-            14,
-            field(6, old_blob(np.ones(16), 1, 1, 2, 8)),
-            field(V1_INNER_PRODUCT, field(1, 2) + field(2, 0)),
-        )
-    )
 
 
 def read(folder, content: bytes) -> caffe.CaffeNet:
@@ -174,34 +125,26 @@ def test_both_encodings_give_the_same(tmp_path):
     assert layers["fc2"].blobs[0].shape == (2, 8)
 
 
-DIMS = field(7, field(1, varint(2)))
-
-
 @pytest.mark.parametrize(
     "content",
     [
-        DIMS + packed(5, BIAS),
-        packed(5, BIAS) + DIMS,
+        packed(5, BIAS) + dims(2),
         field(7, field(1, 2)) + packed(5, BIAS),
-        DIMS + fixed(5, "<f", *BIAS),
-        DIMS + packed(5, BIAS[:1]) + packed(5, BIAS[1:]),
-        DIMS + packed(8, BIAS, "<f8"),
-        DIMS + fixed(8, "<d", *BIAS),
-        DIMS + packed(5, BIAS) + packed(6, [9.0, 9.0]) + field(99, "unknown"),
+        dims(2) + fixed(5, "<f", *BIAS),
+        dims(2) + packed(5, BIAS[:1]) + packed(5, BIAS[1:]),
+        dims(2) + packed(8, BIAS, "<f8"),
+        dims(2) + packed(5, BIAS) + packed(6, [9.0, 9.0]) + field(99, "unknown"),
         old_blob(BIAS, 1, 1, 1, 2),
-        DIMS + old_blob(BIAS, 1, 1, 1, 2),
+        dims(2) + old_blob(BIAS, 1, 1, 1, 2),
+        raw_blob(BIAS, 0, "<f8"),
+        raw_blob(BIAS, None, "<f8"),
+        raw_blob(BIAS, 1, "<f4"),
+        raw_blob(BIAS, 2, "<f2"),
+        raw_blob(BIAS, 1, "<f4") + field(11, 1) + packed(13, [9.0, 9.0]),
     ],
     ids=[
-        "packed",
-        "shape last",
-        "dims not packed",
-        "not packed",
-        "in two pieces",
-        "double",
-        "double, not packed",
-        "gradients too",
-        "old dims",
-        "both dims",
+        *("shape last", "dims not packed", "not packed", "in two pieces", "double", "gradients too", "old dims"),
+        *("both dims", "raw double", "raw by default", "raw float", "raw half", "raw gradients too"),
     ],
 )
 def test_every_way_to_write_a_blob(tmp_path, content):
@@ -287,51 +230,47 @@ def test_inputs_of_old_networks_are_a_layer(tmp_path):
     ("content", "told"),
     [
         (blob(BIAS, (3,)), "blob 1 has 2 numbers. Expected 3 for its shape 3,"),
-        (blob(BIAS, (1, 1)), "blob 1 has 2 numbers. Expected 1 for its shape 1 × 1,"),
         (blob(BIAS, (2**21,) * 4), "blob 1 has 2 numbers. Expected beyond 2^63 for its shape 2,097,152 × "),
         (blob(BIAS, (-2, -1)), "blob 1 has the shape -2 × -1. Expected at most 32 sizes, none negative."),
         (blob(BIAS, (1,) * 33), "blob 1 has the shape 1 × 1 × "),
         (blob([], (0,)), "blob 1 has 0 numbers. Expected 0 for its shape 0, and at least one."),
-        (DIMS, "blob 1 has 0 numbers. Expected 2"),
-        (DIMS + field(5, BIAS.tobytes()[:-1]), "blob 1 has 7 bytes of numbers. Expected a multiple of 4"),
-        # Of which the order is lost.
-        (DIMS + packed(5, BIAS[:1]) + fixed(5, "<f", BIAS[1]), "blob 1 has 1 numbers. Expected 2"),
+        (dims(2) + field(5, BIAS.tobytes()[:-1]), "blob 1 has 7 bytes of numbers. Expected a multiple of 4"),
         (packed(5, BIAS), "blob 1 has 2 numbers. Expected 1 for its shape of a single number"),
-        (b"", "blob 1 has 0 numbers."),
         (old_blob(BIAS, 1, 1, 2), "blob 1 has 2 numbers. Expected 0 for its shape 1 × 1 × 2 × 0"),
-        (old_blob(BIAS, 1, 1, 1, -2), "blob 1 has the shape 1 × 1 × 1 × -2"),
+        (raw_blob(BIAS, 0, "<f4"), "blob 1 has 1 numbers. Expected 2"),
+        (raw_blob(BIAS, None, "<f4"), "blob 1 has 1 numbers. Expected 2"),
+        (raw_blob(BIAS, 1, "<f2"), "blob 1 has 1 numbers. Expected 2"),
+        (raw_blob(BIAS, 1, "<f4")[:-1] + b"", "is something else, corrupted, or truncated"),
+        (raw_blob(BIAS, 3, "<f4"), "blob 1 has raw_data of type 3. Expected 0 (double), 1 (float) or 2 (half"),
     ],
 )
 def test_wrong_blobs_are_told_with_their_layer(tmp_path, content, told):
     message = refused(tmp_path, field(1, "net") + convolution(blob(WEIGHTS), content))
-    assert message.startswith(f": layer 1 ('conv1'), {told}")
+    assert told in message
+    assert message.startswith(": layer 1 ('conv1'), ") or "truncated" in told
 
 
 @pytest.mark.parametrize(
     ("content", "told"),
     [
         (layer("conv1", ""), ": layer 1 ('conv1') has no type."),
-        (field(100, field(1, "conv1")), ": layer 1 ('conv1') has no type."),
         (v1_layer("conv1", 0), ": layer 1 ('conv1') has no type."),
         (v1_layer("conv1", 40), ": layer 1 ('conv1') has the type 40. Expected 0 to 39."),
         (layer("conv1", "Convolution"), "convolution_param has no num_output. Expected one of 1 or above."),
         (convolution(parameters=field(1, 2)), "has no kernel_size."),
         (convolution(parameters=field(1, 2) + field(11, 3)), "has kernel_w 0. Expected 1 or above"),
-        (convolution(parameters=field(1, 2) + field(4, 0)), "has kernel_size 0."),
         (convolution(parameters=field(1, 2**31) + field(4, 1)), "has num_output 2,147,483,648."),
-        (
-            convolution(parameters=field(1, 2) + field(4, 1) + field(3, -1)),
-            "has pad 4,294,967,295. Expected 0 or above, below 2^31",
-        ),
         (convolution(parameters=field(1, 2) + field(4, b"\x01\x01\x01")), "has 3 times kernel_size."),
-        (convolution(parameters=field(1, 2) + field(4, 1) + field(5, 0)), "has group 0."),
         (layer("n", "LRN", field(LRN, fixed(2, "<f", np.nan))), ": layer 1 ('n'): lrn_param has alpha nan."),
         (
             layer("p", "Pooling", field(POOLING, field(1, 3) + field(2, 2))),
             ": pooling_param has pool 3. Expected 0 to 2.",
         ),
         (layer("x" * 1001, "ReLU"), ": layer 1 has a name of 1,001 bytes. Expected at most 1,000."),
-        (layer("r", "ReLU") * 10_001, " has 10,001 layers. Expected 10,000 at most."),
+        (layer("r", "ReLU") * 1_001, " has 1,001 layers. Expected 1,000 at most."),
+        (layer("r", "ReLU", field(3, "") * 51), " has 51 bottoms or tops. Expected 50 at most."),
+        (field(6, 1) * 100_001, " has more than 100,000 fields in one message"),
+        (layer("r", "ReLU", field(7, blob(BIAS)) * 11), " has 11 blobs. Expected 10 at most."),
         (layer("r", "ReLU") + v1_layer("r", 18), " has layers of two formats."),
         (field(2, field(1, field(1, "conv1"))), "upgrade_net_proto_binary"),
         (field(1, "a name") + field(7, 1), " has no layers."),
@@ -352,139 +291,6 @@ def test_wrong_layers_are_told(tmp_path, content, told):
 )
 def test_other_files_are_refused(tmp_path, content, told):
     assert told in refused(tmp_path, content)
-
-
-@pytest.mark.parametrize("compose", [small_net, small_v1_net])
-def test_every_truncation_is_told(tmp_path, compose):
-    """Only a cut between two layers leaves a file that could be meant."""
-    content = compose()
-    lengths = set()
-    for length in range(1, len(content)):
-        with contextlib.suppress(UserError):
-            lengths.add(len(read(tmp_path, content[:length]).layers))
-    assert lengths == {1, 2, 3, 4, 5}
-
-
-def test_truncated_reference_is_told(tmp_path):
-    content = (REFERENCE / "caffe_alexnet_new_c10_fc64.caffemodel").read_bytes()[:900_000]
-    assert " is something else, corrupted, or truncated" in refused(tmp_path, content)
-
-
-def test_files_beyond_protobufs_limit_are_told(tmp_path):
-    with open(tmp_path / "net.caffemodel", "wb") as file:
-        file.truncate(2**31)
-    with pytest.raises(UserError, match=r"has 2,147,483,648 bytes. Expected .* of less than 2 GiB"):
-        caffe.read_caffemodel(tmp_path / "net.caffemodel")
-
-
-def mutated(content: bytes, rng: random.Random) -> bytes:
-    data = bytearray(content)
-    for _ in range(rng.choice([1, 1, 1, 2, 5])):
-        at = rng.randrange(len(data))
-        match rng.randrange(6):
-            case 0:
-                data[at] ^= 1 << rng.randrange(8)
-            case 1:
-                data[at] = rng.randrange(256)
-            case 2:
-                del data[at : at + rng.randrange(1, 9)]
-            case 3:
-                data[at:at] = rng.randbytes(rng.randrange(1, 9))
-            case 4:
-                data[at : at + 1] = varint(rng.choice([2**14, 2**31, 2**32 - 1, 2**62, 2**64 - 1]))
-            case 5:
-                start = rng.randrange(len(data))
-                data[at:at] = data[start : start + rng.randrange(100)]
-        if len(data) < 2:
-            return content[:2]
-    return bytes(data[: rng.randrange(1, len(data))] if rng.random() < 0.1 else data)
-
-
-@pytest.mark.parametrize("compose", [small_net, small_v1_net])
-def test_mutations_are_read_or_told(tmp_path, compose):
-    """Whatever the bytes, the outcome is a network or a UserError."""
-    content, rng = compose(), random.Random(5)
-    outcomes = {"net": 0, "error": 0}
-    for _ in range(2000):
-        try:
-            assert read(tmp_path, mutated(content, rng)).layers
-            outcomes["net"] += 1
-        except UserError:
-            outcomes["error"] += 1
-    assert min(outcomes.values()) > 100
-
-
-HOSTILE = {
-    "bottoms": layer("r", "ReLU", field(3, "") * 1_500_000),
-    "empty layers": field(100, b"") * 1_000_000,
-    "layers": layer("r", "ReLU") * 9_999 + layer("r", "ReLU", b"\x08\x01" * 1_400_000),
-    "empty blobs": layer("r", "ReLU", field(7, b"") * 1_500_000),
-    "blobs": layer("r", "ReLU", field(7, packed(5, [1.0])) * 350_000),
-    "blobs of layers": layer("r", "ReLU", field(7, packed(5, [1.0])) * 10) * 2_000,
-    "dims": convolution(blob(WEIGHTS), blob(BIAS, b"\x01" * 3_000_000)),
-    "pieces": convolution(blob(WEIGHTS), packed(5, BIAS[:1]) * 500_000),
-    "empty pieces": convolution(blob(WEIGHTS), field(5, b"") * 1_500_000),
-    "not packed": convolution(blob(WEIGHTS), field(7, field(1, varint(600_000))) + fixed(5, "<f", 1.0) * 600_000),
-    "pieces not packed": convolution(blob(WEIGHTS), (fixed(5, "<f", 1.0) + field(6, b"")) * 400_000),
-    "long name": field(1, "x" * 3_000_000),
-    "unknown fields": small_net() + field(6, 1) * 1_500_000,
-    "text": (b"a:1 " * 4_000 + b"\n") * 16,
-    "text of one line": b"a:1 " * 60_000,
-    "deep text": b"a{\n" * 80_000,
-}
-# Reads the files named and prints how much the memory grew, in MB.
-MEASURE = """
-import resource, sys
-from keras_alexnet.errors import UserError
-from keras_alexnet.importers.caffe import reader
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-for path in sys.argv[1:]:
-    try:
-        (reader.read_prototxt if "text" in path else reader.read_caffemodel)(path)
-    except UserError as error:
-        assert len(str(error)) < 1000
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
-"""
-
-
-def test_hostile_files_take_little_memory(tmp_path):
-    for name, content in HOSTILE.items():
-        (tmp_path / name).write_bytes(content)
-    command = [sys.executable, "-c", MEASURE, *(str(tmp_path / name) for name in HOSTILE)]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert int(result.stdout) < 500
-
-
-def test_mean_image(tmp_path):
-    pixels = np.random.default_rng(3).uniform(90, 130, (3, 4, 5)).astype("<f4")
-    for content in (
-        old_blob(pixels, 1, 3, 4, 5),
-        blob(pixels, (1, 3, 4, 5)),
-        blob(pixels),
-        field(7, field(1, b"\x03\x04\x05")) + packed(8, pixels, "<f8"),
-    ):
-        (tmp_path / "mean.binaryproto").write_bytes(content)
-        np.testing.assert_array_equal(caffe.read_mean(tmp_path / "mean.binaryproto"), pixels, strict=True)
-
-
-@pytest.mark.parametrize(
-    ("content", "told"),
-    [
-        (old_blob(np.ones(40), 2, 1, 4, 5), "has the shape 2 × 1 × 4 × 5. Expected a mean image"),
-        (blob(np.ones(5)), "has the shape 5. Expected a mean image"),
-        (old_blob(np.ones(59), 1, 3, 4, 5), ": the mean image has 59 numbers. Expected 60"),
-        (old_blob(np.full(60, np.nan), 1, 3, 4, 5), " has NaN or infinite pixels."),
-        (old_blob(np.ones(60), 1, 3, 4, 5)[:-1], " is something else, corrupted, or truncated"),
-        (small_net(), ": the mean image has 0 numbers"),
-        (b"\n<!DOCTYPE html>", " is a web page: download the file itself. Expected a mean image"),
-        (gzip.compress(b"x", mtime=0), " is a gzip archive: unpack it"),
-    ],
-)
-def test_wrong_means_are_told(tmp_path, content, told):
-    (tmp_path / "mean.binaryproto").write_bytes(content)
-    with pytest.raises(UserError) as raised:
-        caffe.read_mean(tmp_path / "mean.binaryproto")
-    assert told in str(raised.value)
 
 
 def test_prototxt_in_all_its_notations(tmp_path):
@@ -548,14 +354,9 @@ def test_v1_types_have_todays_names(tmp_path):
     ("text", "told"),
     [
         ('layer {\n  name: "a"\n  type: ReLU }', ", line 3 is not a description of a network"),
-        ('layer {\n name: "a" ', ", line 2 is not"),
         ("layers { type: Convolution }", "has no value named Convolution"),
-        ('layer { type: "LRN" lrn_param { alpha: x } }', "Couldn't parse float: x"),
-        ("input_dim: " + "9" * 5000, ", line 1 is not"),
-        ("unknown { a: [ 1 ) ] }", ", line 1 is not"),
         ("unknown: ", "Invalid field value"),
         ("a { \n" * 40_000, "too many messages within each other"),
-        ('name: "a"', " has no layers."),
         ("layers { layer { name: 'conv1' } }", "upgrade_net_proto_text"),
         ('layer { name: "c" type: "Convolution" }', ": layer 1 ('c'): convolution_param has no num_output"),
         ("#" * 2**18 + "\n", "has 262,145 bytes"),
@@ -575,17 +376,3 @@ def test_binary_file_given_as_prototxt(tmp_path):
     (tmp_path / "net.prototxt").write_bytes(small_net())
     with pytest.raises(UserError, match=r"byte 7 is not UTF-8 text. Expected a description of a network \(.prototxt\)"):
         caffe.read_prototxt(tmp_path / "net.prototxt")
-
-
-def test_mutated_prototxts_are_read_or_told(tmp_path):
-    text, rng = (REFERENCE / "caffe_alexnet_v1_c10_fc64.deploy.prototxt").read_bytes(), random.Random(6)
-    outcomes = {"net": 0, "error": 0}
-    path = tmp_path / "deploy.prototxt"
-    for _ in range(500):
-        path.write_bytes(mutated(text, rng))
-        try:
-            assert caffe.read_prototxt(path).layers
-            outcomes["net"] += 1
-        except UserError:
-            outcomes["error"] += 1
-    assert min(outcomes.values()) > 10

@@ -1,19 +1,25 @@
+"""Chains of layers out of Caffe's networks."""
+
 import dataclasses
+import random
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
+from caffe_files import DEPLOY, INPUT, NEW, V1, alexnet, raw_blob
+from caffe_files import layer as binary_layer
+from protobuf_bytes import field
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.importers import chain
 from keras_alexnet.importers.alexnet import match_alexnet
 from keras_alexnet.importers.caffe import chain as caffe_chain
 from keras_alexnet.importers.caffe.chain import read_caffe_chain
+from keras_alexnet.importers.caffe.hdf5 import read_caffe_hdf5
 from keras_alexnet.importers.caffe.reader import read_caffemodel
 
-REFERENCE = Path(__file__).parent / "reference"
-NEW, V1 = (REFERENCE / f"caffe_alexnet_{kind}_c10_fc64.caffemodel" for kind in ("new", "v1"))
-DEPLOY = REFERENCE / "caffe_alexnet_new_c10_fc64.deploy.prototxt"
+WEIGHTS = {layer.name: list(layer.blobs) for layer in read_caffemodel(NEW).layers if layer.blobs}
 
 
 def edited_deploy(folder: Path, *changes: tuple[str, str]) -> Path:
@@ -157,14 +163,16 @@ def test_a_description_for_use_leaves_the_data_layer_of_the_weights_its_say(tmp_
     [
         (("group: 2", "group: 3"), r"layer 'conv2' \(Convolution\) has group 3. Expected a divisor of 64"),
         (("kernel_size: 5", "kernel_size: 7"), r"'conv2' .* shape 64 × 12 × 5 × 5, and .* should have 64 × 12 × 7 × 7"),
-        (("num_output: 96", "num_output: 48"), r"'conv3' .* shape 96 × 64 × 3 × 3, and .* should have 48 × 64"),
         (("num_output: 10", "num_output: 9"), r"'fc8' .* shape 64 × 10, and .* should have 64 × 9"),
         (("pad: 2", "pad: 2 dilation: 2"), r"'conv2' \(Convolution\) has dilation \(2, 2\). Expected 1"),
         (("dropout_ratio: 0.5", "dropout_ratio: 1.5"), r"'drop6' \(Dropout\) has dropout_ratio 1.5. Expected 0 up to"),
         (("pool: MAX", "pool: AVE"), r"'pool1' \(Pooling\) has pool AVE. Expected MAX"),
         (("pool: MAX", "pool: MAX pad: 1"), r"'pool1' \(Pooling\) has pad \(1, 1\). Expected 0"),
         (("local_size: 5", "local_size: 5 norm_region: WITHIN_CHANNEL"), "'norm1' .* norm_region WITHIN_CHANNEL"),
-        (('bottom: "pool1"', 'bottom: "conv1"'), r"'conv2' .* takes 'conv1', and the layer before it gives 'pool1'"),
+        (
+            ('bottom: "pool1"', 'bottom: "pool1" bottom: "conv1"'),
+            r"'conv2' \(Convolution\) takes 'pool1', 'conv1'\. Exp",
+        ),
         (('name: "conv3"', 'name: "other"'), "'other' .* has no weights in .*, whose layers with weights are 'conv1'"),
         (('type: "Softmax"', 'type: "Sigmoid"'), r"'prob' \(Sigmoid\): layers of this type are not read"),
         (('type: "ReLU"', 'type: "ReLU" relu_param { negative_slope: 0.1 }'), "'relu1' .* negative_slope 0.1"),
@@ -184,3 +192,150 @@ def test_a_layer_may_be_in_the_file_without_its_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(caffe_chain, "read_caffemodel", lambda path: dataclasses.replace(net, layers=bare))
     with pytest.raises(UserError, match=r"layer 'conv2' .* has as its weights nothing. Expected a kernel and a bias"):
         read_caffe_chain(NEW)
+
+
+# Networks of others, as their `.caffemodel` has them.
+
+
+def chain_of(folder: Path, **changes) -> chain.Chain:
+    (folder / "net.caffemodel").write_bytes(alexnet(WEIGHTS, **changes))
+    return read_caffe_chain(folder / "net.caffemodel")
+
+
+def check_weights(network: chain.Chain, dtype: str = "<f4") -> None:
+    weighted = [layer for layer in network.layers if isinstance(layer, chain.Convolution | chain.Dense)]
+    for layer, (kernel, bias) in zip(weighted, WEIGHTS.values(), strict=True):
+        expected = kernel if isinstance(layer, chain.Convolution) else kernel.T
+        np.testing.assert_array_equal(layer.kernel, expected.astype(dtype).astype("<f4"), strict=True)
+        np.testing.assert_array_equal(layer.bias, bias.astype(dtype).astype("<f4"), strict=True)
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [(0, "<f8"), (1, "<f4"), (2, "<f2")])
+def test_weights_of_nvidias_caffe(tmp_path, kind, dtype):
+    network = chain_of(tmp_path, write=lambda array: raw_blob(array, kind, dtype))
+    check_weights(network, dtype)
+    assert match_alexnet(network).preset.normalization == "before_pool"
+
+
+def test_layers_of_labels_are_left_out(tmp_path):
+    """As in training on several labels, whose data layer is Python code."""
+    data = binary_layer("data", "Python", field(4, "data"), field(4, "labels"))
+    data += binary_layer("slice", "Slice", field(3, "labels"), field(4, "label1"), field(4, "label2"))
+    data += binary_layer("weights", "DummyData", field(4, "weights"))
+    end = binary_layer("copies", "Split", field(3, "fc8"), field(4, "fc8_0"), field(4, "fc8_1"), field(4, "fc8_2"))
+    end += binary_layer("loss1", "SigmoidCrossEntropyLoss", field(3, "fc8_0"), field(3, "label1"), field(4, "loss1"))
+    end += binary_layer("difference", "Eltwise", field(3, "fc8_1"), field(3, "label2"), field(4, "difference"))
+    end += binary_layer("square", "Power", field(3, "difference"), field(4, "square"))
+    end += binary_layer("shown", "Silence", field(3, "fc8_2"))
+    network = chain_of(tmp_path, data=data, end=end)
+    check_weights(network)
+    assert network.image_size is None
+    assert [type(layer) for layer in network.layers] == [
+        type(layer) for layer in read_caffe_chain(NEW).layers if not isinstance(layer, chain.Dropout)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [
+        (
+            binary_layer("fc9", "InnerProduct", field(3, "fc7"), field(4, "fc9"), field(117, field(1, 2))),
+            "'fc8' and 'fc9' ",
+        ),
+        (
+            binary_layer("prob", "Sigmoid", field(3, "fc8"), field(4, "prob")),
+            r"'prob' \(Sigmoid\): layers of this type",
+        ),
+    ],
+)
+def test_other_ends_are_refused(tmp_path, end, told):
+    with pytest.raises(UserError, match=told):
+        chain_of(tmp_path, end=end)
+
+
+def input_of(size: int) -> bytes:
+    shape = field(1, field(1, 1) + field(1, 3) + field(1, size) + field(1, size))
+    return binary_layer("data", "Input", field(4, "data"), field(INPUT, shape))
+
+
+@pytest.mark.parametrize(("declared", "size"), [(227, (227, 227)), (224, (224, 224)), (451, None)])
+def test_fully_convolutional_networks_have_dense_layers(tmp_path, declared, size):
+    """Casts usually declare larger images, for which they give a map of results."""
+    network = chain_of(tmp_path, fully_convolutional=True, data=input_of(declared), end=b"")
+    check_weights(network)
+    assert [isinstance(layer, chain.Dense) for layer in network.layers[-5:]] == [True, False, True, False, True]
+    assert network.image_size == size
+    assert match_alexnet(network).preset.image_size == (declared if size else 227)
+
+
+def test_dense_layers_do_not_change_the_image_size(tmp_path):
+    assert chain_of(tmp_path, data=input_of(451)).image_size == (451, 451)
+
+
+# Weights as HDF5.
+
+
+def hdf5(folder: Path, weights=WEIGHTS) -> Path:
+    path = folder / "net.caffemodel.h5"
+    with h5py.File(path, "w") as file:
+        file.create_group("diff")
+        file.create_group("data/relu1")
+        for name, arrays in weights.items():
+            for index, array in enumerate(arrays):
+                file[f"data/{name}/{index}"] = array
+    return path
+
+
+def test_weights_as_hdf5(tmp_path):
+    path = hdf5(tmp_path)
+    network = read_caffe_chain(path, DEPLOY)
+    check_weights(network)
+    assert [type(layer) for layer in network.layers] == [type(layer) for layer in read_caffe_chain(NEW, DEPLOY).layers]
+    with pytest.raises(UserError, match=r"h5 has weights, but no layers\. Give the \.prototxt .* as --deploy"):
+        read_caffe_chain(path)
+
+
+def test_wrong_hdf5_is_told(tmp_path):
+    def told(change) -> str:
+        path = hdf5(tmp_path)
+        with h5py.File(path, "a") as file:
+            change(file["data/fc8"])
+        with pytest.raises(UserError) as raised:
+            read_caffe_chain(path, DEPLOY)
+        return str(raised.value)
+
+    def replaced(group, create, *arguments, **settings):
+        del group["1"]
+        getattr(group, create)("1", *arguments, **settings)
+
+    def linked(group):
+        del group["1"]
+        group["1"] = h5py.ExternalLink("other.h5", "/data")
+
+    assert "'fc8' (InnerProduct) has no weights in" in told(lambda group: group.clear())
+    assert "/data/fc8 has no dataset '1'" in told(linked)
+    not_floats = "/data/fc8/1 is not an array of floats stored in this file"
+    assert not_floats in told(lambda group: replaced(group, "create_dataset", data=[b"text"]))
+    assert not_floats in told(lambda group: replaced(group, "create_dataset", (10,), "f4"))
+    assert not_floats in told(lambda group: replaced(group, "create_dataset", (10**10,), "f4", chunks=(10**5,)))
+    external = [(str(tmp_path / "numbers"), 0, 40)]
+    assert not_floats in told(lambda group: replaced(group, "create_dataset", (10,), "f4", external=external))
+
+
+def test_damaged_hdf5_is_read_or_told(tmp_path):
+    """Mutations of its structures, which are at the beginning and between small arrays."""
+    weights = {name: [array.ravel()[:4] for array in arrays] for name, arrays in WEIGHTS.items()}
+    content, rng = hdf5(tmp_path, weights).read_bytes(), random.Random(7)
+    outcomes = {"read": 0, "error": 0}
+    for number in range(300):
+        damaged = bytearray(content)
+        for _ in range(rng.choice([1, 3])):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        path = tmp_path / f"{number}.h5"
+        path.write_bytes(damaged[: rng.randrange(len(damaged))] if number % 10 == 0 else damaged)
+        try:
+            read_caffe_hdf5(path)
+            outcomes["read"] += 1
+        except UserError:
+            outcomes["error"] += 1
+    assert min(outcomes.values()) > 20

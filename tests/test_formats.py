@@ -2,6 +2,7 @@ import os
 import zipfile
 from pathlib import Path
 
+import h5py
 import pytest
 from cntk_reference import build_reference_network
 
@@ -57,6 +58,10 @@ def test_a_keras_file(tmp_path):
         (b"\x12\x30\x22\x0apool1_drop\x28\x04", CAFFE),
         (b"\x12\x30\x0a\x20\x0a\x04conv\x12\x04conv", CAFFE),
         (b"\x08\x03\x12\x06backend", ONNX),
+        (b"\x08\x07\x12\x07pytorch\x1a\x052.0.0", ONNX),
+        # V1 layers whose first name, bottom or text of another field is that of a key.
+        (b"\x12\x16\x12\x04type\x1a\x04data\x22\x04type\x28\x04\x32\x00", CAFFE),
+        (b"\x12\x0c\x0a\x04type\x12\x04data", CAFFE),
         (b"\x80\x02}q\x00", TORCHVISION),
         (b"\x0a\x20" + b"name of a network 32 characters_" + b"\xa2\x06\x01", CAFFE),
     ],
@@ -73,9 +78,18 @@ def test_other_beginnings(tmp_path, content, kind):
         (b'name: "AlexNet"\nlayer {\n', "is a text: the file with the weights is needed"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:", "is a pointer of Git LFS"),
         (b"\x1f\x8b\x08\x00", "is a gzip archive: unpack it"),
-        (b"\x89HDF\r\n\x1a\n", "is an HDF5 file"),
+        (b"\x89HDF\r\n\x1a\n", "is a damaged HDF5 file"),
         (b"ktnc\0\0", "is CNTK's format for models of more than 2 GB"),
-        (b"\x08\x01\x10\x03\x18\x80\x02", "is a mean image of Caffe: give it as --mean_file"),
+        (
+            b"\x08\x01\x10\x03\x18\x80\x02\x20\x80\x02\x2a\x80\x80\x30",
+            "is a mean image of Caffe: give it as --mean_file",
+        ),
+        (b"\x2a\x04\0\0\0\0\x3a\x03\x0a\x01\x01", "is a mean image of Caffe"),
+        (b"\x3a\x03\x0a\x01\x01\x50\x01\x62\x04\0\0\0\0", "is a mean image of Caffe"),
+        (b"\x93NUMPY\x01\0", "is a NumPy array: a mean is given as --mean_file"),
+        (b"\x08\x05\x12\x10net_a.caffemodel", r"is a solver state of Caffe, without weights: give the \.caffemodel"),
+        (b"\x08\x05\x12\x07weights\x1a\x80\x40\x2a\x80\x30", "is a solver state of Caffe"),
+        (b"\x0a\x04node\x0a\x04node", "has an unrecognized model format"),
         (b"\xff\xd8\xff\xe0", r"has an unrecognized model format: it begins with b'\\xff\\xd8\\xff\\xe0'"),
         (b"PK\x03\x04 cut off", "is a damaged zip archive"),
         (b"", "is empty"),
@@ -90,6 +104,23 @@ def test_other_files_are_told(tmp_path, content, told):
 
 def test_the_suffix_counts_where_the_content_does_not_tell(tmp_path):
     assert detect_format(written(tmp_path, b"\xff\xff", "a.onnx")) == ONNX
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("history", r"is a solver state of Caffe, without weights: give .* \(or \.caffemodel\.h5\)"),
+        ("model_weights", r"is an HDF5 file: save the whole model as \.keras"),
+    ],
+)
+def test_hdf5_is_told_by_its_groups(tmp_path, name, told):
+    with h5py.File(tmp_path / "a.caffemodel", "w") as file:
+        file.create_group(name)
+    with pytest.raises(UserError, match=told):
+        detect_format(tmp_path / "a.caffemodel")
+    with h5py.File(tmp_path / "a.keras", "w") as file:
+        file.create_group("data")
+    assert detect_format(tmp_path / "a.keras") == CAFFE
 
 
 def test_a_zip_bomb_is_refused_unopened(tmp_path):

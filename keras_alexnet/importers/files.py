@@ -1,11 +1,15 @@
 """Model files, mapped into memory: arrays can be views of them, and only what is used is read from disk."""
 
+import dataclasses
 import mmap
 import os
 import stat
 from dataclasses import dataclass
 
 from keras_alexnet.errors import UserError
+
+# Protobuf allows no larger messages, and no AlexNet is larger.
+_MAX_BYTES = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +60,23 @@ def open_model_file(path: str | os.PathLike, expected: str) -> ModelFile:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}. Expected {expected}.") from None
     return ModelFile(path, data, expected)
+
+
+def read_model_file(path: str | os.PathLike, expected: str) -> ModelFile:
+    """Reads a whole file into memory: unlike with `open_model_file`, arrays that are views of it outlive changes.
+
+    Args:
+        path: the file.
+        expected: what it should be, for messages.
+
+    Raises:
+        UserError: the file cannot be read, is empty, or has 2 GiB or more.
+    """
+    file = open_model_file(path, expected)
+    if len(file) > _MAX_BYTES:
+        raise UserError(f"{file.path} has {len(file):,} bytes. Expected {expected} of less than 2 GiB.")
+    try:
+        with open(file.path, "rb") as opened:
+            return dataclasses.replace(file, data=memoryview(opened.read()))
+    except OSError as error:
+        raise UserError(f"cannot read {file.path}: {error.strerror or error}. Expected {expected}.") from None

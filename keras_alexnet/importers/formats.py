@@ -1,11 +1,16 @@
-"""The format of a model file, detected from its first bytes."""
+"""The format of a model file, detected from its contents."""
 
+import itertools
 import os
 import re
 import zipfile
+from collections.abc import Collection
+
+from google.protobuf.message import DecodeError
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.importers.files import ModelFile, open_model_file
+from keras_alexnet.importers.protobuf import BYTES, VARINT, fields
 
 KERAS, CAFFE, CNTK, ONNX, TORCHVISION = "keras", "caffe", "cntk", "onnx", "torchvision"
 
@@ -25,43 +30,42 @@ _SUFFIXES = {
 }
 
 _HEADER_BYTES = 256
+# Fields of a message that are looked at, which are small in number but for layers.
+_MAX_FIELDS = 1_000
 # Trained weights hardly compress; constant ones do, but nobody needs them.
 _MAX_GROWTH = 50
 
 MEAN_IMAGE = "a mean image of Caffe"
+NPY = "a NumPy array"
+SOLVER_STATE = "a solver state of Caffe, without weights"
 _ZIP = "a zip archive"
+_HDF5 = "an HDF5 file"
 
-# A varint of protobuf, which no shorter match may split.
-_VARINT = rb"[\x80-\xff]*+[\0-\x7f]"
-# What a file may begin with. Protobuf's messages begin with a field's number and type. Of Caffe's networks that is the
-# name (field 1, text), V1 layers (field 2) or layers (field 100); of CNTK's dictionaries an entry (field 2), which is a
-# key (field 1, text) and a value (field 2), maybe after the version (field 1, a varint); of ONNX's models a version
-# (field 1, a varint) and then anything else; of Caffe's mean images two numbers (fields 1 and 2, varints).
+# What a file may begin with; protobuf messages have no such signature.
 _SIGNATURES = {
     rb"PK": _ZIP,
     rb"\s*<(?i:!doctype|html|head|body|\?xml)": "a web page",
     rb"version https://git-lfs": "a pointer of Git LFS",
     rb"[\t\n\r -~]+\Z": "a text",
-    rb"\x89HDF": "an HDF5 file",
+    rb"\x89HDF\r\n\x1a\n": _HDF5,
+    rb"\x93NUMPY": NPY,
     rb"\x1f\x8b": "a gzip archive",
     rb"ktnc": "CNTK's format for models of more than 2 GB",
     rb"B\0C\0N\0\0\0": CNTK,
-    rb"(\x08V)?\x12V\x0a[\2-\x7f][A-Za-z][A-Za-z0-9_]++\x12V[\x08\x10]".replace(b"V", _VARINT): CNTK,
-    rb"\x08V\x10V[\x18\x2a]".replace(b"V", _VARINT): MEAN_IMAGE,
-    rb"\x08V".replace(b"V", _VARINT): ONNX,
     rb".{5}\0\0\0\{": TORCHVISION,
     rb"\x80[\x02-\x05]": TORCHVISION,
-    rb"\x0a|\x12|\x1a|\xa2\x06": CAFFE,
 }
 _ADVICE = {
     "a web page": "download the file itself",
     "a pointer of Git LFS": "run git lfs pull",
     "a text": "the file with the weights is needed; a .prototxt is given as --deploy, with the .caffemodel",
-    "an HDF5 file": "save the whole model as .keras; in Caffe set snapshot_format: BINARYPROTO",
+    _HDF5: "save the whole model as .keras; weights of Caffe have a group /data",
     "a gzip archive": "unpack it",
     "CNTK's format for models of more than 2 GB": "AlexNet is smaller",
     _ZIP: "unpack it",
     MEAN_IMAGE: "give it as --mean_file, with the .caffemodel as --input",
+    NPY: "a mean is given as --mean_file, with the .caffemodel as --input",
+    SOLVER_STATE: "give the .caffemodel (or .caffemodel.h5) of the same snapshot",
 }
 
 
@@ -80,7 +84,12 @@ def detect_format(path: str | os.PathLike) -> str:
     found = _signature(file)
     if found == _ZIP:
         return _zip_format(path)
-    refuse_other_formats(file)
+    if found == _HDF5:
+        found = _hdf5_format(file)
+        if found == CAFFE:
+            return found
+    if found in _ADVICE:
+        raise _other_format(file, found)
     found = found or _SUFFIXES.get(os.path.splitext(path)[1].lower())
     if found is None:
         raise UserError(
@@ -89,21 +98,107 @@ def detect_format(path: str | os.PathLike) -> str:
     return found
 
 
-def refuse_other_formats(file: ModelFile, allowed: str | None = None) -> None:
+def refuse_other_formats(file: ModelFile, allowed: Collection[str] = ()) -> None:
     """Raises a `UserError` for files that are often given by mistake, unless they are what is `allowed`."""
     found = _signature(file)
-    if found in _ADVICE and found != allowed:
-        raise UserError(f"{file.path} is {found}: {_ADVICE[found]}. Expected {file.expected}.")
+    if found in _ADVICE and found not in allowed:
+        raise _other_format(file, found)
+
+
+def is_npy(file: ModelFile) -> bool:
+    """Whether a file is a NumPy array."""
+    return _signature(file) == NPY
+
+
+def is_hdf5(file: ModelFile) -> bool:
+    """Whether a file is HDF5."""
+    return _signature(file) == _HDF5
+
+
+def _other_format(file: ModelFile, found: str) -> UserError:
+    return UserError(f"{file.path} is {found}: {_ADVICE[found]}. Expected {file.expected}.")
 
 
 def _signature(file: ModelFile) -> str | None:
     start = _start(file, _HEADER_BYTES)
     matches = (found for pattern, found in _SIGNATURES.items() if re.match(pattern, start, re.DOTALL))
-    return next(matches, None)
+    return next(matches, None) or _message_format(file.data)
 
 
 def _start(file: ModelFile, num_bytes: int) -> bytes:
     return bytes(file.data[:num_bytes])
+
+
+def _message_format(data: memoryview) -> str | None:
+    """The format of a protobuf message by the numbers and types of its fields, whatever their contents are.
+
+    | | 1 | 2 | 3 | 5 | 7 | 8 | 12 | 100 |
+    | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+    | Caffe's NetParameter | name | V1 layer | input | number | number | shape | | layer |
+    | Caffe's BlobProto (mean image) | number | number | number | data | shape | data | data | |
+    | Caffe's SolverState | number | file name | blob | | | | | |
+    | CNTK's Dictionary | number | entry | | | | | | |
+    | ONNX's ModelProto | number | producer | version | number | graph | opset | | |
+    """
+    found = _first_fields(data)
+    numbers = {number for number, wire_type, _ in found if wire_type == VARINT}
+    contents = [(number, content) for number, wire_type, content in found if wire_type == BYTES]
+    names, seconds, thirds = ([content for n, content in contents if n == number] for number in (1, 2, 3))
+    contained = {number for number, _ in contents}
+    if 100 in contained:
+        return CAFFE
+    if contained & {5, 7, 8, 12} and not contained & {1, 2, 3} and (2 in numbers or 1 not in numbers):
+        return MEAN_IMAGE
+    if 1 in numbers and 7 in contained:
+        return ONNX
+    if seconds and _is_entry(seconds[0]):
+        return CNTK
+    if 1 in numbers:
+        # An ONNX model that is cut off before its graph, or a solver state.
+        is_state = any(map(_is_blob, thirds)) or any(map(_names_weights, seconds))
+        return SOLVER_STATE if is_state else ONNX
+    return CAFFE if seconds or len(names) == 1 else None
+
+
+def _first_fields(data: memoryview) -> list[tuple[int, int, memoryview]]:
+    """The first fields of a message, as far as they can be read: number, wire type, contents."""
+    found = []
+    try:
+        for number, wire_type, _, contents in itertools.islice(fields(data, whole=False), _MAX_FIELDS):
+            found.append((number, wire_type, contents))
+    except DecodeError:
+        pass
+    return found
+
+
+def _is_entry(data: memoryview) -> bool:
+    """Whether a message is an entry of CNTK's dictionaries: a key and a value, which has a version, a type and data."""
+    found = [(number, wire_type) for number, wire_type, _ in _first_fields(data)]
+    if found != [(1, BYTES), (2, BYTES)]:
+        return False
+    value = _first_fields(_first_fields(data)[1][2])
+    return bool(value) and all(wire_type == VARINT for number, wire_type, _ in value if number < 3)
+
+
+def _is_blob(data: memoryview) -> bool:
+    return any(number in (5, 8, 12) and wire_type == BYTES for number, wire_type, _ in _first_fields(data))
+
+
+def _names_weights(data: memoryview) -> bool:
+    return bytes(data[-14:]).endswith((b".caffemodel", b".caffemodel.h5"))
+
+
+def _hdf5_format(file: ModelFile) -> str:
+    import h5py
+
+    try:
+        with h5py.File(file.path, "r") as stored:
+            names = set(itertools.islice(stored, _MAX_FIELDS))
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        raise file.error(f"is a damaged HDF5 file ({str(error)[:200]})") from None
+    if "data" in names:
+        return CAFFE
+    return SOLVER_STATE if names & {"history", "learned_net"} else _HDF5
 
 
 def _zip_format(path: str) -> str:

@@ -1,12 +1,12 @@
 """Protobuf messages of other frameworks, read by google.protobuf with only the fields that matter here.
 
-NOTE: all strings are declared as bytes, since the library refuses those that are not UTF-8. Repeated floats and doubles
-are declared as repeated bytes: when they are packed, as all writers do, that is what they are on the wire, and the
-library makes no object of each number. `read_numbers` also reads those that are not packed.
+The library copies what it reads, and takes up to a hundred times the memory of messages of a few bytes. So large and
+repeated fields are first taken out of a message, as views of the file; the library reads the small rest.
+
+NOTE: all strings are declared as bytes, since the library refuses those that are not UTF-8.
 """
 
-import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -15,11 +15,15 @@ from google.protobuf.message import DecodeError, Message
 from keras_alexnet.errors import UserError
 from keras_alexnet.importers.files import ModelFile
 
-# Protobuf allows no larger messages.
-_MAX_BYTES = 2**31 - 1
+# Far beyond what any network needs; they bound the time and memory that a damaged file can take.
+_MAX_FIELDS = 100_000
+_MAX_SETTINGS_BYTES = 2**20
 _MAX_TEXT = 1_000
 
 _FILE = "messages.proto"
+
+# Wire types.
+VARINT, _FIXED64, BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 def message_types(
@@ -64,54 +68,113 @@ def message_types(
     return message_factory.GetMessageClassesForFiles([_FILE], pool)
 
 
-def parse(message_type: type[Message], file: ModelFile) -> Message:
-    """Decodes a whole file as one message.
+def fields(data: memoryview, whole: bool = True) -> Iterator[tuple[int, int, memoryview, memoryview]]:
+    """The fields of a message in order: (number, wire type, all bytes, contents).
 
-    Raises:
-        UserError: the bytes are no such message, or more than protobuf allows.
-    """
-    if len(file) > _MAX_BYTES:
-        raise UserError(
-            f"{file.path} has {len(file):,} bytes. Expected {file.expected} of less than 2 GiB, protobuf's limit."
-        )
-    try:
-        return message_type.FromString(file.data)
-    except DecodeError:
-        raise file.error("is something else, corrupted, or truncated") from None
-
-
-def read_numbers(message: Message, dtypes: Mapping[str, str], where: str) -> np.ndarray:
-    """The numbers of the first field that has some, as a flat read-only array; empty if none has.
+    The contents are those of a string, message or packed array, or the bytes of the number.
 
     Args:
-        message: the message.
-        dtypes: by the name of a field, declared as repeated bytes, the type of its numbers: "<f4" or "<f8".
+        data: the message.
+        whole: whether a last field that ends beyond the end of the message is an error.
+
+    Raises:
+        DecodeError: the bytes are not a message; after the fields that could be read.
+    """
+    at = 0
+    while at < len(data):
+        start = at
+        tag, at = _varint(data, at)
+        number, wire_type = tag >> 3, tag & 7
+        if wire_type == VARINT:
+            _, end = _varint(data, at)
+        elif wire_type == BYTES:
+            length, at = _varint(data, at)
+            end = at + length
+        elif wire_type in (_FIXED32, _FIXED64):
+            end = at + (4 if wire_type == _FIXED32 else 8)
+        else:
+            raise DecodeError(f"wire type {wire_type}")
+        if not number or (whole and end > len(data)):
+            raise DecodeError(f"field {number} of {end - at} bytes")
+        yield number, wire_type, data[start:end], data[at:end]
+        at = end
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    """A number of up to 64 bits, and where the next one begins."""
+    number = 0
+    for place, byte in enumerate(data[at : at + 10]):
+        number |= (byte & 127) << 7 * place
+        if byte < 128:
+            return number, at + place + 1
+    raise DecodeError("a number that does not end")
+
+
+def split(data: memoryview, numbers: Collection[int], file: ModelFile) -> tuple[dict[int, list[memoryview]], bytes]:
+    """Takes fields out of a message: the contents of each, by number, as views; and the rest of the message.
+
+    Args:
+        data: the message.
+        numbers: of strings, messages, and arrays of floats or doubles. Those of an array that is not packed are pieces
+            of a number each.
+        file: the file, for messages.
+
+    Raises:
+        UserError: the bytes are not a message, or of more fields than a network has.
+    """
+    parts: dict[int, list[memoryview]] = {number: [] for number in numbers}
+    rest: list[memoryview] = []
+    try:
+        for count, (number, wire_type, whole, contents) in enumerate(fields(data)):
+            if count == _MAX_FIELDS:
+                raise file.error(f"has more than {_MAX_FIELDS:,} fields in one message, too many for an AlexNet")
+            if number in parts and wire_type != VARINT:
+                parts[number].append(contents)
+            else:
+                rest.append(whole)
+    except DecodeError:
+        raise unreadable(file) from None
+    if (size := sum(map(len, rest))) > _MAX_SETTINGS_BYTES:
+        raise file.error(f"has {size:,} bytes of settings in one message, too many for an AlexNet")
+    return parts, b"".join(rest)
+
+
+def parse(message_type: type[Message], data: bytes, file: ModelFile) -> Message:
+    """Decodes a message without large fields.
+
+    Raises:
+        UserError: the bytes are not such a message.
+    """
+    try:
+        return message_type.FromString(data)
+    except DecodeError:
+        raise unreadable(file) from None
+
+
+def unreadable(file: ModelFile) -> UserError:
+    """The error that a file is not made of the messages that were expected."""
+    return file.error("is something else, corrupted, or truncated")
+
+
+def read_numbers(pieces: list[memoryview], dtype: str, where: str) -> np.ndarray:
+    """The numbers of an array as a flat read-only array; a view of the file if they are in one piece.
+
+    Args:
+        pieces: of the field, as of `split`.
+        dtype: of the numbers.
         where: the file and what has the numbers, for messages.
 
     Raises:
         UserError: their bytes are not a multiple of the type's.
     """
-    for name, dtype in dtypes.items():
-        # A copy only if they are in several pieces.
-        if data := b"".join(getattr(message, name)):
-            if len(data) % np.dtype(dtype).itemsize:
-                raise UserError(
-                    f"{where} has {len(data):,} bytes of numbers. Expected a multiple of {dtype[-1]}: download again."
-                )
-            return np.frombuffer(data, dtype)
-    # Then they are among the unknown fields, if there are any.
-    for name, dtype in dtypes.items():
-        number = message.DESCRIPTOR.fields_by_name[name].number
-        values = _unpacked_type(number, dtype).FromString(message.SerializeToString()).values
-        if len(values):
-            return np.fromiter(values, dtype, len(values))
-    return np.empty(0, "<f4")
-
-
-@functools.cache
-def _unpacked_type(number: int, dtype: str) -> type[Message]:
-    kind = {"<f4": "repeated float", "<f8": "repeated double"}[dtype]
-    return message_types({"Numbers": {"values": (number, kind)}})["Numbers"]
+    data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    size = np.dtype(dtype).itemsize
+    if len(data) % size:
+        raise UserError(
+            f"{where} has {len(data):,} bytes of numbers. Expected a multiple of {size}: the file is corrupted. "
+            "Download or save it again."
+        )
+    return np.frombuffer(data, dtype)
 
 
 def text(data: bytes, where: str) -> str:

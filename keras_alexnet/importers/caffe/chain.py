@@ -2,93 +2,75 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.importers import chain
-from keras_alexnet.importers.caffe.reader import CaffeLayer, CaffeNet, read_caffemodel, read_prototxt
+from keras_alexnet.importers.caffe.hdf5 import read_caffe_hdf5
+from keras_alexnet.importers.caffe.layers import CaffeLayer
+from keras_alexnet.importers.caffe.reader import read_caffemodel, read_prototxt
+from keras_alexnet.importers.caffe.wiring import WEIGHTED, image_path, listed
 from keras_alexnet.importers.chain import Chain
-
-_INPUTS = ("Data", "ImageData", "Input", "MemoryData", "DummyData", "HDF5Data", "WindowData")
-# What only measures the network. A layer of such a type is not part of it.
-_MEASURES = ("Accuracy", "SoftmaxWithLoss", "MultinomialLogisticLoss", "ArgMax", "Silence", "HDF5Output")
+from keras_alexnet.importers.files import open_model_file
+from keras_alexnet.importers.formats import is_hdf5
 
 
 def read_caffe_chain(path: str | os.PathLike, deploy: str | os.PathLike | None = None) -> Chain:
-    """Reads a `.caffemodel` as a chain from its first layer to the logits or probabilities.
+    """Reads a `.caffemodel` or `.caffemodel.h5` as a chain from its first layer to the logits or probabilities.
 
     What the data layer of either file does with pixels (`mean_value`, `scale`) comes first, as a `Scaling`.
 
     Args:
         path: the file.
         deploy: a `.prototxt` with the layers that are wanted, which take their weights from the layers of the same
-            name in `path`; without it, all layers of `path`.
+            name in `path`; without it, all layers of `path`. A `.caffemodel.h5` has no layers of its own.
 
     Raises:
-        UserError: as `read_caffemodel` and `read_prototxt`; or the network is no chain, or has other layers than
-            those of `chain`.
+        UserError: as `read_caffemodel`, `read_caffe_hdf5` and `read_prototxt`; or the network is no chain, or has other
+            layers than those of `chain`.
     """
-    path = os.fspath(path)
-    trained = net = read_caffemodel(path)
-    described = path
+    path = described = os.fspath(path)
+    trained: tuple[CaffeLayer, ...] = ()
+    if is_hdf5(open_model_file(path, "a Caffe model")):
+        if deploy is None:
+            raise UserError(f"{path} has weights, but no layers. Give the .prototxt of the network as --deploy.")
+        blobs = read_caffe_hdf5(path)
+    else:
+        trained = read_caffemodel(path).layers
+        blobs = {layer.name: layer.blobs for layer in trained if layer.blobs}
+    layers = trained
     if deploy is not None:
         described = os.fspath(deploy)
-        net = _with_weights(read_prototxt(deploy), described, trained, path)
-    layers: list[chain.Layer] = []
-    tops: set[str] = set()
-    for layer in net.layers:
-        where = f"{described}: layer {layer.name!r} ({layer.type})"
-        if layer.type in _INPUTS:
-            # The first top of the first one; there may be others, for testing.
-            tops = tops or set(layer.tops[:1])
-        elif layer.type in _MEASURES or (layer.type == "Split" and not tops.intersection(layer.bottoms)):
-            continue  # The latter, which Caffe puts in by itself, is of the labels.
-        else:
-            # The first layer of a .caffemodel without a data layer.
-            _check_wiring(layer, tops or set(layer.bottoms), where)
-            tops = set(layer.tops)
-            if layer.type not in ("Split", "Flatten"):
-                layers.append(_translated(layer, where))
-    inputs = [layer for layer in net.layers if layer.type in _INPUTS]
-    image_size = next(filter(None, map(_image_size, inputs)), None)
-    # A description for use has no data layer, which told what becomes of pixels.
-    data = next((layer for layer in (*inputs, *trained.layers) if "scale" in layer.parameters), None)
+        layers = _with_weights(read_prototxt(deploy).layers, described, blobs, path)
+    on_path, sources = image_path(layers, described)
+    translated = [
+        _translated(layer, f"{described}: layer {layer.name!r} ({layer.type})")
+        for layer in on_path
+        if layer.type not in ("Split", "Flatten")
+    ]
+    image_size = next(filter(None, map(_image_size, sources)), None)
+    translated, image_size = _with_dense_layers(translated, image_size)
+    # A description for use has no data layer, which says what becomes of pixels.
+    data = next((layer for layer in (*sources, *trained) if "scale" in layer.parameters), None)
     if data:
-        layers[:0] = _scaling(data)
+        translated[:0] = _scaling(data)
     mean_file = data.parameters["mean_file"] if data and not data.parameters["mean_values"] else None
-    return Chain(path, "Caffe model", tuple(layers), image_size, mean_file=mean_file or None)
+    return Chain(path, "Caffe model", tuple(translated), image_size, mean_file=mean_file or None)
 
 
-def _with_weights(net: CaffeNet, deploy: str, trained: CaffeNet, path: str) -> CaffeNet:
-    """The layers of `net` with the weights of the layers of the same name in `trained`."""
-    blobs = {layer.name: layer for layer in trained.layers if layer.blobs}
-    layers = []
-    for layer in net.layers:
-        source = blobs.get(layer.name)
-        if layer.type in ("Convolution", "InnerProduct") and (source is None or source.type != layer.type):
+def _with_weights(
+    layers: tuple[CaffeLayer, ...], deploy: str, blobs: Mapping[str, tuple[np.ndarray, ...]], path: str
+) -> tuple[CaffeLayer, ...]:
+    """The layers of the file `deploy`, with the weights that `path` has under the same names."""
+    for layer in layers:
+        if layer.type in WEIGHTED and layer.name not in blobs:
             raise UserError(
                 f"{deploy}: layer {layer.name!r} ({layer.type}) has no weights in {path}, whose layers with weights "
-                f"are {_listed(list(blobs))}. Give the .prototxt of the same network."
+                f"are {listed(list(blobs))}. Give the .prototxt of the same network."
             )
-        layers.append(dataclasses.replace(layer, blobs=source.blobs if source else ()))
-    return CaffeNet(tuple(layers))
-
-
-def _check_wiring(layer: CaffeLayer, tops: set[str], where: str) -> None:
-    """That the layer takes what the one before it gives, and nothing else."""
-    if len(layer.bottoms) != 1 or layer.bottoms[0] not in tops:
-        raise UserError(
-            f"{where} takes {_listed(layer.bottoms)}, and the layer before it gives {_listed(sorted(tops))}. Expected "
-            "an AlexNet, in which each layer takes what the one before it gives; with --deploy the network can be "
-            "described by its deploy.prototxt."
-        )
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = [repr(name) for name in names[:8]]
-    return ", ".join(shown + ["…"] * (len(names) > 8)) or "nothing"
+    return tuple(dataclasses.replace(layer, blobs=blobs.get(layer.name, ())) for layer in layers)
 
 
 def _image_size(layer: CaffeLayer) -> tuple[int, int] | None:
@@ -97,6 +79,43 @@ def _image_size(layer: CaffeLayer) -> tuple[int, int] | None:
             return shape[2:]
     crop = layer.parameters.get("crop_size")
     return (crop, crop) if crop else None
+
+
+def _with_dense_layers(
+    layers: list[chain.Layer], image_size: tuple[int, int] | None
+) -> tuple[list[chain.Layer], tuple[int, int] | None]:
+    """The layers with dense ones in place of the convolutions that cover their whole input; and the image size.
+
+    Those are the convolutions after the last pooling in a fully convolutional network. It takes images of any size,
+    and gives one result for those of which the first of them covers what the pooling gives. So a size of larger images
+    is left out.
+    """
+    last_pool = max((place for place, layer in enumerate(layers) if isinstance(layer, chain.MaxPool)), default=-1)
+    size, result = image_size, []
+    for place, layer in enumerate(layers):
+        if isinstance(layer, chain.Convolution) and last_pool >= 0:
+            out, _, height, width = layer.kernel.shape
+            if place > last_pool and layer.groups == 1 and height == width and not np.any(layer.padding):
+                if size not in (None, (height, width)):
+                    image_size = None
+                size = None
+                layer = chain.Dense(layer.name, layer.kernel.reshape(out, -1).T, layer.bias)
+        if size and isinstance(layer, chain.Convolution | chain.MaxPool):
+            size = _output_size(layer, size)
+        result.append(layer)
+    return result, image_size
+
+
+def _output_size(layer: chain.Convolution | chain.MaxPool, size: tuple[int, int]) -> tuple[int, int]:
+    window, padding = (
+        (layer.window, ((0, 0),) * 2) if isinstance(layer, chain.MaxPool) else (layer.kernel.shape[2:], layer.padding)
+    )
+    round_up = layer.padding == "caffe"
+    height, width = (
+        (pixels + sum(pads) - extent + (stride - 1 if round_up else 0)) // stride + 1
+        for pixels, pads, extent, stride in zip(size, padding, window, layer.strides, strict=True)
+    )
+    return height, width
 
 
 def _scaling(layer: CaffeLayer) -> list[chain.Scaling]:
@@ -169,7 +188,7 @@ def _check_shape(kernel: np.ndarray, shape: tuple[int, ...], where: str) -> None
     if kernel.shape != shape:
         raise UserError(
             f"{where} has weights of the shape {' × '.join(map(str, kernel.shape))}, and by its settings should have "
-            f"{' × '.join(map(str, shape))}. The file is damaged, or --deploy describes another network."
+            f"{' × '.join(map(str, shape))}. The file is corrupted, or --deploy describes another network."
         )
 
 

@@ -1,4 +1,7 @@
-"""The messages of BVLC/caffe, src/caffe/proto/caffe.proto, with the fields and defaults that matter to an AlexNet."""
+"""The messages of BVLC/caffe, src/caffe/proto/caffe.proto, with the fields and defaults that matter to an AlexNet.
+
+Blobs are not among the fields of layers, nor numbers among those of blobs: `protobuf.split` takes them out first.
+"""
 
 from keras_alexnet.importers.protobuf import message_types
 
@@ -35,7 +38,6 @@ _MESSAGES = {
         "type": (2, "bytes"),
         "bottom": (3, "repeated bytes"),
         "top": (4, "repeated bytes"),
-        "blobs": (7, "repeated BlobProto"),
         "transform_param": (100, "TransformationParameter"),
         "convolution_param": (106, "ConvolutionParameter"),
         "data_param": (107, "DataParameter"),
@@ -54,7 +56,6 @@ _MESSAGES = {
         "top": (3, "repeated bytes"),
         "name": (4, "bytes"),
         "type": (5, "V1LayerType"),
-        "blobs": (6, "repeated BlobProto"),
         "convolution_param": (10, "ConvolutionParameter"),
         "data_param": (11, "DataParameter"),
         "dropout_param": (12, "DropoutParameter"),
@@ -73,10 +74,9 @@ _MESSAGES = {
         "channels": (2, "int32"),
         "height": (3, "int32"),
         "width": (4, "int32"),
-        # Repeated float and double; see `protobuf`.
-        "data": (5, "repeated bytes"),
         "shape": (7, "BlobShape"),
-        "double_data": (8, "repeated bytes"),
+        # Of NVIDIA's Caffe, which stores the numbers as bytes of this type.
+        "raw_data_type": (10, "int32"),
     },
     "ConvolutionParameter": {
         "num_output": (1, "uint32"),
@@ -134,9 +134,11 @@ _MESSAGES = {
 }
 
 _types = message_types(_MESSAGES, _ENUMS)
-NetParameter, BlobProto = _types["NetParameter"], _types["BlobProto"]
-# Without weights, since their numbers are not bytes in a text.
-_descriptions = {
-    name: {field: kind for field, kind in fields.items() if field != "blobs"} for name, fields in _MESSAGES.items()
-}
-NetDescription = message_types(_descriptions, _ENUMS)["NetParameter"]
+NetParameter, LayerParameter, V1LayerParameter, BlobProto = (
+    _types[name] for name in ("NetParameter", "LayerParameter", "V1LayerParameter", "BlobProto")
+)
+
+# The numbers of the fields that are taken out of a net, of a layer of each kind, and of a blob.
+LAYERS = {100: LayerParameter, 2: V1LayerParameter}
+BLOBS = {LayerParameter: 7, V1LayerParameter: 6}
+DATA, DIFF, DOUBLE_DATA, DOUBLE_DIFF, RAW_DATA, RAW_DIFF = 5, 6, 8, 9, 12, 13

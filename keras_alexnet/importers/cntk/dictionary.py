@@ -10,45 +10,43 @@ from google.protobuf.message import Message
 from keras_alexnet.errors import UserError
 from keras_alexnet.importers.cntk.graph import COPY_AGAIN, MAX_RANK
 from keras_alexnet.importers.files import ModelFile
-from keras_alexnet.importers.protobuf import message_types, parse, read_numbers, text
+from keras_alexnet.importers.protobuf import message_types, parse, read_numbers, split, text
 
 # Far above any AlexNet, which has some 3,000 values: so a damaged file takes neither much time nor memory.
 _MAX_VALUES = 200_000
 
-_MESSAGES = {
-    # Its `data` is a map, which on the wire is a list of entries.
-    "Dictionary": {"data": (2, "repeated Entry")},
-    "Entry": {"key": (1, "bytes"), "value": (2, "DictionaryValue")},
-    "DictionaryValue": {
-        "bool": (3, "bool"),
-        "int": (4, "int64"),
-        "size_t": (5, "int64"),
-        "float": (6, "float"),
-        "double": (7, "double"),
-        "string": (8, "bytes"),
-        "shape": (9, "NDShape"),
-        "axis": (10, "Axis"),
-        "vector": (11, "Vector"),
-        "dictionary": (12, "Dictionary"),
-        "array": (13, "NDArrayView"),
+_MAX_DEPTH = 50
+
+# What is large or repeated is no field of these: `protobuf.split` takes it out first.
+_types = message_types(
+    {
+        "DictionaryValue": {
+            "bool": (3, "bool"),
+            "int": (4, "int64"),
+            "size_t": (5, "int64"),
+            "float": (6, "float"),
+            "double": (7, "double"),
+            "string": (8, "bytes"),
+            "shape": (9, "NDShape"),
+            "axis": (10, "Axis"),
+        },
+        "NDShape": {"shape_dim": (1, "repeated int64")},
+        "Axis": {"static_axis_idx": (1, "int32"), "name": (2, "bytes")},
+        "NDArrayView": {"data_type": (1, "int32"), "storage_format": (2, "int32"), "shape": (3, "NDShape")},
     },
-    "NDShape": {"shape_dim": (1, "repeated int64")},
-    "Axis": {"static_axis_idx": (1, "int32"), "name": (2, "bytes")},
-    "Vector": {"value": (1, "repeated DictionaryValue")},
-    "NDArrayView": {
-        "data_type": (1, "int32"),
-        "storage_format": (2, "int32"),
-        "shape": (3, "NDShape"),
-        "float_values": (4, "Values"),
-        "double_values": (5, "Values"),
-    },
-    # FloatValues (repeated float) and DoubleValues (repeated double); see `protobuf`.
-    "Values": {"value": (1, "repeated bytes")},
-}
-_Dictionary = message_types(_MESSAGES, unions=["DictionaryValue"])["Dictionary"]
+    unions=["DictionaryValue"],
+)
+# Their numbers: of a Dictionary (a map, which is a list of entries on the wire), an entry, a DictionaryValue, a Vector,
+# an NDArrayView, and its FloatValues and DoubleValues.
+_ENTRIES = 2
+_KEY, _VALUE = 1, 2
+_VECTOR, _DICTIONARY, _ARRAY = 11, 12, 13
+_ITEMS = 1
+_FLOATS, _DOUBLES = 4, 5
+_NUMBERS = 1
 
 # The data types of an NDArrayView that are read, and where their values are: half precision is stored as single.
-_VALUES = {1: ("float_values", "<f4"), 2: ("double_values", "<f8"), 4: ("float_values", "<f4")}
+_NUMBER_TYPES = {1: (_FLOATS, "<f4"), 2: (_DOUBLES, "<f8"), 4: (_FLOATS, "<f4")}
 _DENSE = 0
 
 
@@ -98,20 +96,24 @@ class Dictionary:
 class Array:
     """An array of the file, not decoded yet."""
 
-    view: Message
+    data: memoryview
+    file: ModelFile
 
     def values(self, where: str) -> np.ndarray:
         """The values in row-major order, read-only; `where` is the file and the variable, for messages."""
-        if self.view.storage_format != _DENSE:
+        parts, rest = split(self.data, (_FLOATS, _DOUBLES), self.file)
+        view = parse(_types["NDArrayView"], rest, self.file)
+        if view.storage_format != _DENSE:
             raise UserError(f"{where}: a sparse array, which is not read. Expected a dense one, as of an AlexNet.")
-        if self.view.data_type not in _VALUES:
+        if view.data_type not in _NUMBER_TYPES:
             raise UserError(
-                f"{where}: an array of data type {self.view.data_type}, which is not read. Expected 1 (float), "
+                f"{where}: an array of data type {view.data_type}, which is not read. Expected 1 (float), "
                 "2 (double) or 4 (half precision)."
             )
-        field, dtype = _VALUES[self.view.data_type]
-        values = read_numbers(getattr(self.view, field), {"value": dtype}, where)
-        dimensions = _shape(self.view.shape, where)
+        field, dtype = _NUMBER_TYPES[view.data_type]
+        pieces = [piece for values in parts[field] for piece in split(values, [_NUMBERS], self.file)[0][_NUMBERS]]
+        values = read_numbers(pieces, dtype, where)
+        dimensions = _shape(view.shape, where)
         if not values.size or min(dimensions, default=1) < 1 or values.size != math.prod(dimensions):
             raise UserError(f"{where}: an array of shape {dimensions}, but of {values.size:,} values. {COPY_AGAIN}.")
         return values.reshape(dimensions[::-1])
@@ -123,7 +125,7 @@ def read_dictionary(file: ModelFile) -> Dictionary:
     Raises:
         UserError: the bytes are not a dictionary, or hold more than any AlexNet.
     """
-    return _Decoder(file).dictionary(parse(_Dictionary, file))
+    return _Decoder(file).dictionary(file.data, 0)
 
 
 class _Decoder:
@@ -133,17 +135,30 @@ class _Decoder:
         self._file = file
         self._left = _MAX_VALUES
 
-    def dictionary(self, message: Message) -> Dictionary:
-        self._count(len(message.data))
+    def dictionary(self, data: memoryview, depth: int) -> Dictionary:
+        if depth > _MAX_DEPTH:
+            raise self._file.error(f"has values within more than {_MAX_DEPTH} others")
         items = {}
-        for entry in message.data:
-            if not entry.HasField("key"):
+        for entry in self._parts(data, _ENTRIES):
+            parts, _ = split(entry, (_KEY, _VALUE), self._file)
+            if not parts[_KEY]:
                 raise self._file.error("has an entry of a dictionary without a key")
-            items[text(entry.key, self._file.path)] = self._value(entry.value)
+            key = text(bytes(parts[_KEY][-1]), self._file.path)
+            items[key] = self._value(parts[_VALUE][-1], depth + 1) if parts[_VALUE] else None
         return Dictionary(self._file.path, items)
 
-    def _value(self, message: Message) -> Any:
+    def _value(self, data: memoryview, depth: int) -> Any:
         """A DictionaryValue; None if it has no value, or of an unknown type."""
+        parts, rest = split(data, (_VECTOR, _DICTIONARY, _ARRAY), self._file)
+        if parts[_ARRAY]:
+            return Array(parts[_ARRAY][-1], self._file)
+        if parts[_DICTIONARY]:
+            return self.dictionary(parts[_DICTIONARY][-1], depth)
+        if parts[_VECTOR]:
+            if depth > _MAX_DEPTH:
+                raise self._file.error(f"has values within more than {_MAX_DEPTH} others")
+            return [self._value(item, depth + 1) for item in self._parts(parts[_VECTOR][-1], _ITEMS)]
+        message = parse(_types["DictionaryValue"], rest, self._file)
         kind = message.WhichOneof("value")
         value = getattr(message, kind) if kind else None
         match kind:
@@ -155,19 +170,15 @@ class _Decoder:
                 # A static axis as its number, counted from 0 in CNTK's order; CNTK marks others by numbers near 2**31.
                 is_static = abs(value.static_axis_idx) < 2**30
                 return value.static_axis_idx if is_static else text(value.name, self._file.path)
-            case "vector":
-                self._count(len(value.value))
-                return [self._value(item) for item in value.value]
-            case "dictionary":
-                return self.dictionary(value)
-            case "array":
-                return Array(value)
         return value
 
-    def _count(self, values: int) -> None:
-        self._left -= values
+    def _parts(self, data: memoryview, number: int) -> list[memoryview]:
+        """A repeated field, counted."""
+        values = split(data, [number], self._file)[0][number]
+        self._left -= len(values)
         if self._left < 0:
             raise self._file.error(f"has more than {_MAX_VALUES:,} values, too many for a network such as AlexNet")
+        return values
 
 
 def _shape(message: Message, where: str) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 The dictionary of a model has its variables ("inputs"), its functions ("primitive_functions") and the uid of the last
 one ("root"). A function's inputs are uids of variables, or of functions with "_Output_0" after it. A block is a
 function that stands for others: those before the root of its composite, up to placeholders, which the block maps to its
-arguments. Here blocks are opened, and what was in one tells so. The source is CNTK's Source/CNTKv2LibraryDll
+arguments. Here blocks are opened; functions keep their names. The source is CNTK's Source/CNTKv2LibraryDll
 (Serialization.cpp, PrimitiveFunction.cpp, CompositeFunction.cpp).
 """
 
@@ -51,7 +51,7 @@ def read_graph(file: ModelFile) -> CntkGraph:
     if model.items.get("type") != "CompositeFunction":
         if "Learners" in model.items:
             raise UserError(
-                f"{file.path} is the state of CNTK's trainer, which has no network. Give the .model file beside it."
+                f"{file.path} is the state of CNTK's trainer, which has no network. Give the .model file next to it."
             )
         raise file.error("has no dictionary of type 'CompositeFunction', which a model is")
     variables, placeholders = _read_variables(model)

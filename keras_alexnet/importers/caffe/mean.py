@@ -1,0 +1,60 @@
+"""Means of the training images, as Caffe's tools write them: `.binaryproto`, and `.npy` as Caffe's Python code does."""
+
+import os
+
+import numpy as np
+
+from keras_alexnet.errors import UserError
+from keras_alexnet.importers.caffe.blob import AGAIN, read_blob, shape_text
+from keras_alexnet.importers.files import open_model_file, read_model_file
+from keras_alexnet.importers.formats import MEAN_IMAGE, NPY, is_npy, refuse_other_formats
+
+_EXPECTED = "a mean image of Caffe (.binaryproto), or an array of 3 numbers or of 3 × height × width (.npy)"
+
+
+def read_mean(path: str | os.PathLike) -> np.ndarray:
+    """Reads a mean image, or a mean per channel.
+
+    Returns:
+        (channels, height, width) float32, height and width being 1 for a mean per channel; channels in the order of
+        training, usually BGR.
+
+    Raises:
+        UserError: the file is missing, something else, or damaged.
+    """
+    file = open_model_file(path, _EXPECTED)
+    refuse_other_formats(file, allowed=(MEAN_IMAGE, NPY))
+    if is_npy(file):
+        mean = _read_npy(file.path)
+    else:
+        file = read_model_file(path, _EXPECTED)
+        mean = read_blob(file.data, f"{file.path}: the mean image", file)
+    shape = mean.shape
+    if mean.ndim > 1 and len(mean) == 1:
+        mean = mean[0]
+    if mean.shape == (3,):
+        mean = mean[:, np.newaxis, np.newaxis]
+    # An image with its channels last would give a mean per row.
+    if mean.ndim != 3 or len(mean) not in (1, 3):
+        raise UserError(
+            f"{file.path} has the shape {shape_text(shape)}. Expected {_EXPECTED}, channels first; else give the "
+            "three numbers as --mean."
+        )
+    if not np.isfinite(mean).all():
+        raise UserError(f"{file.path} has NaN or infinite pixels. Expected {_EXPECTED}. {AGAIN}")
+    return mean
+
+
+def _read_npy(path: str) -> np.ndarray:
+    try:
+        # Mapped, so that a shape that lies takes no memory.
+        mean = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError, TypeError, SyntaxError, OverflowError) as error:
+        raise UserError(
+            f"{path} is not a readable NumPy array ({str(error)[:200]}). Expected {_EXPECTED}. Save it again with "
+            "numpy.save."
+        ) from None
+    if mean.dtype.kind not in "fiu" or not mean.size:
+        raise UserError(f"{path} has {mean.size:,} values of type {mean.dtype}. Expected {_EXPECTED}.")
+    with np.errstate(over="ignore"):
+        return np.array(mean, np.float32)

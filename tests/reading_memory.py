@@ -1,0 +1,40 @@
+"""How much memory it takes to read a file."""
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+# Reads files and prints by how many bytes the memory grew at most for each. Not by getrusage(), which also counts the
+# process that started this one.
+_MEASURE = """
+import importlib, re, sys
+from keras_alexnet.errors import UserError
+
+def memory(kind):
+    with open("/proc/self/status") as status:
+        return int(re.search(rf"{kind}:\\s+(\\d+) kB", status.read())[1]) * 1024
+
+for argument in sys.argv[1:]:
+    reader, path = argument.split("=", 1)
+    module, function = reader.rsplit(".", 1)
+    read = getattr(importlib.import_module(module), function)
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+    before = memory("VmRSS")
+    try:
+        network = read(path)
+    except UserError as error:
+        assert len(str(error)) < 1000
+    print(memory("VmHWM") - before)
+    network = None
+"""
+
+
+def check_memory(readers: Mapping[Path, str]) -> None:
+    """Checks that reading each file takes less than twice its size and 24 MiB; `readers` are the functions' names."""
+    command = [sys.executable, "-c", _MEASURE, *(f"{reader}={path}" for path, reader in readers.items())]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    for path, grown in zip(readers, map(int, result.stdout.split()), strict=True):
+        assert grown < 2 * path.stat().st_size + 24 * 2**20, f"{path.name}: {grown:,} bytes"
