@@ -1,4 +1,4 @@
-"""Converts AlexNets of Caffe, CNTK, ONNX and torchvision to Keras, and Keras models to ONNX, SavedModel and LiteRT.
+"""Converts AlexNets of Caffe, CNTK, ONNX and torchvision to Keras; exports to ONNX, SavedModel and LiteRT.
 
     python -m keras_alexnet.convert --input=bvlc_alexnet.caffemodel --output=saved_models/bvlc.keras
     python -m keras_alexnet.convert --input=AlexNet.model --classmappings=classes.txt --output=saved_models/cntk.keras
@@ -167,5 +167,12 @@ def _check_class_file(output: str, classes: list[str] | None) -> None:
         )
 
 
+_GROUPS = {
+    "Input": "input deploy classmappings",
+    "Preprocessing": "mean=N,N,N mean_file std=N,N,N channel_order",
+    "Output": "output quantize",
+}
+COMMAND = cli.Command(main, define_flags, __doc__, _GROUPS)
+
 if __name__ == "__main__":
-    cli.run(main, define_flags, __doc__)
+    cli.run(COMMAND)

@@ -1,4 +1,4 @@
-"""Top-1 and top-5 error of a model on the images of a map, each exactly once.
+"""Measures the top-1 and top-5 error of a model on the images of a map, counting each exactly once.
 
     python -m keras_alexnet.evaluate --model=saved_models/alexnet/model.keras --data_dir=data
     python -m keras_alexnet.evaluate --model=saved_models/alexnet/model.keras --data_dir=data --report_dir=report
@@ -6,7 +6,7 @@
 The report is a page, report.html, with the errors, the curves of the training, the results of each class, the confusion
 matrix, the worst mistakes, the calibration and the filters; and tables for programs.
 
-The classes of --data_dir are compared with those that stand beside the model, in model.classes.txt, if it is there.
+The classes of --data_dir are compared with those of the file next to the model, model.classes.txt, if there is one.
 """
 
 import json
@@ -120,5 +120,14 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
         raise UserError("the results could not be printed. Give --metrics_file=FILE to have them in a file.")
 
 
+_GROUPS = {
+    "Model": "model",
+    "Data": "data_dir map_file",
+    "Preprocessing": "resize crops",
+    "Devices": "batch_size compilation_cache",
+    "Output": "metrics_file report_dir",
+}
+COMMAND = cli.Command(main, define_flags, __doc__, _GROUPS)
+
 if __name__ == "__main__":
-    cli.run(main, define_flags, __doc__)
+    cli.run(COMMAND)

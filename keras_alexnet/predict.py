@@ -1,12 +1,12 @@
-"""Tells what is to be seen in images, or writes the features that the network finds in them.
+"""Classifies images or extracts their features.
 
     python -m keras_alexnet.predict --model=saved_models/alexnet/model.keras photo.jpg holidays/ 'more/*.png'
     find photos -name '*.jpg' | python -m keras_alexnet.predict --format=json - > predictions.jsonl
     python -m keras_alexnet.predict --features=relu7 --output=features.npz photos/
 
 Images are files, folders (with all in them), patterns in quotes, or - for a list of paths in standard input; also
-<archive>@/<file or folder> inside a zip or a tar. Images that cannot be read are named, and the others go on; then the
-exit status is 1.
+<archive>@/<file or folder> inside a zip or a tar. Unreadable images are reported on stderr and skipped; the exit
+status is then 1.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from keras_alexnet.data.class_file import class_file, names_file
 from keras_alexnet.data.class_names import Classes, find_classes
 from keras_alexnet.data.crops import RESIZES, check_batch_size, check_crops
 from keras_alexnet.data.find import find_images
-from keras_alexnet.errors import UserError
+from keras_alexnet.errors import SettingError, UserError
 from keras_alexnet.inference.listing import FORMATS, entry_writer, header
 from keras_alexnet.system.atomic import atomic_path, check_writable
 from keras_alexnet.system.file_names import to_utf8
@@ -47,15 +47,15 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         "data_dir",
         None,
         "Folder with the classmappings.txt of the model's classes, and classnames.txt if there is one. Without it, and "
-        "without --classmappings: the class file beside the model, such as model.classes.txt.",
+        "without --classmappings: the class file next to the model, such as model.classes.txt.",
     )
     path("classmappings", None, "The class list itself, instead of --data_dir.")
-    flags.DEFINE_integer("top_k", 5, "How many of the best classes to tell; at least 1.", flag_values=flag_values)
+    flags.DEFINE_integer("top_k", 5, "Top predictions to print per image; at least 1.", flag_values=flag_values)
     flags.DEFINE_enum(
         "format",
         "table",
         list(FORMATS),
-        "table: for people; json: an object a line, for each image; csv: a row for each of its best classes.",
+        "table: for people; json: one object per line and image; csv: one row per prediction.",
         flag_values=flag_values,
     )
     flags.DEFINE_string(
@@ -130,7 +130,7 @@ def _check(values: flags.FlagValues, arguments: list[str]) -> None:
             "no images are given. Name files, folders, patterns in quotes, or - for a list of paths in standard input."
         )
     if values.top_k < 1:
-        raise UserError(f"top_k is {values.top_k}; expected at least 1.")
+        raise SettingError("top_k", f"is {values.top_k}; expected at least 1.")
     check_batch_size(values.batch_size)
     check_crops(values.resize, values.crops)
     if values.data_dir and values.classmappings:
@@ -239,5 +239,13 @@ def _has_blocks(encoding: str) -> bool:
     return True
 
 
+_GROUPS = {
+    "Model": "model data_dir classmappings",
+    "Preprocessing": "resize crops",
+    "Devices": "batch_size compilation_cache",
+    "Output": "top_k format features=LAYER output",
+}
+COMMAND = cli.Command(main, define_flags, __doc__, _GROUPS, "IMAGE …")
+
 if __name__ == "__main__":
-    cli.run(main, define_flags, __doc__, arguments="IMAGE …")
+    cli.run(COMMAND)

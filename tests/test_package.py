@@ -1,13 +1,17 @@
+import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+import write_command_line_page
 
 import keras_alexnet
 
-PYTHON_API = Path(__file__).parent.parent / "docs" / "python-api.md"
+ROOT = Path(__file__).parent.parent
+PYTHON_API = ROOT / "docs" / "python-api.md"
 
 
 def test_import_loads_no_framework():
@@ -30,6 +34,34 @@ def test_the_documentation_lists_the_public_names():
     (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (imported,) = re.findall(r"from keras_alexnet import (.*)", example)
     assert set(imported.split(", ")) <= set(keras_alexnet.__all__)
+
+
+def test_editors_see_the_public_names():
+    tree = ast.parse(Path(keras_alexnet.__file__).read_text(encoding="utf-8"))
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {(name.asname, name.name, node.module) for node in block.body for name in node.names}
+    assert seen == {(name, name, module) for name, module in keras_alexnet._MODULES.items()}
+
+
+def test_one_version():
+    assert (
+        re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)[1] == keras_alexnet.__version__
+    )
+
+
+def test_the_page_of_the_flags_is_up_to_date(monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert write_command_line_page.PAGE.read_text(encoding="utf-8") == write_command_line_page.page(), (
+        "run python scripts/write_command_line_page.py"
+    )
+
+
+def test_messages_name_extras_that_exist():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "keras_alexnet").rglob("*.py"))
+    named = re.findall(r"pip install 'keras_alexnet\[(.*?)[\]\[]", sources)
+    assert len(named) == sources.count("pip install") > 5
+    assert set(named) <= {*extras, "{backend}", "{_EXTRAS"}
 
 
 def test_unknown_name():

@@ -1,6 +1,6 @@
 """The ways to cut an image for evaluation, by the names that users give them. No framework is imported."""
 
-from keras_alexnet.errors import UserError
+from keras_alexnet.errors import SettingError, UserError
 
 # Caffe and torchvision resize to this side first, and cut squares of the network's side out of that.
 RESIZED_SIDE = 256
@@ -38,7 +38,7 @@ def check_crops(resize: str, crops: int, image_size: int | None = None) -> None:
     if resize not in RESIZES:
         raise UserError(f"resize is {resize!r}; expected one of {', '.join(RESIZES)}.")
     if crops not in CROPS:
-        raise UserError(f"crops is {crops}; expected {' or '.join(map(str, CROPS))}.")
+        raise SettingError("crops", f"is {crops}; expected {' or '.join(map(str, CROPS))}.")
     if resize != "square" and image_size is not None and image_size > RESIZED_SIDE:
         raise UserError(
             f"the model takes images of {image_size}×{image_size} pixels, and resize={resize} has crops of "
@@ -49,4 +49,4 @@ def check_crops(resize: str, crops: int, image_size: int | None = None) -> None:
 def check_batch_size(batch_size: int) -> None:
     """Raises `UserError` for a batch without images."""
     if batch_size < 1:
-        raise UserError(f"batch_size is {batch_size}; expected at least 1.")
+        raise SettingError("batch_size", f"is {batch_size}; expected at least 1.")

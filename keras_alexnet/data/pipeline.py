@@ -14,7 +14,7 @@ from keras_alexnet.data.decoded import Crops, Decoded, center_crops, random_crop
 from keras_alexnet.data.image_map import ImageMap
 from keras_alexnet.data.order import batch_rows, crop_numbers, steps_per_pass
 from keras_alexnet.data.transforms import evaluation_image, ten_crops, training_image
-from keras_alexnet.errors import UserError
+from keras_alexnet.errors import SettingError, UserError
 from keras_alexnet.presets import IMAGE_SIZE
 
 _PREFETCH = 2
@@ -224,5 +224,5 @@ def readable_images(
 
 def _share(batch_size: int, num_workers: int) -> int:
     if batch_size % num_workers:
-        raise UserError(f"batch_size {batch_size} does not divide by the {num_workers} workers.")
+        raise SettingError("batch_size", f"is {batch_size}, which is not divisible by the {num_workers} workers.")
     return batch_size // num_workers
