@@ -5,12 +5,13 @@ import os
 import sys
 
 from keras_alexnet import cli
+from keras_alexnet.command import Command
 from keras_alexnet.system.progress import say, write_stderr
 
 COMMANDS = ("prepare", "fit", "evaluate", "predict", "convert")
 
 
-def command(name: str) -> cli.Command:
+def command(name: str) -> Command:
     """The command of that name."""
     return importlib.import_module(f"keras_alexnet.{name}").COMMAND
 

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import gc
+import io
 import logging
 import os
 import sys
@@ -36,9 +37,10 @@ def run(command: Command, name: str | None = None) -> None:
     Exit status: 0 success; 1 a user error, explained on stderr in one message, or output that cannot be written;
     130 Ctrl-C. The command may exit with others itself.
     """
-    for stream in filter(None, (sys.stdout, sys.stderr)):
+    for stream in (sys.stdout, sys.stderr):
         # A terminal that has not every character, or a file name that is not UTF-8, must not stop the work.
-        stream.reconfigure(errors="backslashreplace")
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     if name is None:
         spec = sys.modules["__main__"].__spec__
         name = f"python -m {spec.name}" if spec else sys.argv[0]

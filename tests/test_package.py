@@ -1,4 +1,5 @@
 import ast
+import inspect
 import re
 import subprocess
 import sys
@@ -38,9 +39,23 @@ def test_the_documentation_lists_the_public_names():
 
 def test_editors_see_the_public_names():
     tree = ast.parse(Path(keras_alexnet.__file__).read_text(encoding="utf-8"))
-    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    block = next(node for node in tree.body if isinstance(node, ast.If))
     seen = {(name.asname, name.name, node.module) for node in block.body for name in node.names}
     assert seen == {(name, name, module) for name, module in keras_alexnet._MODULES.items()}
+
+
+def test_public_functions_have_type_hints_that_mypy_checks():
+    without = []
+    for value in map(keras_alexnet.__getattr__, keras_alexnet.__all__):
+        members = vars(value).items() if inspect.isclass(value) else [("", value)]
+        for function in (member for name, member in members if inspect.isfunction(member) and name[:1] != "_"):
+            signature = inspect.signature(function)
+            hints = [parameter.annotation for name, parameter in signature.parameters.items() if name != "self"]
+            if inspect.Signature.empty in (*hints, signature.return_annotation):
+                without.append(function.__qualname__)
+    assert without == []
+    checked = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]["modules"]
+    assert set(keras_alexnet._MODULES.values()) <= set(checked)
 
 
 def test_one_version():

@@ -2,7 +2,9 @@
 
 import os
 import weakref
+from array import array
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -105,7 +107,7 @@ def image_dataset(
         UserError: there are no images, or an unknown `resize` or `crops`.
     """
     check_batch_size(batch_size)
-    cut = {"image_size": image_size, "resize": resize, "crops": crops}
+    cut: dict[str, Any] = {"image_size": image_size, "resize": resize, "crops": crops}
     if isinstance(images, ImageMap):
         return evaluation_dataset(images, batch_size, **cut)
     return evaluation_dataset(unlabelled_map(images), batch_size, **cut).map(lambda pixels, _: pixels)
@@ -115,14 +117,14 @@ def unlabelled_map(paths: ImageMap | Iterable[str | os.PathLike]) -> ImageMap:
     """A map of the images at `paths`; raises `UserError` if there are none, or for a single path in place of a list."""
     if isinstance(paths, ImageMap) and len(paths):
         return paths
-    found = [] if isinstance(paths, str | os.PathLike) else [os.fspath(path) for path in paths]
+    found = [] if isinstance(paths, ImageMap | str | os.PathLike) else [os.fspath(path) for path in paths]
     if not found:
         raise UserError(
             f"the images are {paths!r}; expected a list of paths, as find_images gives it, or a map, as read_map does."
         )
     source = "the list of paths"
     locations = locate(found, source) if any("@/" in path for path in found) else None
-    return ImageMap(found, np.zeros(len(found), np.int32), source=source, locations=locations)
+    return ImageMap(found, array("i", [0]) * len(found), source=source, locations=locations)
 
 
 def padded_evaluation_dataset(
@@ -154,7 +156,8 @@ def padded_evaluation_dataset(
         UserError: an unknown `resize` or `crops`, or workers that do not divide the batch.
     """
     check_crops(resize, crops, image_size)
-    crop, shape, choose_crops = evaluation_image, (image_size, image_size, 3), None
+    crop, choose_crops = evaluation_image, None
+    shape: tuple[int, ...] = (image_size, image_size, 3)
     if crops > 1:
         crop, shape = ten_crops, (crops, *shape)
     elif resize != "warp256":

@@ -45,7 +45,7 @@ def flag_line(name: str, value: object) -> str:
 
 
 def _expanded(arguments: Sequence[str], folder: str, including: tuple[str, ...]) -> list[str]:
-    expanded = []
+    expanded: list[str] = []
     waiting = list(reversed(arguments))
     while waiting:
         argument = waiting.pop()
