@@ -10,6 +10,7 @@ import pytest
 import write_command_line_page
 
 import keras_alexnet
+from keras_alexnet import cli, fit
 
 ROOT = Path(__file__).parent.parent
 PYTHON_API = ROOT / "docs" / "python-api.md"
@@ -82,3 +83,17 @@ def test_messages_name_extras_that_exist():
 def test_unknown_name():
     with pytest.raises(AttributeError, match="no attribute 'alexnet2'"):
         _ = keras_alexnet.alexnet2
+
+
+def test_the_kubernetes_example_uses_the_image_of_the_dockerfile():
+    docker = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert {extra for names in re.findall(r"EXTRAS=([\w,-]+)", docker) for extra in names.split(",")} <= set(extras)
+    page = (ROOT / "docs" / "distributed.md").read_text(encoding="utf-8")
+    (image,) = re.findall(r"image: (\S+)", page)
+    (build,) = re.findall(r"docker build (.*) \.", page)
+    assert f"-t {image}" in build
+    assert f"docker build {build} ." in docker
+    (arguments,) = re.findall(r"args: \[fit, (.*)\]", page)
+    values, rest = cli.parse(fit.define_flags, arguments.split(", "))
+    assert (values.epochs, values.output_dir, rest) == (112, "/shared/imagenet", [])
