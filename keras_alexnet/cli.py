@@ -1,8 +1,9 @@
-"""What the commands share: parsing flags, help, telling mistakes, and a quiet start of the frameworks."""
+"""What the commands share: parsing flags, help, error messages, and a quiet start of the frameworks."""
 
 import contextlib
 import errno
 import gc
+import io
 import logging
 import os
 import sys
@@ -10,55 +11,58 @@ from collections.abc import Callable, Iterator
 
 from absl import flags
 
-from keras_alexnet.errors import UserError
+from keras_alexnet import __version__
+from keras_alexnet.command import Command, define_path
+from keras_alexnet.command_help import help_text
+from keras_alexnet.errors import SettingError, UserError
 from keras_alexnet.system import compilation_cache
 from keras_alexnet.system.flagfile import expand_flagfiles
 from keras_alexnet.system.keras_settings import select_backend
 from keras_alexnet.system.log_suppression import stderr_held_back
-from keras_alexnet.system.progress import clear_status_line, flush_or_drop, write_stderr
+from keras_alexnet.system.progress import clear_status_line, columns, flush_or_drop, write_stderr
 
+HELP = ("--help", "-help", "-h")
+VERSION = "--version"
 # What writing to stdout may fail with: no room, quota, size limit, closed terminal.
 _FULL = [getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO")]
 
 
-def run(
-    main: Callable[[flags.FlagValues, list[str]], None],
-    define_flags: Callable[[flags.FlagValues], None],
-    description: str,
-    arguments: str = "",
-) -> None:
-    """Parses the command line, calls `main(flag_values, positional_arguments)` and exits.
+def run(command: Command, name: str | None = None) -> None:
+    """Parses the command line, runs a command and exits.
 
     Args:
-        main: the command; it raises `UserError` for what the user can mend.
-        define_flags: defines the command's flags on the `FlagValues` that it is given.
-        description: what `--help` prints above the flags.
-        arguments: what it calls the positional arguments.
+        command: the command.
+        name: how the user called it, for messages; detected unless given.
 
     Exit status: 0 success; 1 a user error, explained on stderr in one message, or output that cannot be written;
     130 Ctrl-C. The command may exit with others itself.
     """
-    for stream in filter(None, (sys.stdout, sys.stderr)):
+    for stream in (sys.stdout, sys.stderr):
         # A terminal that has not every character, or a file name that is not UTF-8, must not stop the work.
-        stream.reconfigure(errors="backslashreplace")
-    spec = sys.modules["__main__"].__spec__
-    command = f"python -m {spec.name}" if spec else sys.argv[0]
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if name is None:
+        spec = sys.modules["__main__"].__spec__
+        name = f"python -m {spec.name}" if spec else sys.argv[0]
     try:
-        if any(argument in ("--help", "-help", "-h") for argument in sys.argv[1:]):
-            usage = f"{command} [--name=value …] {arguments}".rstrip()
-            print(_help(usage, define_flags, description or ""), flush=True)
+        if any(argument in HELP for argument in sys.argv[1:]):
+            print(help_text(command, name, columns(sys.stdout)), flush=True)
+            sys.exit(0)
+        if VERSION in sys.argv[1:]:
+            print(version(), flush=True)
             sys.exit(0)
         _check_working_directory()
-        main(*parse(define_flags, sys.argv[1:]))
+        command.main(*parse(command.define_flags, sys.argv[1:]))
         if sys.stdout is not None:
             sys.stdout.flush()
     except UserError as error:
         clear_status_line()
-        write_stderr(f"{command}: {error}\n")
+        dashes = "--" if isinstance(error, SettingError) else ""
+        write_stderr(f"{name}: {dashes}{error}\n")
         sys.exit(1)
     except KeyboardInterrupt:
         clear_status_line()
-        write_stderr(f"{command}: interrupted\n")
+        write_stderr(f"{name}: interrupted\n")
         sys.exit(130)
     except UnicodeEncodeError as error:
         if sys.getfilesystemencoding() == "utf-8":
@@ -66,7 +70,7 @@ def run(
         # Python decodes some names of EUC-JP, and others, that it cannot encode again.
         clear_status_line()
         write_stderr(
-            f"{command}: the name {error.object!r} cannot be used under the locale's encoding, "
+            f"{name}: the name {error.object!r} cannot be used under the locale's encoding, "
             f"{sys.getfilesystemencoding()}. Set PYTHONUTF8=1, or a UTF-8 locale such as LC_ALL=C.UTF-8.\n"
         )
         sys.exit(1)
@@ -76,12 +80,17 @@ def run(
         if error.filename is not None or error.errno not in _FULL:
             raise
         clear_status_line()
-        write_stderr(f"{command}: cannot write the output: {error.strerror}. Make room where it goes to.\n")
+        write_stderr(f"{name}: cannot write the output: {error.strerror}. Make room where it goes to.\n")
         sys.exit(1)
     finally:
         # Python flushes both at its end, where a failure would replace the exit status.
         flush_or_drop(sys.stdout)
         flush_or_drop(sys.stderr)
+
+
+def version() -> str:
+    """What `--version` prints."""
+    return f"keras_alexnet {__version__}"
 
 
 def _check_working_directory() -> None:
@@ -107,31 +116,6 @@ def reject_positional(arguments: list[str]) -> None:
     """For commands that take flags only."""
     if arguments:
         raise UserError(f"unexpected argument {arguments[0]!r}: settings are given as --name=value; see --help.")
-
-
-def define_path(
-    name: str, default: str | None, help_text: str, flag_values: flags.FlagValues, *, may_be_empty: bool = False
-) -> None:
-    """Defines a flag that is a path: `~` is expanded, and an empty or quoted one is an error."""
-    parser = _PathParser(may_be_empty)
-    flags.DEFINE(parser, name, default, help_text, flag_values, flags.ArgumentSerializer())
-
-
-class _PathParser(flags.ArgumentParser):
-    """Parses the values of a flag of `define_path`."""
-
-    def __init__(self, may_be_empty: bool):
-        self._may_be_empty = may_be_empty
-
-    def parse(self, argument: str) -> str:
-        if not argument and not self._may_be_empty:
-            raise ValueError("the path is empty. Was it taken from a variable that is not set?")
-        if len(argument) > 1 and argument[0] == argument[-1] and argument[0] in "\"'":
-            raise ValueError("the path has quotation marks around it. Remove them.")
-        expanded = os.path.expanduser(argument)
-        if expanded.startswith("~"):
-            raise ValueError(f"there is no such home folder. Write ./{argument} for a file of that name.")
-        return expanded
 
 
 def define_compilation_cache(flag_values: flags.FlagValues) -> None:
@@ -187,19 +171,3 @@ def _no_garbage_collection() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
-
-
-def _help(usage: str, define_flags: Callable[[flags.FlagValues], None], description: str) -> str:
-    values = flags.FlagValues()
-    define_flags(values)
-    lines = [f"{description.strip()}\n\nUsage: {usage}\n\nFlags:"]
-    for name in sorted(values):
-        flag = values[name]
-        default = "" if flag.default in (None, "") else f" (default: {flag.default_as_str.strip(chr(39))})"
-        prefix = "[no]" if flag.boolean else ""
-        lines += [f"  --{prefix}{name}{default}", f"      {flag.help}"]
-    lines += [
-        "  --flagfile",
-        "      Read flags from this file, one --name=value per line, # for comments; the last one given wins.",
-    ]
-    return "\n".join(lines)

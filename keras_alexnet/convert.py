@@ -1,13 +1,14 @@
-"""Converts AlexNets of Caffe, CNTK, ONNX and torchvision to Keras, and Keras models to ONNX, SavedModel and LiteRT.
+"""Converts AlexNets of Caffe, CNTK, ONNX and torchvision to Keras; exports to ONNX, SavedModel and LiteRT.
 
     python -m keras_alexnet.convert --input=bvlc_alexnet.caffemodel --output=saved_models/bvlc.keras
+    python -m keras_alexnet.convert --input=torchvision --output=saved_models/torchvision.keras
     python -m keras_alexnet.convert --input=AlexNet.model --classmappings=classes.txt --output=saved_models/cntk.keras
     python -m keras_alexnet.convert --input=saved_models/bvlc.keras --output=bvlc.onnx
 
-What the input is, is told by its content: .caffemodel (both encodings), CNTK's .model and .dnn (trainer checkpoints
-too), .onnx, torchvision's state dict as .pth or .safetensors, or .keras. What the output is, is told by its suffix:
-.keras, .onnx, .tflite (LiteRT), or none for a SavedModel folder. Nothing in a file is executed. The model takes RGB
-pixels of 0 to 255 and gives logits, whatever the input was.
+The input's format is detected from its contents: .caffemodel (both encodings), CNTK's .model and .dnn (trainer
+checkpoints too), .onnx, torchvision's state dict as .pth or .safetensors, or .keras. The output's suffix selects its
+format: .keras, .onnx, .tflite (LiteRT), or none for a SavedModel folder. Nothing in a file is executed. The model takes
+RGB pixels of 0 to 255 and returns logits, whatever the input was.
 """
 
 import os
@@ -20,8 +21,9 @@ from keras_alexnet.data.class_file import class_file, read_classes, write_classe
 from keras_alexnet.data.class_names import classes_of_data, classes_of_model
 from keras_alexnet.errors import UserError
 from keras_alexnet.exporters.formats import QUANTIZATIONS, export_kind
-from keras_alexnet.importers import formats
+from keras_alexnet.importers import download, formats
 from keras_alexnet.importers.preprocessing import CHANNEL_ORDERS, InputOptions
+from keras_alexnet.importers.published import PUBLISHED
 from keras_alexnet.system.atomic import check_target
 from keras_alexnet.system.progress import say
 
@@ -32,7 +34,12 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     def path(name: str, help_text: str) -> None:
         cli.define_path(name, None, help_text, flag_values)
 
-    path("input", "The file to convert; needed.")
+    path(
+        "input",
+        "The file to convert; needed. Also an address, https://…, or the name of a published model: "
+        f"{', '.join(PUBLISHED)}; downloads are kept in the folder .keras in your home folder.",
+    )
+    flags.DEFINE_string("sha256", None, "SHA-256 checksum that the input has to have.", flag_values=flag_values)
     path("output", "The file to write, or a SavedModel's folder; needed.")
     path("deploy", "A .prototxt with the layers of a .caffemodel, where that does not have those wanted.")
     flags.DEFINE_list(
@@ -93,12 +100,16 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
         raise UserError(f"--quantize={values.quantize} is for .tflite files, and --output is {values.output}.")
     if not exported:
         check_target(values.output)
-    formats.detect_format(values.input)
-    options = _options(values)
-
     if exported:
         # Keras writes these through TensorFlow alone.
         os.environ["KERAS_BACKEND"] = "tensorflow"
+    if download.is_remote(values.input):
+        with cli.quiet_framework_start():
+            import keras  # noqa: F401
+    values.input = download.local_file(values.input, values.sha256)
+    formats.detect_format(values.input)
+    options = _options(values)
+
     with cli.quiet_framework_start():
         from keras_alexnet.importers.importer import import_model
         from keras_alexnet.model_file import save_model
@@ -170,5 +181,12 @@ def _check_class_file(output: str, classes: list[str] | None) -> None:
         )
 
 
+_GROUPS = {
+    "Input": "input=PATH|ADDRESS|NAME sha256=DIGITS deploy classmappings",
+    "Preprocessing": "mean=N,N,N mean_file std=N,N,N channel_order",
+    "Output": "output quantize",
+}
+COMMAND = cli.Command(main, define_flags, __doc__, _GROUPS)
+
 if __name__ == "__main__":
-    cli.run(main, define_flags, __doc__)
+    cli.run(COMMAND)

@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this"."""
+"""The exception for errors that the user can fix."""
 
 from collections.abc import Sequence
 
@@ -11,6 +11,18 @@ class UserError(Exception):
     The message says what is wrong, where, what was expected and what to do. Commands print it without a traceback and
     exit with status 1; library users catch it like any exception.
     """
+
+
+class SettingError(UserError):
+    """A setting with a value that does not work; commands print its name as a flag, `--batch_size`.
+
+    Args:
+        name: the setting.
+        problem: what follows the name in the message: "is 0; expected at least 1."
+    """
+
+    def __init__(self, name: str, problem: str):
+        super().__init__(f"{name} {problem}")
 
 
 def raise_if_any(problems: Sequence[str], summary: str) -> None:

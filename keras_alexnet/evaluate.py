@@ -126,5 +126,14 @@ def _table(results: dict, num_classes: int) -> str:
     return "\n".join([*lines, f"loss        {results['loss']:.4f}", f"images      {results['examples']:,}"])
 
 
+_GROUPS = {
+    "Model": "model",
+    "Data": "data_dir map_file",
+    "Preprocessing": "preprocessing crops",
+    "Devices": "batch_size compilation_cache",
+    "Output": "metrics_file report_dir",
+}
+COMMAND = cli.Command(main, define_flags, __doc__, _GROUPS)
+
 if __name__ == "__main__":
-    cli.run(main, define_flags, __doc__)
+    cli.run(COMMAND)

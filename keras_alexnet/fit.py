@@ -1,4 +1,4 @@
-"""Trains AlexNet on the maps written by python -m keras_alexnet.prepare.
+"""Trains AlexNet on the map files written by prepare.
 
     python -m keras_alexnet.fit --flagfile=flags/fit_imagenet.flags --data_dir=data --output_dir=saved_models/alexnet
 
@@ -16,7 +16,7 @@ import dataclasses
 from absl import flags
 
 from keras_alexnet import cli
-from keras_alexnet.errors import UserError
+from keras_alexnet.errors import SettingError
 from keras_alexnet.presets import FREEZABLE, PRESETS
 from keras_alexnet.report.check import check_run_report
 from keras_alexnet.system.determinism import set_environment
@@ -142,15 +142,17 @@ def config_from(values: flags.FlagValues) -> TrainConfig:
     try:
         settings["lr_drop_epochs"] = tuple(int(epoch) for epoch in values.lr_drop_epochs)
     except ValueError:
-        raise UserError(
-            f"lr_drop_epochs is {','.join(values.lr_drop_epochs)}; expected ascending epochs, such as 25,50,75."
+        raise SettingError(
+            "lr_drop_epochs", f"is {','.join(values.lr_drop_epochs)}; expected ascending epochs, such as 25,50,75."
         ) from None
     if values.profile_steps is not None:
         try:
             first, last = values.profile_steps.split(":")
             settings["profile_steps"] = int(first), int(last)
         except ValueError:
-            raise UserError(f"profile_steps is {values.profile_steps}; expected FROM:TO, such as 10:20.") from None
+            raise SettingError(
+                "profile_steps", f"is {values.profile_steps}; expected FROM:TO, such as 10:20."
+            ) from None
     return TrainConfig(**settings)
 
 
@@ -173,5 +175,15 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
     (dry_run if values.dry_run else train)(config, restart=values.restart)
 
 
+_GROUPS = {
+    "Data": "data_dir synthetic_data cache",
+    "Network": "preset=NAME initial_model freeze_through",
+    "Recipe": "epochs steps_per_epoch batch_size learning_rate lr_drop_epochs=N,N,… lr_drop_factor momentum "
+    "weight_decay dropout seed",
+    "Devices": "strategy precision jit_compile deterministic compilation_cache",
+    "Output": "output_dir restart dry_run checkpoint_minutes log_every report tensorboard profile_steps=FROM:TO",
+}
+COMMAND = cli.Command(main, define_flags, __doc__, _GROUPS)
+
 if __name__ == "__main__":
-    cli.run(main, define_flags, __doc__)
+    cli.run(COMMAND)

@@ -9,6 +9,7 @@ without this package.
 import dataclasses
 import random
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -44,7 +45,7 @@ def build_alexnet(
     dropout: float = 0.5,
     weights: Callable[[str], tuple[np.ndarray, np.ndarray]] | None = None,
     seed: int | None = None,
-    **changes,
+    **changes: Any,
 ) -> keras.Model:
     """Builds the network, with new random weights or with given ones.
 

@@ -23,7 +23,7 @@ from keras_alexnet.data.class_file import class_file, names_file
 from keras_alexnet.data.class_names import Classes, find_classes
 from keras_alexnet.data.crops import PREPROCESSINGS, check_batch_size, check_crops
 from keras_alexnet.data.find import find_images
-from keras_alexnet.errors import UserError
+from keras_alexnet.errors import SettingError, UserError
 from keras_alexnet.inference.listing import FORMATS, entry_writer, header
 from keras_alexnet.system.atomic import atomic_path, check_writable
 from keras_alexnet.system.file_names import to_utf8
@@ -129,7 +129,7 @@ def _check(values: flags.FlagValues, arguments: list[str]) -> None:
             "no images are given. Name files, directories, quoted patterns, or - for a list of paths on standard input."
         )
     if values.top_k < 1:
-        raise UserError(f"--top_k is {values.top_k}; expected at least 1.")
+        raise SettingError("top_k", f"is {values.top_k}; expected at least 1.")
     check_batch_size(values.batch_size)
     check_crops(values.preprocessing, values.crops)
     if values.data_dir and values.classmappings:
@@ -236,5 +236,13 @@ def _has_blocks(encoding: str) -> bool:
     return True
 
 
+_GROUPS = {
+    "Model": "model data_dir classmappings",
+    "Preprocessing": "preprocessing crops",
+    "Devices": "batch_size compilation_cache",
+    "Output": "top_k format features=LAYER output",
+}
+COMMAND = cli.Command(main, define_flags, __doc__, _GROUPS, "IMAGE …")
+
 if __name__ == "__main__":
-    cli.run(main, define_flags, __doc__, arguments="IMAGE …")
+    cli.run(COMMAND)

@@ -1,4 +1,4 @@
-"""Writes the map files that training reads: which image has which label, and which class each label is.
+"""Writes map files, which list images and classes for training, from folders or archives of images.
 
   python -m keras_alexnet.prepare --imagenet_dir=/data/ILSVRC --output_dir=data
 
@@ -22,24 +22,23 @@ If there is one folder of images per class and nothing else, a tenth of each cla
 
   python -m keras_alexnet.prepare --train_dir=/data/flowers --val_fraction=0.1 --output_dir=data
 
-With --relative_paths and an --output_dir beside or above the images, all of it can be moved or mounted elsewhere.
+With --relative_paths and an --output_dir next to or above the images, all of it can be moved or mounted elsewhere.
 
 --check_images decodes every image and names those that cannot be used. Copies whose shorter side has 256 pixels are
-read several times as fast; writing them goes on where it was interrupted, and checks the images as well.
+read several times as fast; writing them resumes where it was interrupted, and checks the images as well.
 --resized_format=tar writes one tar of them per split; --resized_format=pixels writes such tars of decoded pixels, which
 need no decoding in training, and take ten times the space (about 335 GB for all of ImageNet):
 
   python -m keras_alexnet.prepare --imagenet_dir=/data/ILSVRC --output_dir=data \\
       --resize_shorter_side=256 --resized_dir=/data/ILSVRC_256 --skip_bad_images
 
-Writes to --output_dir, once everything has been found in order:
+Writes to --output_dir, once the whole tree has been checked:
 
-  train_map.txt      <absolute path> TAB <label>, an image a line, by class
+  train_map.txt      <absolute path> TAB <label>, one image per line, by class
   val_map.txt        the same for the validation images
   *_map.index.npz    where the images are in their archives, if they are in archives
   classmappings.txt  <class id> TAB <label>, in label order
-  classnames.txt     <class id> TAB <label> TAB <names>, if LOC_synset_mapping.txt lies in --imagenet_dir or in one of
-                     the three folders above the training folder; else an older one is removed
+  classnames.txt     <class id> TAB <label> TAB <names>, if there is a LOC_synset_mapping.txt
   bad_images.tsv     <absolute path> TAB <unusable or odd> TAB <problems>, if the images are checked
 """
 
@@ -169,7 +168,6 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         lower_bound=1,
         flag_values=flag_values,
     )
-    flags.DEFINE_alias("num_workers", "num_processes", flag_values=flag_values)  # its former name
 
 
 def main(values: flags.FlagValues, arguments: list[str]) -> None:
@@ -205,7 +203,7 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
         say(f"Next: python -m keras_alexnet.evaluate --model=MODEL --data_dir={data_dir}")
         return
     recipe = "fit_imagenet" if len(data_set.train) > 100_000 else "fit_small"
-    say(f"Next: python -m keras_alexnet.fit --flagfile=flags/{recipe}.flags --data_dir={data_dir}")
+    say(f"Next: python -m keras_alexnet.fit --flagfile={recipe} --data_dir={data_dir}")
 
 
 def _report(data_set: DataSet, files: list[str]) -> None:
@@ -227,5 +225,15 @@ def _report_oddities(data_set: DataSet) -> None:
         say("Note: there is only one class, so a network would have nothing to learn")
 
 
+_GROUPS = {
+    "Images": "imagenet_dir train_dir val_dir",
+    "Classes": "val_labels val_annotations_dir classmappings",
+    "Validation split": "val_fraction split_seed",
+    "Checks": "check_archives check_images skip_bad_images",
+    "Resized copies": "resize_shorter_side resized_dir resized_format",
+    "Output": "output_dir relative_paths num_processes",
+}
+COMMAND = cli.Command(main, define_flags, __doc__, _GROUPS)
+
 if __name__ == "__main__":
-    cli.run(main, define_flags, __doc__)
+    cli.run(COMMAND)

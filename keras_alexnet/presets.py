@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 # The side of the images of CNTK's and Caffe's networks, in pixels.
 IMAGE_SIZE = 227
@@ -38,7 +39,7 @@ class Preset:
     input_offset: float | tuple[float, float, float] = 0.0
 
 
-def _torchvision_scale_and_offset() -> dict[str, tuple[float, ...]]:
+def _torchvision_scale_and_offset() -> dict[str, Any]:
     """(p / 255 - mean) / deviation, as torchvision normalizes for all of its networks (transforms/_presets.py)."""
     mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     return {

@@ -1,18 +1,32 @@
 import errno
 import gc
-import importlib
 import os
+import re
+import subprocess
 import sys
 
 import pytest
 from absl import flags
 
+import keras_alexnet
 from keras_alexnet import cli
-from keras_alexnet.errors import UserError
+from keras_alexnet.__main__ import COMMANDS, command
+from keras_alexnet.command_help import help_text
+from keras_alexnet.errors import SettingError, UserError
+
+GROUPS = {"Data": "data_dir", "Recipe": "epochs learning_rate drops=N,N,… seed mode", "Output": "output restart report"}
 
 
 def define_flags(flag_values):
-    flags.DEFINE_string("data_dir", "data", "Where the maps are.", flag_values=flag_values)
+    cli.define_path("data_dir", "data", "Where the maps are.", flag_values)
+    flags.DEFINE_integer("seed", 0, "Of the weights.", flag_values=flag_values)
+    flags.DEFINE_enum(
+        "mode",
+        "fast",
+        ["fast", "slow"],
+        "fast: some images; slow: all.",
+        flag_values=flag_values,
+    )
     flags.DEFINE_string("output", None, "Where to write.", flag_values=flag_values)
     flags.DEFINE_integer("epochs", 112, "How many passes.", lower_bound=1, flag_values=flag_values)
     flags.DEFINE_float("learning_rate", 0.01, "The first rate.", flag_values=flag_values)
@@ -67,12 +81,10 @@ def test_paths(monkeypatch):
             parse_path(value)
 
 
-@pytest.mark.parametrize("command", ["prepare", "fit", "evaluate", "predict", "convert"])
-def test_every_path_of_every_command_is_checked(command):
-    define = importlib.import_module(f"keras_alexnet.{command}").define_flags
-    values = flags.FlagValues()
-    define(values)
-    others = {"preset", "profile_steps", "features", "lr_drop_epochs", "mean", "std"}
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_path_of_every_command_is_checked(name):
+    values = command(name).flag_values()
+    others = {"preset", "profile_steps", "features", "lr_drop_epochs", "mean", "std", "sha256"}
     for name in values:
         flag = values[name]
         if flag.flag_type() != "string" or name in others:
@@ -140,7 +152,7 @@ def test_quiet_framework_start_spares_later_collections_what_it_imported(quiet_s
 def run(monkeypatch, main, *arguments):
     monkeypatch.setattr(sys, "argv", ["command", *arguments])
     with pytest.raises(SystemExit) as exit_:
-        cli.run(main, define_flags, "Does a thing.")
+        cli.run(cli.Command(main, define_flags, "Does a thing.", GROUPS))
     return exit_.value.code
 
 
@@ -168,7 +180,7 @@ def test_run_does_not_hide_a_fault_of_the_program(monkeypatch):
 
     monkeypatch.setattr(sys, "argv", ["command"])
     with pytest.raises(ZeroDivisionError):
-        cli.run(main, define_flags, "Does a thing.")
+        cli.run(cli.Command(main, define_flags, "Does a thing.", GROUPS))
 
 
 def test_run_tells_output_that_cannot_be_written_and_no_other_fault(monkeypatch, capsys):
@@ -183,20 +195,115 @@ def test_run_tells_output_that_cannot_be_written_and_no_other_fault(monkeypatch,
 
     monkeypatch.setattr(sys, "argv", ["command"])
     with pytest.raises(TimeoutError):
-        cli.run(other, define_flags, "Does a thing.")
+        cli.run(cli.Command(other, define_flags, "Does a thing."))
 
 
 def test_run_passes_flags_and_arguments(monkeypatch):
     seen = []
     monkeypatch.setattr(sys, "argv", ["command", "a.jpg", "--epochs=2"])
-    cli.run(lambda values, arguments: seen.append((values.epochs, arguments)), define_flags, "Does a thing.")
+    cli.run(cli.Command(lambda values, arguments: seen.append((values.epochs, arguments)), define_flags, ""))
     assert seen == [(2, ["a.jpg"])]
 
 
 @pytest.mark.parametrize("argument", ["--help", "-h", "-help"])
-def test_help_names_every_flag_with_its_default(monkeypatch, capsys, argument):
+def test_help_lists_the_flags_by_group(monkeypatch, capsys, argument):
+    monkeypatch.setenv("COLUMNS", "60")
     assert run(monkeypatch, None, "--epochs=2", argument) == 0
-    text = capsys.readouterr().out
-    assert text.startswith("Does a thing.\n")
-    for expected in ("--epochs (default: 112)\n      How many passes.", "--[no]restart", "--output\n", "--flagfile"):
-        assert expected in text
+    help_ = capsys.readouterr().out
+    assert help_.startswith("Does a thing.\n\nUsage: ")
+    assert re.findall(r"^(\w+):$", help_, re.MULTILINE) == ["Data", "Recipe", "Output", "General"]
+    for expected in (
+        "  --data_dir=PATH  (default: data)\n      Where the maps are.\n",
+        "  --epochs=N  (default: 112)\n",
+        "  --seed=N  (default: 0)\n",
+        "  --learning_rate=NUMBER  (default: 0.01)\n",
+        "  --drops=N,N,…  (default: 25,50)\n",
+        "  --mode=fast|slow  (default: fast)\n      fast: some images; slow: all.\n",
+        "  --[no]restart\n",
+        "  --[no]report  (default: true)\n",
+        "  --output=TEXT\n",
+        "  --flagfile=PATH\n",
+    ):
+        assert expected in help_
+    assert max(map(len, help_.splitlines())) <= 60
+
+
+def test_help_keeps_examples_and_tables_usable():
+    description = """First line.
+
+    A paragraph that is
+    reflowed.
+
+      python -m keras_alexnet.fit --data_dir=data --output_dir=models/x
+
+      name      the first part of a long description of it
+      other     short
+    """
+    description = "\n".join(line.removeprefix("    ") for line in description.splitlines())
+    text = help_text(cli.Command(None, lambda values: None, description), "command", 50)
+    assert text.startswith(
+        "First line.\n\n"
+        "A paragraph that is reflowed.\n\n"
+        "  python -m keras_alexnet.fit --data_dir=data \\\n"
+        "      --output_dir=models/x\n\n"
+        "  name      the first part of a long description\n"
+        "            of it\n"
+        "  other     short\n\n"
+        "Usage: command [--FLAG=VALUE …]\n"
+    )
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_flag_is_in_one_group_of_the_help(name):
+    names = [entry.partition("=")[0] for group in command(name).groups.values() for entry in group.split()]
+    assert sorted(names) == sorted(command(name).flag_values())
+
+
+def test_settings_are_flags_in_messages(monkeypatch, capsys):
+    def main(values, arguments):
+        raise SettingError("batch_size", "is 0; expected at least 1.")
+
+    assert run(monkeypatch, main) == 1
+    assert capsys.readouterr().err.endswith(": --batch_size is 0; expected at least 1.\n")
+    with pytest.raises(UserError, match=r"^batch_size is 0"):
+        main(None, [])
+
+
+def test_version(monkeypatch, capsys):
+    assert run(monkeypatch, None, "--epochs=2", "--version") == 0
+    assert capsys.readouterr().out == f"keras_alexnet {keras_alexnet.__version__}\n"
+
+
+def keras_alexnet_command(*arguments: str, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "keras_alexnet", *arguments], capture_output=True, text=True, check=False, **options
+    )
+
+
+def test_one_command_for_all():
+    result = keras_alexnet_command("fit", "--batch_size=0")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == "python -m keras_alexnet fit: --batch_size is 0; expected at least 1.\n"
+    assert keras_alexnet_command("--version").stdout == keras_alexnet_command("predict", "--version").stdout
+    result = keras_alexnet_command("--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert re.findall(r"^  (\w+)  ", result.stdout, re.MULTILINE) == list(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"), [((), "a command is missing"), (("fitt", "--epochs=2"), "there is no command 'fitt'")]
+)
+def test_no_or_an_unknown_command_lists_the_commands(arguments, problem):
+    result = keras_alexnet_command(*arguments)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"python -m keras_alexnet: {problem}. The commands are:\n  prepare ")
+    assert len(result.stderr.splitlines()) == len(COMMANDS) + 2
+
+
+def test_help_loads_no_framework():
+    program = (
+        "import atexit, sys; from keras_alexnet.__main__ import main; sys.argv = ['x', 'convert', '--help']; "
+        "atexit.register(lambda: print({'keras', 'tensorflow'} & set(sys.modules), file=sys.stderr)); main()"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "set()\n")

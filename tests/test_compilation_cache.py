@@ -96,7 +96,7 @@ def start_of_fit(tmp_path, *arguments: str) -> tuple[list[str], str]:
         "import atexit, os, sys; from keras_alexnet import cli, fit; "
         "from keras_alexnet.system import compilation_cache; "
         "compilation_cache.count_gpus = lambda: 1; "
-        "atexit.register(lambda: print(os.environ.get('XLA_FLAGS', ''))); cli.run(fit.main, fit.define_flags, '')"
+        "atexit.register(lambda: print(os.environ.get('XLA_FLAGS', ''))); cli.run(fit.COMMAND)"
     )
     arguments = (
         *("--synthetic_data", "--preset=tiny", "--epochs=1", "--steps_per_epoch=1", "--batch_size=2"),

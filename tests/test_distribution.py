@@ -23,7 +23,7 @@ BACKENDS = installed("tensorflow", "jax")
     ("batch_size", "replicas", "choices"), [(6, 4, "4 and 8"), (3, 4, "4"), (255, 2, "254 and 256"), (1, 8, "8")]
 )
 def test_a_batch_that_does_not_divide_is_refused_with_the_nearest_that_do(batch_size, replicas, choices):
-    with pytest.raises(UserError, match=rf"does not divide by the {replicas} devices; .* are {choices}\."):
+    with pytest.raises(UserError, match=rf"not divisible by the {replicas} devices; .* are: {choices}\."):
         check_batch_size(batch_size, replicas)
 
 
@@ -131,7 +131,7 @@ def test_several_devices_do_what_one_does(backend, data_dir, tmp_path):
     odd = config | {"output_dir": str(tmp_path / "6"), "strategy": "mirrored", "batch_size": 6}
     process = start_training(backend, odd, 4)
     _, stderr = process.communicate()
-    assert "batch_size 6 does not divide by the 4 devices; the nearest that do are 4 and 8." in stderr
+    assert "--batch_size is 6, which is not divisible by the 4 devices; the nearest that are: 4 and 8." in stderr
 
 
 @pytest.mark.slow

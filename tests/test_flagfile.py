@@ -60,6 +60,19 @@ def test_flagfiles_in_flagfiles(tmp_path, monkeypatch):
         expand(tmp_path / "a.flags", b"--flagfile\n--epochs=3\n")
 
 
+def test_recipes_are_found_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = expand_flagfiles(["--flagfile=fit_imagenet"])
+    assert "--epochs=112" in recipe
+    assert expand_flagfiles(["--flagfile=fit_imagenet.flags"]) == recipe
+    assert expand(tmp_path / "own.flags", b"--flagfile=fit_imagenet\n--epochs=5\n") == [*recipe, "--epochs=5"]
+    for name in ("fit_imagnet", "elsewhere/fit_imagenet"):
+        with pytest.raises(UserError, match=rf"no flagfile {name}\..* recipe: evaluate_bvlc, .*, fit_imagenet, "):
+            expand_flagfiles([f"--flagfile={name}"])
+    (tmp_path / "fit_imagenet").write_text("--epochs=3\n")
+    assert expand_flagfiles(["--flagfile=fit_imagenet"]) == ["--epochs=3"]
+
+
 @pytest.mark.parametrize(
     "value", ["plain", "/a b", "/a #1", '"quoted"', "it's #1", 'say "a" #1', """a'b"c""", " edge ", "", 3]
 )

@@ -35,7 +35,7 @@ def test_a_training_never_takes_the_cpu_of_a_machine_with_a_gpu_by_itself(with_a
     message = str(caught.value)
     assert message.startswith("this machine has an NVIDIA GPU, but tensorflow does not see it: ")
     assert "cuda drivers" in message or "installed without CUDA" in message
-    assert "pip install -e '.[gpu]'" in message
+    assert "pip install 'keras_alexnet[gpu]'" in message
     assert "CUDA_VISIBLE_DEVICES=-1" in message
 
 

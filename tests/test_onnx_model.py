@@ -623,7 +623,7 @@ def test_weights_that_become_strings_are_not_computed(tmp_path):
 
 def test_missing_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(UserError, match=r"pip install -e '\.\[onnx\]'"):
+    with pytest.raises(UserError, match=r"pip install 'keras_alexnet\[onnx\]'"):
         read_onnx(BVLC)
 
 

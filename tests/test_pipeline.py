@@ -209,7 +209,7 @@ def test_a_worker_reads_its_own_rows_only(tmp_path, worker):
 
 
 def test_workers_have_to_divide_the_batch(eleven):
-    with pytest.raises(UserError, match="batch_size 4 does not divide by the 3 workers"):
+    with pytest.raises(UserError, match="batch_size is 4, which is not divisible by the 3 workers"):
         training_dataset(eleven, 4, seed=0, num_workers=3)
 
 

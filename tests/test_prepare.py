@@ -55,9 +55,7 @@ def test_command_writes_exactly_these_bytes(tree, tmp_path):
         f"3 classes: {output_dir}/classmappings.txt, {output_dir}/classnames.txt",
     ]
     assert seconds.endswith(" s")
-    assert next_command == (
-        f"Next: python -m keras_alexnet.fit --flagfile=flags/fit_small.flags --data_dir='{output_dir}'"
-    )
+    assert next_command == (f"Next: python -m keras_alexnet.fit --flagfile=fit_small --data_dir='{output_dir}'")
 
 
 def test_command_tells_problems_and_keeps_older_files(tree, tmp_path):
@@ -96,7 +94,7 @@ runpy.run_module("keras_alexnet.prepare", run_name="__main__", alter_sys=True)
 """
     done = run("--help" if help_ else f"--imagenet_dir={tree.root}", f"--output_dir={tmp_path}/data", code=code)
     assert done.returncode == 0
-    assert ("--val_annotations_dir\n" in done.stdout) == help_
+    assert ("--val_annotations_dir=PATH\n" in done.stdout) == help_
     loaded = set(done.stdout.partition("loaded: ")[2].split())
     assert "keras_alexnet" in loaded
     assert not FRAMEWORKS & loaded

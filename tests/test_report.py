@@ -277,7 +277,9 @@ def test_very_many_classes_take_no_memory_for_all_pairs_of_them(tmp_path, monkey
 def test_packages_that_are_missing_are_told_before_long_work(data_dir, tmp_path, package, command):
     result = run(*command, f"--data_dir={data_dir}", without=package, cwd=tmp_path)
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr.endswith(f"a report needs {package}, not installed here: pip install -e '.[report]'\n")
+    assert result.stderr.endswith(
+        f"a report needs {package}, not installed here: pip install 'keras_alexnet[report]'\n"
+    )
     assert os.listdir(tmp_path) == []
 
 

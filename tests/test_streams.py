@@ -127,7 +127,7 @@ def main(values, arguments):
     print("some output")
     print("and more", end="", file=sys.stderr)
     raise UserError("a mistake")
-cli.run(main, lambda flag_values: None, "Makes a mistake.")
+cli.run(cli.Command(main, lambda flag_values: None, "Makes a mistake."))
 """
 
 

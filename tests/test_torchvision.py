@@ -212,9 +212,9 @@ def test_missing_empty_and_no_file(tmp_path):
 def test_missing_packages(monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors", None)
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(UserError, match=r"pip install -e '\.\[torchvision\]'"):
+    with pytest.raises(UserError, match=r"pip install 'keras_alexnet\[torchvision\]'"):
         read_torchvision(SAFETENSORS)
-    with pytest.raises(UserError, match=r"pip install -e '\.\[torch\]'"):
+    with pytest.raises(UserError, match=r"pip install 'keras_alexnet\[torch\]'"):
         read_torchvision(PTH)
 
 

@@ -1,6 +1,6 @@
 """The evaluation preprocessings by name, and the sizes of crops. No framework is imported."""
 
-from keras_alexnet.errors import UserError
+from keras_alexnet.errors import SettingError, UserError
 
 # Caffe and torchvision resize to this side first, and cut squares of the network's side out of that.
 RESIZED_SIDE = 256
@@ -36,9 +36,9 @@ def crop_side(shorter, numerator: int = RATIO_NUMERATOR):
 def check_crops(preprocessing: str, crops: int, image_size: int | None = None) -> None:
     """Raises `UserError` for an unknown preprocessing, or one whose crops are smaller than `image_size` pixels."""
     if preprocessing not in PREPROCESSINGS:
-        raise UserError(f"preprocessing is {preprocessing!r}; expected one of {', '.join(PREPROCESSINGS)}.")
+        raise SettingError("preprocessing", f"is {preprocessing!r}; expected one of {', '.join(PREPROCESSINGS)}.")
     if crops not in CROPS:
-        raise UserError(f"crops is {crops}; expected {' or '.join(map(str, CROPS))}.")
+        raise SettingError("crops", f"is {crops}; expected {' or '.join(map(str, CROPS))}.")
     if preprocessing != "cntk" and image_size is not None and image_size > RESIZED_SIDE:
         raise UserError(
             f"the model takes images of {image_size}×{image_size} pixels, but preprocessing={preprocessing} has crops "
@@ -49,4 +49,4 @@ def check_crops(preprocessing: str, crops: int, image_size: int | None = None) -
 def check_batch_size(batch_size: int) -> None:
     """Raises `UserError` for a batch without images."""
     if batch_size < 1:
-        raise UserError(f"batch_size is {batch_size}; expected at least 1.")
+        raise SettingError("batch_size", f"is {batch_size}; expected at least 1.")

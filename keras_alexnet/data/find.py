@@ -75,7 +75,7 @@ def _arguments(
     """Each argument, and whether it may be a pattern."""
     if isinstance(arguments, str | os.PathLike):
         arguments = [arguments]
-    for argument in map(os.fspath, arguments):
+    for argument in (os.fspath(argument) for argument in arguments):
         if argument != "-":
             # The shell does not expand it in patterns in quotes.
             yield argument if os.path.lexists(argument) else os.path.expanduser(argument), True

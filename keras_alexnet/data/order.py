@@ -10,7 +10,7 @@ import threading
 
 import numpy as np
 
-from keras_alexnet.errors import UserError
+from keras_alexnet.errors import SettingError
 
 _lock = threading.Lock()
 
@@ -35,9 +35,10 @@ def _permutation(num_images: int, seed: int, pass_index: int) -> np.ndarray:
 def steps_per_pass(num_images: int, batch_size: int) -> int:
     """Batches in a pass; what is left over is left out of this pass alone, as each has an order of its own."""
     if batch_size > num_images:
-        raise UserError(
-            f"batch_size is {batch_size:,}, but there are only {num_images:,} training images. "
-            f"Choose a batch size of at most {num_images:,}."
+        raise SettingError(
+            "batch_size",
+            f"is {batch_size:,}, but there are only {num_images:,} training images. Choose a batch size of at most "
+            f"{num_images:,}.",
         )
     return num_images // batch_size
 

@@ -2,7 +2,9 @@
 
 import os
 import weakref
+from array import array
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -14,7 +16,7 @@ from keras_alexnet.data.decoded import Crops, Decoded, center_crops, random_crop
 from keras_alexnet.data.image_map import ImageMap
 from keras_alexnet.data.order import batch_rows, crop_numbers, steps_per_pass
 from keras_alexnet.data.transforms import evaluation_image, ten_crops, training_image
-from keras_alexnet.errors import UserError
+from keras_alexnet.errors import SettingError, UserError
 from keras_alexnet.presets import IMAGE_SIZE
 
 _PREFETCH = 2
@@ -107,7 +109,7 @@ def image_dataset(
         UserError: there are no images, or an unknown `preprocessing` or `crops`.
     """
     check_batch_size(batch_size)
-    settings = {"image_size": image_size, "preprocessing": preprocessing, "crops": crops}
+    settings: dict[str, Any] = {"image_size": image_size, "preprocessing": preprocessing, "crops": crops}
     if isinstance(images, ImageMap):
         return evaluation_dataset(images, batch_size, **settings)
     return evaluation_dataset(unlabelled_map(images), batch_size, **settings).map(lambda pixels, _: pixels)
@@ -117,14 +119,14 @@ def unlabelled_map(paths: ImageMap | Iterable[str | os.PathLike]) -> ImageMap:
     """A map of the images at `paths`; raises `UserError` if there are none, or for a single path in place of a list."""
     if isinstance(paths, ImageMap) and len(paths):
         return paths
-    found = [] if isinstance(paths, str | os.PathLike) else [os.fspath(path) for path in paths]
+    found = [] if isinstance(paths, ImageMap | str | os.PathLike) else [os.fspath(path) for path in paths]
     if not found:
         raise UserError(
             f"the images are {paths!r}; expected a list of paths, as find_images gives it, or a map, as read_map does."
         )
     source = "the list of paths"
     locations = locate(found, source) if any("@/" in path for path in found) else None
-    return ImageMap(found, np.zeros(len(found), np.int32), source=source, locations=locations)
+    return ImageMap(found, array("i", [0]) * len(found), source=source, locations=locations)
 
 
 def padded_evaluation_dataset(
@@ -156,7 +158,8 @@ def padded_evaluation_dataset(
         UserError: an unknown `preprocessing` or `crops`, or workers that do not divide the batch.
     """
     check_crops(preprocessing, crops, image_size)
-    crop, shape, choose_crops = evaluation_image, (image_size, image_size, 3), None
+    crop, choose_crops = evaluation_image, None
+    shape: tuple[int, ...] = (image_size, image_size, 3)
     if crops > 1:
         crop, shape = ten_crops, (crops, *shape)
     elif preprocessing != "caffe":
@@ -226,5 +229,5 @@ def readable_images(
 
 def _share(batch_size: int, num_workers: int) -> int:
     if batch_size % num_workers:
-        raise UserError(f"batch_size {batch_size} does not divide by the {num_workers} workers.")
+        raise SettingError("batch_size", f"is {batch_size}, which is not divisible by the {num_workers} workers.")
     return batch_size // num_workers

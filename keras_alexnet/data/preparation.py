@@ -22,7 +22,7 @@ from keras_alexnet.data.scanning.layout import find_layout
 from keras_alexnet.data.scanning.official_archives import check_archives
 from keras_alexnet.data.scanning.shards import find_shards
 from keras_alexnet.data.scanning.synset_mapping import SYNSET_MAPPING
-from keras_alexnet.errors import UserError
+from keras_alexnet.errors import SettingError, UserError
 from keras_alexnet.system.atomic import make_folder
 from keras_alexnet.system.lock import exclusive
 from keras_alexnet.system.process_pool import cpu_count, map_in_processes
@@ -195,7 +195,9 @@ def _reject_older_training_map(output_dir: str) -> None:
 
 def _folder_to_split(config: PreparationConfig) -> str:
     if not 0 < config.val_fraction < 1:
-        raise UserError(f"val_fraction is {config.val_fraction}; expected a number above 0 and below 1, such as 0.1.")
+        raise SettingError(
+            "val_fraction", f"is {config.val_fraction}; expected a number above 0 and below 1, such as 0.1."
+        )
     others = [
         name
         for name in ("imagenet_dir", "val_dir", "val_annotations_dir", "val_labels")

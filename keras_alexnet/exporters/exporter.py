@@ -11,7 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_alexnet.errors import UserError
+from keras_alexnet.errors import SettingError, UserError
 from keras_alexnet.exporters.formats import QUANTIZATIONS, export_kind
 from keras_alexnet.exporters.runtimes import PACKAGES, is_installed, load_exported
 from keras_alexnet.model_file import model_sizes
@@ -49,7 +49,7 @@ class ExportCheck:
     def describe(self) -> str:
         """The outcome in one line."""
         if self.runtime is None:
-            return f"not checked: {PACKAGES[self.kind]} is not installed (pip install -e '.[export]')."
+            return f"not checked: {PACKAGES[self.kind]} is not installed (pip install 'keras_alexnet[export]')."
         return (
             f"checked with {self.runtime}: logits differ from those of Keras by at most {self.difference:.1e} of the "
             f"largest, and the best class is the same for {self.same_class} of {self.images} artificial images."
@@ -97,7 +97,7 @@ def _check_arguments(model: keras.Model, path: str | os.PathLike, kind: str | No
             "without suffix for the folder of a SavedModel."
         )
     if quantize not in QUANTIZATIONS:
-        raise UserError(f"quantize is {quantize!r}; expected one of {', '.join(QUANTIZATIONS)}.")
+        raise SettingError("quantize", f"is {quantize!r}; expected one of {', '.join(QUANTIZATIONS)}.")
     if quantize != "none" and kind != "LiteRT":
         raise UserError(f"cannot write {path} with quantize {quantize}: only LiteRT has it. Give a name with .tflite.")
     if keras.backend.backend() != "tensorflow":

@@ -29,7 +29,7 @@ def write_onnx(model: keras.Model, path: str | os.PathLike) -> None:
     try:
         import onnx
     except ImportError:
-        raise UserError("writing ONNX needs the package onnx: pip install -e '.[export]'") from None
+        raise UserError("writing ONNX needs the package onnx: pip install 'keras_alexnet[export]'") from None
     chain = layers_in_order(model)
     proto = onnx.helper.make_model(
         _graph(chain, model.input_shape[1:], model.output_shape[-1]),

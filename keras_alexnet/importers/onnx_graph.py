@@ -48,7 +48,7 @@ def load_model(path: str | os.PathLike):
         import onnx
     except ImportError:
         raise UserError(
-            f"{os.fspath(path)}: to read {MODEL} the package onnx is needed: pip install -e '.[onnx]'"
+            f"{os.fspath(path)}: to read {MODEL} the package onnx is needed: pip install 'keras_alexnet[onnx]'"
         ) from None
 
     file = open_model_file(path, MODEL)

@@ -157,7 +157,7 @@ def _usual_preset(network: Preset, kind: str) -> str:
     return "cntk" if kind == formats.CNTK and network.pool_padding != "caffe" else "bvlc"
 
 
-def _collapsed(values: np.ndarray) -> float | tuple[float, ...]:
+def _collapsed(values: np.ndarray) -> float | tuple[float, float, float]:
     """One number, where all are the same."""
-    numbers = tuple((values + 0.0).tolist())  # No -0.0.
-    return numbers[0] if len(set(numbers)) == 1 else numbers
+    red, green, blue = (values + 0.0).tolist()  # No -0.0.
+    return red if red == green == blue else (red, green, blue)

@@ -62,7 +62,7 @@ def _read_safetensors(path: str) -> dict[str, np.ndarray]:
         from safetensors import safe_open
     except ImportError:
         raise UserError(
-            f"{path}: to read it the package safetensors is needed: pip install -e '.[torchvision]'"
+            f"{path}: to read it the package safetensors is needed: pip install 'keras_alexnet[torchvision]'"
         ) from None
     # Its own SafetensorError, and whatever NumPy raises at types that it lacks.
     try:
@@ -81,7 +81,7 @@ def _read_torch(path: str, size: int) -> dict[str, np.ndarray]:
     try:
         import torch
     except ImportError:
-        raise UserError(f"{path}: to read it the package torch is needed: pip install -e '.[torch]'") from None
+        raise UserError(f"{path}: to read it the package torch is needed: pip install 'keras_alexnet[torch]'") from None
     with open(path, "rb") as file:
         is_zip = file.read(2) == b"PK"
     if is_zip:

@@ -72,7 +72,7 @@ def predict_map(
         evaluation_errors(image_map, batch_size, batch=lambda: len(batches)),
     ):
         for images, labels, weights in dataset.as_numpy_iterator():
-            count = np.count_nonzero(weights)
+            count = int(np.count_nonzero(weights))
             batches.append(predictions_of(outputs(images, count), labels[:count]))
             progress(min(len(batches) * batch_size, total), total, "images evaluated")
     return concatenate(batches)

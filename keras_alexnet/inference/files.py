@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -98,7 +99,7 @@ class FileOutputs:
         self._outputs = Outputs(model, crops, layer)
         self._is_logits = layer is None
         self._batch_size = max(batch_size // crops, 1)
-        self._settings = {"preprocessing": preprocessing, "crops": crops}
+        self._settings: dict[str, Any] = {"preprocessing": preprocessing, "crops": crops}
         self.shape = self._outputs.shape
 
     def __call__(self, paths: ImageMap | Sequence[str], skip: Skip) -> Iterator[tuple[list[int], np.ndarray]]:

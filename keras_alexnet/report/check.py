@@ -15,7 +15,9 @@ def check_packages() -> None:
     """Raises `UserError` where what a report needs is not installed."""
     missing = [package for package in _PACKAGES if not importlib.util.find_spec(package)]
     if missing:
-        raise UserError(f"a report needs {' and '.join(missing)}, not installed here: pip install -e '.[report]'")
+        raise UserError(
+            f"a report needs {' and '.join(missing)}, not installed here: pip install 'keras_alexnet[report]'"
+        )
 
 
 def check_report(folder: str | os.PathLike) -> None:

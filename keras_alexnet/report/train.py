@@ -12,8 +12,9 @@ def train(config: TrainConfig, *, restart: bool = False) -> list[dict]:
         UserError: as there; or a report is wanted, and packages are missing or its folder cannot be written to.
     """
     check_run_report(config)
-    write_report = None
-    if config.report:
-        # Its packages are optional.
-        from keras_alexnet.report.run_report import write_run_report as write_report
-    return loop.train(config, restart=restart, write_report=write_report)
+    if not config.report:
+        return loop.train(config, restart=restart)
+    # Its packages are optional.
+    from keras_alexnet.report.run_report import write_run_report
+
+    return loop.train(config, restart=restart, write_report=write_run_report)

@@ -1,12 +1,13 @@
 """Flagfiles: text files with a flag per line, as absl has them, read as people write them. Standard library only.
 
-Unlike absl, a byte-order mark and comments after a value are skipped, a value may be quoted, and a flagfile inside
-another one is relative to the folder of that one.
+Unlike absl, a byte-order mark and comments after a value are skipped, a value may be quoted, a flagfile inside another
+one is relative to the folder of that one, and the package's recipes are found by name.
 """
 
 import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.system.file_names import from_utf8
@@ -18,6 +19,8 @@ _LINE = re.compile(
     (?:\s+\#.*)?""",
     re.VERBOSE,
 )
+_SUFFIX = ".flags"
+_RECIPES = Path(__file__).parent.parent / "flags"
 _UTF8_MARK, _UTF16_MARKS = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -42,7 +45,7 @@ def flag_line(name: str, value: object) -> str:
 
 
 def _expanded(arguments: Sequence[str], folder: str, including: tuple[str, ...]) -> list[str]:
-    expanded = []
+    expanded: list[str] = []
     waiting = list(reversed(arguments))
     while waiting:
         argument = waiting.pop()
@@ -57,7 +60,7 @@ def _expanded(arguments: Sequence[str], folder: str, including: tuple[str, ...])
             path = waiting.pop() if waiting else None
         if not path:
             raise UserError("--flagfile names no file. Give it the path of a file of --name=value lines.")
-        path = os.path.join(folder, os.path.expanduser(path))
+        path = _recipe(path, folder) or os.path.join(folder, os.path.expanduser(path))
         if os.path.realpath(path) in including:
             raise UserError(f"the flagfile {path} includes itself. Remove one of the --flagfile lines.")
         inner = (*including, os.path.realpath(path))
@@ -65,11 +68,25 @@ def _expanded(arguments: Sequence[str], folder: str, including: tuple[str, ...])
     return expanded
 
 
+def _recipe(name: str, folder: str) -> str | None:
+    """The recipe of that name, such as "fit_imagenet"; None for a path, which a file of that name in `folder` is."""
+    if os.path.basename(name) != name or os.path.lexists(os.path.join(folder, name)):
+        return None
+    path = _RECIPES / (name.removesuffix(_SUFFIX) + _SUFFIX)
+    return str(path) if path.is_file() else None
+
+
 def read_flagfile(path: str | os.PathLike) -> list[str]:
     """The flags of a file, without comments and quotes; raises `UserError` where it cannot be read."""
     try:
         with open(path, "rb") as file:
             data = file.read()
+    except FileNotFoundError:
+        recipes = ", ".join(sorted(recipe.stem for recipe in _RECIPES.glob(f"*{_SUFFIX}")))
+        raise UserError(
+            f"there is no flagfile {path}. Give the path of a file of --name=value lines, or the name of a recipe: "
+            f"{recipes}."
+        ) from None
     except OSError as error:
         raise UserError(f"cannot read the flagfile {path}: {error.strerror}. Expected --name=value lines.") from None
     if data.startswith(_UTF16_MARKS) or b"\0" in data:

@@ -48,8 +48,8 @@ def check_gpu_is_used(backend: str, platform: str) -> None:
         return
     raise UserError(
         f"this machine has an NVIDIA GPU, but {backend} does not see it: {_reason(backend)}. Training on the CPU would "
-        f"take many times as long. Install the GPU version (pip install -e '.[{_EXTRAS[backend]}]'; see the README) or "
-        "fix the driver. To train on the CPU anyway, set CUDA_VISIBLE_DEVICES=-1."
+        f"take many times as long. Install the GPU version (pip install 'keras_alexnet[{_EXTRAS[backend]}]'; see the "
+        "README) or fix the driver. To train on the CPU anyway, set CUDA_VISIBLE_DEVICES=-1."
     )
 
 

@@ -50,7 +50,9 @@ def select_backend() -> str:
     if backend not in _BACKENDS:
         raise UserError(f"{source} is {backend!r}; expected one of {', '.join(_BACKENDS)}.{remedy}")
     if not importlib.util.find_spec(backend):
-        raise UserError(f"{source} is {backend}, which is not installed: pip install -e '.[{backend}]'{remedy}")
+        raise UserError(
+            f"{source} is {backend}, which is not installed: pip install 'keras_alexnet[{backend}]'{remedy}"
+        )
     return backend
 
 

@@ -11,7 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from typing import NamedTuple, TextIO
+from typing import NamedTuple, Self, TextIO
 
 _LIVE_AFTER, _LIVE_INTERVAL, _PLAIN_INTERVAL = 1.0, 0.2, 10.0
 _ESTIMATE_SECONDS = 60.0
@@ -221,7 +221,7 @@ class ScanProgress(StatusLine):
     def _show_count(self, done: int, total: int, what: str) -> None:
         self.show([Part(1, f"{done:,} of {total:,} {what}")], done / total if total else None)
 
-    def __enter__(self) -> "ScanProgress":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception) -> None:

@@ -3,7 +3,7 @@
 import os
 from dataclasses import asdict, dataclass
 
-from keras_alexnet.errors import UserError
+from keras_alexnet.errors import SettingError
 from keras_alexnet.presets import FREEZABLE, PRESETS
 from keras_alexnet.system.file_names import to_utf8
 from keras_alexnet.system.flagfile import flag_line
@@ -91,9 +91,10 @@ class TrainConfig:
         layers, layer = FREEZABLE, self.freeze_through
         _check("freeze_through", layer, layer is None or layer in layers, ", ".join(layers))
         if self.initial_model and _folder(self.initial_model) == os.path.realpath(self.output_dir):
-            raise UserError(
-                f"initial_model {self.initial_model} lies in output_dir, where this run replaces the models. Choose "
-                "another --output_dir."
+            raise SettingError(
+                "initial_model",
+                f"is {self.initial_model}, in the output directory, where this run replaces the models. Choose another "
+                "--output_dir.",
             )
         minutes = self.checkpoint_minutes
         _check("checkpoint_minutes", minutes, 0 < minutes < float("inf"), "a number above 0; fractions are minutes too")
@@ -127,4 +128,4 @@ def _folder(path: str) -> str:
 
 def _check(name: str, value: object, good: bool, expected: str) -> None:
     if not good:
-        raise UserError(f"{name} is {value}; expected {expected}.")
+        raise SettingError(name, f"is {value}; expected {expected}.")

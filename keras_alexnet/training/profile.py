@@ -8,7 +8,7 @@ from pathlib import Path
 
 import keras
 
-from keras_alexnet.errors import UserError
+from keras_alexnet.errors import SettingError
 from keras_alexnet.system.atomic import atomic_path
 from keras_alexnet.system.log_suppression import silenced
 from keras_alexnet.system.progress import clear_status_line
@@ -24,7 +24,9 @@ def check_profile_steps(config: TrainConfig, steps_per_epoch: int) -> None:
     num_steps = config.epochs * steps_per_epoch
     if config.profile_steps and config.profile_steps[0] >= num_steps:
         first, last = config.profile_steps
-        raise UserError(f"profile_steps is {first}:{last}, but the run has {num_steps:,} steps. Begin below that.")
+        raise SettingError(
+            "profile_steps", f"is {first}:{last}, but the run has {num_steps:,} steps. Begin below that."
+        )
 
 
 class StepProfiler(keras.callbacks.Callback):

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import keras
 
-from keras_alexnet.errors import UserError
+from keras_alexnet.errors import SettingError, UserError
 from keras_alexnet.training.devices.feed import DataWait
 
 
@@ -49,8 +49,9 @@ class Devices:
     def jit_compile(self, setting: str) -> bool:
         """Whether to compile with XLA for `--jit_compile`; raises `UserError` if these devices cannot."""
         if setting == "on" and not self.can_use_xla:
-            raise UserError(
-                f"jit_compile is on, which {self.description} cannot do. Use --jit_compile=auto, or another --strategy."
+            raise SettingError(
+                "jit_compile",
+                f"is on, which {self.description} cannot do. Use --jit_compile=auto, or another --strategy.",
             )
         return self.xla if setting == "auto" else setting == "on"
 
@@ -86,9 +87,10 @@ def check_batch_size(batch_size: int, num_replicas: int) -> None:
     if batch_size % num_replicas:
         below = batch_size // num_replicas * num_replicas
         choices = [str(size) for size in (below, below + num_replicas) if size]
-        raise UserError(
-            f"batch_size {batch_size} does not divide by the {num_replicas} devices; the nearest that do are "
-            f"{' and '.join(choices)}."
+        raise SettingError(
+            "batch_size",
+            f"is {batch_size}, which is not divisible by the {num_replicas} devices; the nearest that are: "
+            f"{' and '.join(choices)}.",
         )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from keras.src.backend.torch.core import get_device
 
-from keras_alexnet.errors import UserError
+from keras_alexnet.errors import SettingError
 from keras_alexnet.training.devices.base import Devices
 from keras_alexnet.training.devices.feed import Put, device_feed
 from keras_alexnet.training.devices.platform import current_platform, leave_gpus_to_the_backend
@@ -18,9 +18,10 @@ from keras_alexnet.training.devices.platform import current_platform, leave_gpus
 def torch_device(strategy: str) -> Iterator[Devices]:
     """The device for `strategy` under PyTorch: see `choose_devices`."""
     if strategy in ("mirrored", "multi_worker"):
-        raise UserError(
-            f"strategy is {strategy}, but Keras trains on one device under torch. Use --strategy=auto, or "
-            "KERAS_BACKEND=tensorflow or jax."
+        raise SettingError(
+            "strategy",
+            f"is {strategy}, but Keras trains on one device under torch. Use --strategy=auto, or "
+            "KERAS_BACKEND=tensorflow or jax.",
         )
     leave_gpus_to_the_backend()
     yield TorchDevice("one device, torch", platform=current_platform())
