@@ -14,7 +14,7 @@ from keras_alexnet.importers import formats
 from keras_alexnet.importers.alexnet import AlexNetMatch, layer_weights, match_alexnet
 from keras_alexnet.importers.caffe.chain import read_caffe_chain
 from keras_alexnet.importers.cntk.chain import read_cntk_chain
-from keras_alexnet.importers.onnx import read_onnx
+from keras_alexnet.importers.onnx.chain import read_onnx_chain
 from keras_alexnet.importers.preprocessing import InputOptions, resolve_preprocessing
 from keras_alexnet.importers.summary import summarise
 from keras_alexnet.importers.torchvision import read_torchvision
@@ -141,7 +141,7 @@ def read_alexnet(path: str | os.PathLike, *, deploy: str | os.PathLike | None = 
         case formats.CNTK:
             network = read_cntk_chain(path)
         case formats.ONNX:
-            network = read_onnx(path)
+            network = read_onnx_chain(path)
         case formats.TORCHVISION:
             network = read_torchvision(path)
         case _:
