@@ -6,9 +6,9 @@ import importlib
 # the Keras backend can still be chosen after it.
 _MODULES = {
     "ImageMap": "keras_alexnet.data.image_map",
-    "InputOptions": "keras_alexnet.importers.preprocessing",
     "PRESETS": "keras_alexnet.presets",
     "PreparationConfig": "keras_alexnet.data.preparation",
+    "Preprocessing": "keras_alexnet.importers.preprocessing",
     "Preset": "keras_alexnet.presets",
     "TrainConfig": "keras_alexnet.training.config",
     "UserError": "keras_alexnet.errors",

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.importers.chain import Chain
+from keras_alexnet.importers.chain import Chain, Convolution, Layer
 from keras_alexnet.importers.onnx.builder import OPERATORS, LayerBuilder
 from keras_alexnet.importers.onnx.file import load_model, shown, text
 from keras_alexnet.importers.onnx.graph import ONLY_ALEXNET, Graph, Node
@@ -62,6 +62,7 @@ def read_onnx_chain(path: str | os.PathLike) -> Chain:
         tuple(builder.layers),
         image_size=sizes if sizes and all(sizes) else None,
         channel_order=_channel_order(file.model),
+        framework=_framework(producer, builder.layers),
     )
 
 
@@ -70,6 +71,17 @@ def _channel_order(model) -> str | None:
     metadata = {text(entry.key): text(entry.value) for entry in model.metadata_props}
     order = metadata.get("channel_order", "rgb" if model.producer_name == "keras_alexnet" else "").lower()
     return order if order in ("bgr", "rgb") else None
+
+
+def _framework(producer: str, layers: Sequence[Layer]) -> str | None:
+    """Where the network was trained, if that tells its pixels: the ONNX model zoo's come from Caffe by way of Caffe2.
+
+    Tools that rewrite a model replace its producer, but not the names that Caffe2 gives to weights.
+    """
+    first = next((layer.name for layer in layers if isinstance(layer, Convolution)), "")
+    if "caffe" in producer.lower() or first == "conv1_w_0":
+        return "caffe"
+    return "cntk" if producer == "CNTK" else None
 
 
 def _steps_to_output(graph: Graph) -> list[_Step]:
