@@ -18,6 +18,7 @@ from onnx_models import (
     constant,
     external,
     integers,
+    make_model,
     node,
     small,
     torch_alexnet,
@@ -162,6 +163,15 @@ def test_export_of_cntk():
         {"flatten": RUN_TIME_SHAPE},
         {"flatten": (node("Reshape", "p", "f", shape=[1, FEATURES]),), "opset": 3},
         {"flatten": (node("Squeeze", "p", "f", axes=[2, 3]),), "opset": 11},
+        {
+            "flatten": (node("Squeeze", "p three", "p3"), node("Squeeze", "p3 two", "f")),
+            "three": np.int64([3]),
+            "two": np.int64([2]),
+        },
+        {
+            "conv": (node("Reshape", "flat", "K4", shape=KERNEL.shape), node("Conv", "x K4 b", "c", pads=[1] * 4)),
+            "opset": 3,
+        },
         {"flatten": (integers("axes", -1, -2), node("Squeeze", "p axes", "f"))},
         {"dense": (node("Gemm", "f V B", "y"),), "V": FC.T},
         {"dense": (node("Gemm", "f W B1", "y", transB=1, alpha=1.0, beta=1.0),), "B1": FC_BIAS[None]},
@@ -182,7 +192,7 @@ def test_export_of_cntk():
     ],
 )
 def test_forms(tmp_path, parts):
-    network = read(tmp_path, small(**parts))
+    network = read(tmp_path, small(**parts, flat=KERNEL.reshape(-1)))
     check_small(network)
     assert kinds(network) == ["Convolution", "MaxPool", "Dense"]
     assert (network.kind, network.image_size) == ("ONNX model", (SIZE, SIZE))
@@ -297,6 +307,39 @@ def test_the_rest_of_the_layers(tmp_path, dropout, opset, rate):
     assert only(network, chain.Dropout).rate == rate
 
 
+COVERING = [(f"c{n}", f"K{n}", [1] * 4) for n in range(1, 6)] + [("c6", "K6", [0] * 4), ("c7", "K7", [0] * 4)]
+
+
+@pytest.mark.parametrize("size", [SIZE, None])
+@pytest.mark.parametrize("ending", ["Flatten", "GlobalAveragePool", "ReduceMean", "Softmax", ""])
+def test_convolutions_of_the_whole_input_are_dense_layers(tmp_path, size, ending):
+    kernels = {f"K{n}": np.random.default_rng(n).normal(size=(3, 3, 3, 3)).astype(np.float32) for n in range(1, 6)}
+    kernels |= {"K6": np.ones((7, 3, 4, 4), np.float32), "K7": np.ones((5, 7, 1, 1), np.float32)}
+    kernels["K6"] *= np.arange(7 * 48).reshape(7, 3, 4, 4)
+    nodes, last = [], "x"
+    for output, kernel, pads in COVERING:
+        nodes.append(node("Conv", f"{last} {kernel}", output, pads=pads))
+        last = output
+    attributes = {"axes": [2, 3], "keepdims": 0} if ending == "ReduceMean" else {}
+    if ending == "Softmax":
+        attributes = {"axis": 1}
+    nodes.append(node(ending or "Identity", last, "y", **attributes))
+    model = make_model(*nodes, opset=13, **kernels)
+    if size is None:
+        for dim in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+            dim.dim_param = "side"
+    network = read(tmp_path, model)
+    assert kinds(network) == ["Convolution"] * 5 + ["Dense"] * 2 + ["Softmax"] * (ending == "Softmax")
+    dense = [layer.kernel for layer in network.layers if isinstance(layer, chain.Dense)]
+    np.testing.assert_array_equal(dense[0], kernels["K6"].reshape(7, -1).T)
+    np.testing.assert_array_equal(dense[1], kernels["K7"].reshape(5, 7).T)
+    if size:
+        model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 5
+        assert "'c6' is the sixth convolution or a later one, with a kernel of 4 × 4 on 5 × 4" in refused(
+            tmp_path, model
+        )
+
+
 def test_first_opsets_form_of_the_model_zoo(tmp_path):
     """Opset 3, batch 1, pool1 padded below and to the right, weights among the inputs, Reshape's shape an attribute."""
     model = onnx.load(BVLC)
@@ -325,6 +368,32 @@ def test_first_opsets_form_of_the_model_zoo(tmp_path):
     assert [type(layer) for layer in network.layers] == [type(layer) for layer in read_onnx_chain(BVLC).layers]
     pools = [layer.padding for layer in network.layers if isinstance(layer, chain.MaxPool)]
     assert pools == [((0, 1), (0, 1)), "valid", "valid"]
+
+
+@pytest.mark.parametrize("is_typed", [True, False])
+def test_shapes_that_are_not_declared(tmp_path, is_typed):
+    model = small()
+    for value in (model.graph.input[0], model.graph.output[0]):
+        if is_typed:
+            value.type.tensor_type.ClearField("shape")
+        else:
+            value.ClearField("type")
+    network = read(tmp_path, model)
+    check_small(network)
+    assert network.image_size is None
+
+
+def test_versions_that_onnx_does_not_know_yet(tmp_path):
+    for attribute, newest in [("ir_version", onnx.IR_VERSION), ("opset", onnx.defs.onnx_opset_version())]:
+        model = small()
+        if attribute == "opset":
+            model.opset_import[0].version = newest + 1
+        else:
+            model.ir_version = newest + 1
+        message = refused(tmp_path, model)
+        assert (
+            f"{newest + 1}, and the installed onnx {onnx.__version__} reads up to {newest}. Update it: pip" in message
+        )
 
 
 def test_image_size_that_is_not_told(tmp_path):

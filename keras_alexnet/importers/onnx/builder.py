@@ -126,10 +126,17 @@ class LayerBuilder:
     def _add_average_pool(self, node: Node) -> None:
         require_no_average(self._graph, node)
 
-    def _add_global_average_pool(self, node: Node) -> None:
-        """Behind a convolution that covers its input, nothing is to be done."""
-        if self._features is None or self._shape[2:] != (1, 1):
-            raise self._graph.error(node, "averages over all pixels", "a dense layer, as AlexNet has there")
+    def _add_global_average(self, node: Node) -> None:
+        """After a convolution that covers its input, an average over all pixels is of one, and changes nothing."""
+        graph = self._graph
+        if not self._size_is_known or self._shape[2:] != (1, 1):
+            raise graph.error(node, "averages over pixels", "a dense layer, as AlexNet has there")
+        if node.op == "ReduceMean":
+            axes = graph.integers(node, "axes", 1) or []
+            if sorted(axis % 4 for axis in axes) != [2, 3]:
+                raise graph.error(node, f"averages over the axes {ints_text(axes)}", "2 and 3, rows and columns")
+            if not node.attributes.get("keepdims", 1):
+                self._shape = self._shape[:2]
 
     def _add_gemm(self, node: Node) -> None:
         graph = self._graph
@@ -230,7 +237,7 @@ class LayerBuilder:
 
 
 _TRANSPARENT = ("Cast", "Identity", *REARRANGING)
-_OF_IMAGES = ("AveragePool", "Conv", "GlobalAveragePool", "LRN", "MaxPool")
+_OF_IMAGES = ("AveragePool", "Conv", "GlobalAveragePool", "LRN", "MaxPool", "ReduceMean")
 _OF_FLAT = ("Gemm", "MatMul")
 
 # How to add the node of each operator that is read.
@@ -241,12 +248,13 @@ OPERATORS = {
     "Cast": LayerBuilder._add_cast,
     "Conv": LayerBuilder._add_convolution,
     "Dropout": LayerBuilder._add_dropout,
-    "GlobalAveragePool": LayerBuilder._add_global_average_pool,
+    "GlobalAveragePool": LayerBuilder._add_global_average,
     "Gemm": LayerBuilder._add_gemm,
     "Identity": LayerBuilder._add_identity,
     "LRN": LayerBuilder._add_lrn,
     "MatMul": LayerBuilder._add_matmul,
     "MaxPool": LayerBuilder._add_max_pool,
+    "ReduceMean": LayerBuilder._add_global_average,
     "Relu": LayerBuilder._add_relu,
     "Softmax": LayerBuilder._add_softmax,
     "Transpose": LayerBuilder._add_transpose,

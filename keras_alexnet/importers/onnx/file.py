@@ -81,8 +81,9 @@ def _require_known_versions(model, path: str) -> None:
         # Far above, it is not a version but damage, which the checker reports.
         if known < found < 10 * known:
             raise UserError(
-                f"{path} has {what} {found}, and the installed onnx {__version__} reads up to {known}. Update it: pip "
-                f"install --upgrade onnx. Or export the model for an older one: torch.onnx.export(…, opset_version=18)."
+                f"{path} has {what} {found}. Expected at most {known}, which the installed onnx {__version__} reads: "
+                "update it with pip install --upgrade onnx, or export the model for an older version, such as with "
+                "torch.onnx.export(…, opset_version=18)."
             )
 
 

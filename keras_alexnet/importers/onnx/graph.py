@@ -36,7 +36,7 @@ class Node:
         name: may be empty.
         inputs, outputs: names of values; one left out is empty.
         attributes: name → value.
-        branches: of an If, the names of the values for False and True; else empty.
+        graphs, branches: of an If, the graphs for False and True, and the names of what they give; else empty.
     """
 
     def __init__(self, proto) -> None:
@@ -52,10 +52,8 @@ class Node:
         # A reference to an attribute of a function has no value. onnx's checker permits it outside of one.
         found = [entry for entry in proto.attribute if not entry.ref_attr_name]
         self.attributes = {text(entry.name): helper.get_attribute_value(entry) for entry in found}
-        self.branches: tuple[str, ...] = ()
-        if self.op == "If":
-            graphs = (self.attributes["else_branch"], self.attributes["then_branch"])
-            self.branches = tuple(text(graph.output[0].name) if graph.output else "" for graph in graphs)
+        self.graphs = tuple(self.attributes[name] for name in ("else_branch", "then_branch")) if self.op == "If" else ()
+        self.branches = tuple(text(graph.output[0].name) if graph.output else "" for graph in self.graphs)
 
     def layer_name(self, weight: int | None = None) -> str:
         """Its name, or that of the input that is its weight, or of its output."""
@@ -66,9 +64,8 @@ def _with_branches(nodes: Sequence) -> Iterator[Node]:
     """The nodes of a graph, with those of both branches of each If ahead of it."""
     for proto in nodes:
         node = Node(proto)
-        if node.op == "If":
-            for branch in (node.attributes["then_branch"], node.attributes["else_branch"]):
-                yield from map(Node, branch.node)
+        for branch in node.graphs:
+            yield from map(Node, branch.node)
         yield node
 
 
@@ -100,7 +97,13 @@ class Graph:
                 )
         opsets = (entry.version for entry in file.model.opset_import if entry.domain in ("", "ai.onnx"))
         self.opset = next(opsets, 1)
-        self.tensors = file.tensors
+        self.tensors = dict(file.tensors)
+        for node in nodes:
+            for branch in node.graphs:
+                for tensor in branch.initializer:
+                    if text(tensor.name) in self.tensors:
+                        raise self.error(node, f"has another {shown(text(tensor.name))!r}", "a name for each value")
+                    self.tensors[text(tensor.name)] = tensor
         self.producers: dict[str, Node] = {}
         for node in nodes:
             for name in filter(None, node.outputs):
