@@ -9,6 +9,7 @@ from onnx_models import constant, integers, node, small, torch_alexnet, torch_ex
 from test_import import relative_difference
 from test_onnx_model import check_small, kinds, only, read, refused
 
+from keras_alexnet.errors import UserError
 from keras_alexnet.importers import chain
 from keras_alexnet.importers.importer import import_model
 from keras_alexnet.importers.preprocessing import Preprocessing
@@ -169,6 +170,22 @@ def test_a_batch_that_no_memory_could_hold_takes_none(tmp_path):
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 10_000
     network = read(tmp_path, model)
     assert only(network, chain.LocalResponseNorm).size == 3
+
+
+def test_damaged_files_are_refused_or_read(tmp_path):
+    """Nothing but `UserError` is raised, and a normalization that is read is one that may have been written."""
+    content = normalized(tmp_path, up=RUN_TIME, average=PAD_OF_TORCHSCRIPT, down=CHOICE).SerializeToString()
+    rng = np.random.default_rng(3)
+    num_refused = 0
+    for at in rng.integers(0, len(content), 300):
+        mutated = bytearray(content)
+        mutated[at : at + int(rng.integers(1, 4))] = rng.bytes(int(rng.integers(0, 4)))
+        try:
+            norms = [x for x in read(tmp_path, bytes(mutated)).layers if isinstance(x, chain.LocalResponseNorm)]
+            assert [norm.size for norm in norms] == [3]
+        except UserError:
+            num_refused += 1
+    assert 100 < num_refused < 300
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@ import argparse
 import collections
 import datetime
 import enum
+import io
 import json
 import os
 import pickle
@@ -387,6 +388,12 @@ def pickled(path, content: bytes) -> Path:
 )
 def test_pickles_that_would_crash_or_take_all_memory(tmp_path, content):
     refused(pickled(tmp_path / "net.pth", content))
+
+
+def test_dicts_of_python_2():
+    """Their items are an argument, as in the weights that torchvision published first."""
+    content = b"ccollections\nOrderedDict\n((l(lS'a'\naI1\naa(lS'b'\naI2\naatR."
+    assert torch_file._Unpickler(io.BytesIO(content), None, False).load() == {"a": 1, "b": 2}
 
 
 def test_tensors_cannot_be_given_other_numbers_than_they_have():
