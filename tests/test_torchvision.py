@@ -17,7 +17,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.importers import chain, torch_file
+from keras_alexnet.importers import chain, torch_pickle
 from keras_alexnet.importers.torchvision import read_torchvision
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -393,11 +393,11 @@ def test_pickles_that_would_crash_or_take_all_memory(tmp_path, content):
 def test_dicts_of_python_2():
     """Their items are an argument, as in the weights that torchvision published first."""
     content = b"ccollections\nOrderedDict\n((l(lS'a'\naI1\naa(lS'b'\naI2\naatR."
-    assert torch_file._Unpickler(io.BytesIO(content), None, False).load() == {"a": 1, "b": 2}
+    assert torch_pickle.Unpickler(io.BytesIO(content), None, False).load() == {"a": 1, "b": 2}
 
 
 def test_tensors_cannot_be_given_other_numbers_than_they_have():
-    storage = torch_file._Storage(np.dtype("float32"), 8, lambda: bytes(32))
+    storage = torch_pickle.Storage(np.dtype("float32"), 8, lambda: bytes(32))
     for offset, shape, strides in [
         (0, (9,), (1,)),
         (1, (8,), (1,)),
@@ -406,8 +406,8 @@ def test_tensors_cannot_be_given_other_numbers_than_they_have():
         (0, (2,), ()),
     ]:
         with pytest.raises(ValueError, match="tensor"):
-            torch_file.Tensor(storage, offset, shape, strides)
-    tensor = torch_file.Tensor(storage, 1, (2, 2), (4, 1))
+            torch_pickle.Tensor(storage, offset, shape, strides)
+    tensor = torch_pickle.Tensor(storage, 1, (2, 2), (4, 1))
     tensor.__setstate__((None, {"shape": (1000,)}))
     assert tensor.numpy().shape == (2, 2)
 

@@ -16,7 +16,8 @@ import numpy as np
 from keras_alexnet.errors import UserError
 from keras_alexnet.importers.chain import Chain, Convolution, Dense, Dropout, Layer, MaxPool, Relu
 from keras_alexnet.importers.files import open_model_file
-from keras_alexnet.importers.torch_file import SAVE, Placeholder, Tensor, read_torch_file
+from keras_alexnet.importers.torch_file import SAVE, read_torch_file
+from keras_alexnet.importers.torch_pickle import Placeholder, Tensor
 
 _EXPECTED = "a state dict of torchvision's alexnet (.pth or .safetensors)"
 
