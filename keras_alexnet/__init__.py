@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # The same names for editors and type checkers, which do not 
     from keras_alexnet.errors import UserError as UserError
     from keras_alexnet.exporters.exporter import export_model as export_model
     from keras_alexnet.importers.importer import import_model as import_model
-    from keras_alexnet.importers.preprocessing import InputOptions as InputOptions
+    from keras_alexnet.importers.preprocessing import Preprocessing as Preprocessing
     from keras_alexnet.inference.evaluation import evaluate_model as evaluate_model
     from keras_alexnet.inference.evaluation import predict_map as predict_map
     from keras_alexnet.inference.files import extract_features as extract_features
@@ -38,9 +38,9 @@ __version__ = "0.1.0"
 # the Keras backend can still be chosen after it.
 _MODULES = {
     "ImageMap": "keras_alexnet.data.image_map",
-    "InputOptions": "keras_alexnet.importers.preprocessing",
     "PRESETS": "keras_alexnet.presets",
     "PreparationConfig": "keras_alexnet.data.preparation",
+    "Preprocessing": "keras_alexnet.importers.preprocessing",
     "Preset": "keras_alexnet.presets",
     "TrainConfig": "keras_alexnet.training.config",
     "UserError": "keras_alexnet.errors",

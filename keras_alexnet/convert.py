@@ -5,10 +5,10 @@
     python -m keras_alexnet.convert --input=AlexNet.model --classmappings=classes.txt --output=saved_models/cntk.keras
     python -m keras_alexnet.convert --input=saved_models/bvlc.keras --output=bvlc.onnx
 
-The input's format is detected from its contents: .caffemodel (both encodings), CNTK's .model and .dnn (trainer
-checkpoints too), .onnx, torchvision's state dict as .pth or .safetensors, or .keras. The output's suffix selects its
-format: .keras, .onnx, .tflite (LiteRT), or none for a SavedModel folder. Nothing in a file is executed. The model takes
-RGB pixels of 0 to 255 and returns logits, whatever the input was.
+The format of the input is detected from its contents: .caffemodel (both encodings), CNTK's .model and .dnn (trainer
+checkpoints too), .onnx, torchvision's state dict as .safetensors or in a PyTorch checkpoint (.pth, .ckpt), or .keras.
+That of the output follows from its suffix: .keras, .onnx, .tflite (LiteRT), or none for a SavedModel folder. Nothing in
+a file is executed. The model takes RGB pixels of 0 to 255 and gives logits, whatever the input was.
 """
 
 import os
@@ -22,7 +22,7 @@ from keras_alexnet.data.class_names import classes_of_data, classes_of_model
 from keras_alexnet.errors import UserError
 from keras_alexnet.exporters.formats import QUANTIZATIONS, export_kind
 from keras_alexnet.importers import download, formats
-from keras_alexnet.importers.preprocessing import CHANNEL_ORDERS, InputOptions
+from keras_alexnet.importers.preprocessing import CHANNEL_ORDERS, Preprocessing
 from keras_alexnet.importers.published import PUBLISHED
 from keras_alexnet.system.atomic import check_target
 from keras_alexnet.system.progress import say
@@ -46,7 +46,8 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         "mean",
         None,
         "Mean of the three channels, in the file's order, which the model is to subtract from pixels of 0 to 255. "
-        "Usual where the file does not say it: 104,117,123 for Caffe and ONNX, 114 for CNTK, and torchvision's.",
+        "Defaults where the file does not say it: 104,117,123 for Caffe, 114 for CNTK, and torchvision's; ONNX may "
+        "need it.",
         flag_values=flag_values,
     )
     path(
@@ -64,7 +65,13 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         "channel_order",
         None,
         list(CHANNEL_ORDERS),
-        "Order of the file's channels. Usual: rgb for torchvision, bgr for all others.",
+        "Order of the file's channels. Default: rgb for torchvision, bgr for Caffe and CNTK; ONNX models may need it.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string(
+        "weights_key",
+        None,
+        "Which weights of a PyTorch checkpoint to convert, if it has several: a key on the way to them, such as ema.",
         flag_values=flag_values,
     )
     path(
@@ -100,6 +107,7 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
         raise UserError(f"--quantize={values.quantize} is for .tflite files, and --output is {values.output}.")
     if not exported:
         check_target(values.output)
+    preprocessing = _preprocessing(values)
     if exported:
         # Keras writes these through TensorFlow alone.
         os.environ["KERAS_BACKEND"] = "tensorflow"
@@ -108,7 +116,6 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
             import keras  # noqa: F401
     values.input = download.local_file(values.input, values.sha256)
     formats.detect_format(values.input)
-    options = _options(values)
 
     with cli.quiet_framework_start():
         from keras_alexnet.importers.importer import import_model
@@ -116,7 +123,13 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
 
         if exported:
             from keras_alexnet.exporters.exporter import export_model
-    imported = import_model(values.input, deploy=values.deploy, options=options, classmappings=values.classmappings)
+    imported = import_model(
+        values.input,
+        deploy=values.deploy,
+        preprocessing=preprocessing,
+        weights_key=values.weights_key,
+        classmappings=values.classmappings,
+    )
     _check_class_file(values.output, imported.classes)
     say(imported.summary)
     written = values.output
@@ -131,7 +144,7 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
     say(f"Written  {written}")
 
 
-def _options(values: flags.FlagValues) -> InputOptions:
+def _preprocessing(values: flags.FlagValues) -> Preprocessing:
     mean = _numbers("mean", values.mean)
     if values.mean_file:
         from keras_alexnet.importers.caffe.mean import read_mean
@@ -142,7 +155,7 @@ def _options(values: flags.FlagValues) -> InputOptions:
         if len(image) != 3:
             raise UserError(f"{values.mean_file} has {len(image)} channels. Expected three.")
         mean = tuple(image.mean((1, 2), dtype="float64").tolist())
-    return InputOptions(mean, _numbers("std", values.std), values.channel_order)
+    return Preprocessing(mean, _numbers("std", values.std), values.channel_order)
 
 
 def _numbers(name: str, texts: list[str] | None) -> tuple[float, ...] | None:

@@ -75,8 +75,8 @@ def external(offset=0, length=KERNEL.nbytes, location="weights.bin") -> onnx.Mod
     return small(K=tensor)
 
 
-def torch_alexnet(view: bool = False):
-    """torchvision's AlexNet in PyTorch, narrower."""
+def torch_alexnet(view: bool = False, norm: bool = False, fully_convolutional: bool = False):
+    """torchvision's AlexNet in PyTorch, narrower; with normalizations, or with convolutions for its dense layers."""
     import torch
     from torch import nn
 
@@ -87,40 +87,52 @@ def torch_alexnet(view: bool = False):
             convolutions = [(3, 4, 11, 4, 2), (4, 6, 5, 1, 2), (6, 8, 3, 1, 1), (8, 6, 3, 1, 1), (6, 4, 3, 1, 1)]
             features = []
             for n, sizes in enumerate(convolutions, 1):
-                features += [nn.Conv2d(*sizes), nn.ReLU(inplace=True)] + [pool] * (n in (1, 2, 5))
+                features += [nn.Conv2d(*sizes), nn.ReLU(inplace=True)]
+                features += [nn.LocalResponseNorm(5)] * (norm and n < 3) + [pool] * (n in (1, 2, 5))
             self.features = nn.Sequential(*features)
-            self.avgpool = nn.AdaptiveAvgPool2d((6, 6))
+            # TorchScript does not know the sizes after a normalization.
+            self.avgpool = nn.Identity() if norm else nn.AdaptiveAvgPool2d((6, 6))
+            dense = [nn.Linear(4 * 6 * 6, 7), nn.Linear(7, 7), nn.Linear(7, 5)]
+            if fully_convolutional:
+                dense = [nn.Conv2d(4, 7, 6), nn.Conv2d(7, 7, 1), nn.Conv2d(7, 5, 1)]
             self.classifier = nn.Sequential(
                 nn.Dropout(),
-                nn.Linear(4 * 6 * 6, 7),
+                dense[0],
                 nn.ReLU(inplace=True),
                 nn.Dropout(),
-                nn.Linear(7, 7),
+                dense[1],
                 nn.ReLU(inplace=True),
-                nn.Linear(7, 5),
+                dense[2],
             )
 
         def forward(self, x):
             x = self.avgpool(self.features(x))
+            if fully_convolutional:
+                return self.classifier(x).mean((2, 3))
             return self.classifier(x.view(x.size(0), -1) if view else torch.flatten(x, 1))
 
     return AlexNet()
 
 
-def torch_export(model, training: bool, dynamic: bool) -> bytes:
-    """What PyTorch exports of a network, by TorchScript: its only exporter that needs no other package."""
+def torch_export(model, training: bool, dynamic: bool, dynamo: bool = False) -> bytes:
+    """What PyTorch exports of a network, by TorchScript, or by its other exporter, which needs onnxscript."""
     import torch
 
-    exported = io.BytesIO()
+    model, exported = model.train(training), io.BytesIO()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # It is deprecated.
-        torch.onnx.export(
-            model.train(training),
-            torch.zeros(1, 3, 224, 224),
-            exported,
-            dynamo=False,
-            input_names=["images"],
-            dynamic_axes={"images": {0: "batch"}} if dynamic else None,
-            training=torch.onnx.TrainingMode.TRAINING if training else torch.onnx.TrainingMode.EVAL,
-        )
+        warnings.simplefilter("ignore")  # Of both, something is deprecated.
+        if dynamo:
+            shapes = ({0: torch.export.Dim("batch")},) if dynamic else None
+            images = (torch.zeros(2, 3, 224, 224),)
+            torch.onnx.export(model, images, dynamo=True, dynamic_shapes=shapes, verbose=False).save(exported)
+        else:
+            torch.onnx.export(
+                model,
+                torch.zeros(1, 3, 224, 224),
+                exported,
+                dynamo=False,
+                input_names=["images"],
+                dynamic_axes={"images": {0: "batch"}} if dynamic else None,
+                training=torch.onnx.TrainingMode.TRAINING if training else torch.onnx.TrainingMode.EVAL,
+            )
     return exported.getvalue()

@@ -7,7 +7,7 @@ from keras_alexnet.errors import UserError
 from keras_alexnet.importers import chain, formats
 from keras_alexnet.importers.alexnet import layer_weights, match_alexnet
 from keras_alexnet.importers.chain import Chain
-from keras_alexnet.importers.preprocessing import InputOptions, resolve_preprocessing
+from keras_alexnet.importers.preprocessing import Preprocessing, resolve_preprocessing
 from keras_alexnet.presets import PRESETS, WEIGHTED, Preset
 
 FILTERS, UNITS, CLASSES = (4, 6, 6, 4, 4), 8, 5
@@ -209,7 +209,7 @@ def test_other_networks_are_refused_with_the_layer(made, image_size, told):
 
 
 def pixels(kind, made=None, **options):
-    return resolve_preprocessing(match_alexnet(network(made or layers())), kind, InputOptions(**options))
+    return resolve_preprocessing(match_alexnet(network(made or layers())), kind, Preprocessing(**options))
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,6 @@ def pixels(kind, made=None, **options):
     [
         (formats.CAFFE, "bvlc", "bgr"),
         (formats.CNTK, "cntk", "bgr"),
-        (formats.ONNX, "bvlc", "bgr"),
         (formats.TORCHVISION, "torchvision", "rgb"),
     ],
 )
@@ -227,12 +226,6 @@ def test_the_usual_pixels_of_each_kind(kind, usual, order):
     assert found.preset.input_offset == PRESETS[usual].input_offset
     assert found.channel_order == order
     assert found.source.startswith("usual for ")
-
-
-def test_onnx_without_normalization_is_torchvisions():
-    found = pixels(formats.ONNX, without("n1", "n2"))
-    assert found.preset.input_offset == PRESETS["torchvision"].input_offset
-    assert found.channel_order == "rgb"
 
 
 def test_mean_and_std_are_in_the_files_order():
@@ -257,7 +250,7 @@ def test_a_network_may_scale_its_pixels_itself():
     assert (found.mean, found.std, found.source) == ((1, 2, 3), (2, 2, 2), "the network itself")
     with pytest.raises(UserError, match=r"scales its pixels itself \(layer 'a'\). Leave out mean"):
         pixels(formats.CNTK, made, mean=(1, 2, 3))
-    assert pixels(formats.ONNX, [chain.Scaling("a"), *layers()]).preset.input_offset == 0
+    assert pixels(formats.CAFFE, [chain.Scaling("a"), *layers()]).preset.input_offset == 0
 
 
 @pytest.mark.parametrize(
@@ -272,7 +265,7 @@ def test_a_network_of_pixels_of_0_to_1_has_to_be_told(scalings):
     """PyTorch's exports often normalize what they take for 0 to 1."""
     made = [*scalings, *layers()]
     with pytest.raises(UserError, match=r"net.file: layer 'a' subtracts .*, as for pixels of 0 to 1. Give --std=255"):
-        pixels(formats.ONNX, made)
+        pixels(formats.ONNX, made, channel_order="rgb")
     plain = pixels(formats.ONNX, made, std=(1, 1, 1), channel_order="rgb").preset
     small = pixels(formats.ONNX, made, std=(255, 255, 255), channel_order="rgb").preset
     np.testing.assert_allclose(small.input_scale, np.array(plain.input_scale) / 255)
@@ -282,8 +275,8 @@ def test_a_network_of_pixels_of_0_to_1_has_to_be_told(scalings):
 def test_a_mean_image_that_the_file_names_is_subtracted_before_its_own_scale():
     named = dataclasses.replace(network([chain.Scaling("s", 0.5), *layers()]), mean_file="mean.binaryproto")
     found = match_alexnet(named)
-    assert resolve_preprocessing(found, formats.CAFFE, InputOptions()).preset.input_offset == (-61.5, -58.5, -52)
-    given = resolve_preprocessing(found, formats.CAFFE, InputOptions(mean=(10, 20, 40)))
+    assert resolve_preprocessing(found, formats.CAFFE, Preprocessing()).preset.input_offset == (-61.5, -58.5, -52)
+    given = resolve_preprocessing(found, formats.CAFFE, Preprocessing(mean=(10, 20, 40)))
     assert (given.preset.input_scale, given.preset.input_offset) == (0.5, (-20, -10, -5))
     assert given.source == "as given, the network itself"
 
@@ -313,4 +306,4 @@ def test_a_mean_in_the_other_order_is_questioned(mean, order):
 )
 def test_options_out_of_bounds(options, told):
     with pytest.raises(UserError, match=told):
-        InputOptions(**options)
+        Preprocessing(**options)

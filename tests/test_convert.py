@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 from protobuf_bytes import field, packed
+from safetensors.numpy import load_file, save_file
 from test_import import REFERENCE, images_and_logits, relative_difference
 
 from keras_alexnet import cli, convert
@@ -134,6 +135,20 @@ def test_the_pixels_that_the_user_tells(tmp_path, capsys):
     assert (layer.scale, tuple(layer.offset)) == (0.5, (-1.5, -1, -0.5))
 
 
+def test_one_of_several_weights_of_a_checkpoint(tmp_path, capsys):
+    state = load_file(REFERENCE / "torchvision_c9_fc96.safetensors")
+    both = {f"ema.{name}": array for name, array in state.items()}
+    both |= {f"model.{name}": array + 1 for name, array in state.items()}
+    save_file(both, tmp_path / "a.safetensors")
+    arguments = [f"--input={tmp_path}/a.safetensors", f"--output={tmp_path}/a.keras"]
+    with pytest.raises(UserError, match=r"has the weights of 2 networks: .*Choose one, such as --weights_key="):
+        converted(*arguments)
+    converted(*arguments, "--weights_key=ema")
+    assert "weights at 'ema'" in capsys.readouterr().out
+    x, logits = images_and_logits("torchvision")
+    assert relative_difference(load_model(str(tmp_path / "a.keras")).predict_on_batch(x), logits) < 1e-5
+
+
 def test_a_mean_image(tmp_path, capsys):
     image = np.stack([np.full((4, 4), mean, "<f4") for mean in (10, 20, 30)])
     numbers = packed(5, image)
@@ -179,8 +194,9 @@ def test_exports_under_another_backend(tmp_path):
         ([f"--input={CAFFE}", "--output=a.keras", "--mean=1,2,3", "--mean_file=b"], "both --mean and --mean_file"),
         ([f"--input={CNTK}", "--output=a.keras", "--mean=1,2,3"], "scales its pixels itself"),
         ([f"--input={CAFFE}", "--output=a.keras", "--mean=123,117,104"], "look like those of RGB"),
-        ([f"--input={CNTK}", "--output=a.keras", "--deploy=b"], "is no Caffe model, and deploy describes"),
+        ([f"--input={CNTK}", "--output=a.keras", "--deploy=b"], "is not a Caffe model, and deploy describes"),
         ([f"--input={__file__}", "--output=a.keras"], "is a text: the file with the weights is needed"),
+        ([f"--input={CAFFE}", "--output=a.keras", "--weights_key=ema"], "is not a PyTorch checkpoint, and weights_key"),
         (["--input=none.onnx", "--output=a.keras"], "cannot read none.onnx"),
         ([f"--input={CAFFE}", "--output=a.keras", "more"], "unexpected argument 'more'"),
         ([f"--input={CAFFE}", "--output=folder/"], "the folder holds something else than a SavedModel, such as b"),

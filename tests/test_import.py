@@ -17,7 +17,7 @@ from keras_alexnet.data.class_file import write_classes
 from keras_alexnet.errors import UserError
 from keras_alexnet.exporters.onnx import write_onnx
 from keras_alexnet.importers.importer import import_model, read_alexnet
-from keras_alexnet.importers.preprocessing import InputOptions
+from keras_alexnet.importers.preprocessing import Preprocessing
 from keras_alexnet.model import build_alexnet
 from keras_alexnet.model_file import save_model
 from keras_alexnet.presets import PRESETS
@@ -89,7 +89,7 @@ def test_what_we_export_comes_back(tmp_path, preset):
     assert relative_difference(imported.model.predict_on_batch(x), expected) < 1e-5
     assert "the network itself" in imported.summary
     with pytest.raises(UserError, match=r"channel_order is bgr, and .*a\.onnx says rgb"):
-        import_model(tmp_path / "a.onnx", options=InputOptions(channel_order="bgr"))
+        import_model(tmp_path / "a.onnx", preprocessing=Preprocessing(channel_order="bgr"))
 
 
 def test_a_model_that_came_in_can_be_trained_on(tmp_path):
@@ -105,7 +105,7 @@ def test_a_keras_file_is_taken_as_it_is(tmp_path):
     imported = import_model(tmp_path / "a.keras")
     assert (imported.classes, imported.model.count_params()) == (None, network.count_params())
     with pytest.raises(UserError, match=r"is a Keras model, which scales pixels itself. Leave out mean"):
-        import_model(tmp_path / "a.keras", options=InputOptions(mean=(1, 2, 3)))
+        import_model(tmp_path / "a.keras", preprocessing=Preprocessing(mean=(1, 2, 3)))
 
 
 def test_classes_of_a_keras_file(tmp_path):

@@ -107,6 +107,7 @@ class Chain:
         image_size: (height, width) of its inputs, where the file tells.
         channel_order: "bgr" or "rgb", where the file tells.
         mean_file: the mean image that was subtracted from its pixels first, where the file names one.
+        framework: "caffe" or "cntk", where a file of another format says that it comes from there.
     """
 
     path: str
@@ -115,6 +116,7 @@ class Chain:
     image_size: tuple[int, int] | None = None
     channel_order: str | None = None
     mean_file: str | None = None
+    framework: str | None = None
 
 
 # What to call each kind of layer.

@@ -14,8 +14,8 @@ from keras_alexnet.importers import formats
 from keras_alexnet.importers.alexnet import AlexNetMatch, layer_weights, match_alexnet
 from keras_alexnet.importers.caffe.chain import read_caffe_chain
 from keras_alexnet.importers.cntk.chain import read_cntk_chain
-from keras_alexnet.importers.onnx import read_onnx
-from keras_alexnet.importers.preprocessing import InputOptions, resolve_preprocessing
+from keras_alexnet.importers.onnx.chain import read_onnx_chain
+from keras_alexnet.importers.preprocessing import Preprocessing, resolve_preprocessing
 from keras_alexnet.importers.summary import summarise
 from keras_alexnet.importers.torchvision import read_torchvision
 from keras_alexnet.model import build_alexnet
@@ -41,42 +41,48 @@ def import_model(
     path: str | os.PathLike,
     *,
     deploy: str | os.PathLike | None = None,
-    options: InputOptions | None = None,
+    preprocessing: Preprocessing | None = None,
+    weights_key: str | None = None,
     classmappings: str | os.PathLike | None = None,
 ) -> ImportedModel:
-    """Reads an AlexNet from another framework's file, whose kind is told by content.
+    """Reads an AlexNet from another framework's file, whose format is detected from its contents.
 
     Read are Caffe's `.caffemodel`, CNTK's `.model` and `.dnn` (trainer checkpoints too), `.onnx`, and torchvision's
-    state dict as `.pth` or `.safetensors`; a `.keras` file is taken as it is. The logits are those of the framework
-    that wrote the file, within rounding: groups become zeros in plain convolutions, pixels are RGB, and what is to be
-    subtracted from them becomes part of the model.
+    state dict as `.safetensors` or in a PyTorch checkpoint; a `.keras` file is taken as it is. The logits are those of
+    the framework that wrote the file, within rounding: groups become zeros in plain convolutions, pixels are RGB, and
+    what is to be subtracted from them becomes part of the model.
 
     Args:
         path: the file.
         deploy: a `.prototxt` that describes the layers of a `.caffemodel`.
-        options: what the file does not tell of its pixels, where the usual is wrong: for Caffe and ONNX BGR and
-            104, 117, 123; for CNTK BGR and 114; for torchvision (and ONNX without normalization layers) RGB and
-            torchvision's mean and deviation; nothing for a network that subtracts a mean itself.
+        preprocessing: what the file does not say of its pixels, or where the default is wrong. It is needed where two
+            readings are usual, as for an ONNX model of PyTorch with normalization layers. The defaults are: for Caffe
+            BGR and 104, 117, 123; for CNTK BGR and 114; for torchvision RGB and torchvision's mean and deviation;
+            nothing for a network that subtracts a mean itself.
+        weights_key: which weights of a PyTorch checkpoint to read, if it has several: a key on the way to them, such as
+            "ema".
         classmappings: a file of the class ids and the labels that the network was trained with, in either column order;
             fc8 is put into the order of the sorted ids.
 
     Raises:
-        UserError: a file that is damaged, of another kind or another network, or options that do not fit.
+        UserError: a file that is damaged, of another kind or another network, or arguments that do not fit.
     """
     path = os.fspath(path)
     kind = formats.detect_format(path)
     if deploy is not None and kind != formats.CAFFE:
-        raise UserError(f"{path} is no Caffe model, and deploy describes the layers of one. Leave it out.")
+        raise UserError(f"{path} is not a Caffe model, and deploy describes the layers of one. Leave it out.")
+    if weights_key is not None and kind != formats.TORCHVISION:
+        raise UserError(f"{path} is not a PyTorch checkpoint, and weights_key selects weights of one. Leave it out.")
     ids = None if classmappings is None else read_class_mappings(classmappings)
     if kind == formats.KERAS:
-        if options not in (None, InputOptions()):
+        if preprocessing not in (None, Preprocessing()):
             raise UserError(
                 f"{path} is a Keras model, which scales pixels itself. Leave out mean, std and channel_order."
             )
         model, summary = load_model(path), f"{path}: a Keras model"
     else:
-        found = read_alexnet(path, deploy=deploy)
-        pixels = resolve_preprocessing(found, kind, options or InputOptions())
+        found = read_alexnet(path, deploy=deploy, weights_key=weights_key)
+        pixels = resolve_preprocessing(found, kind, preprocessing or Preprocessing())
         model = build_alexnet(
             found.num_classes,
             preset=pixels.preset,
@@ -132,7 +138,9 @@ def _sort_classes(model: keras.Model, ids: list[str], classmappings: str, path: 
     return [ids[label] for label in order]
 
 
-def read_alexnet(path: str | os.PathLike, *, deploy: str | os.PathLike | None = None) -> AlexNetMatch:
+def read_alexnet(
+    path: str | os.PathLike, *, deploy: str | os.PathLike | None = None, weights_key: str | None = None
+) -> AlexNetMatch:
     """Reads another framework's file as far as its layers; see `import_model`, which makes a Keras model of it."""
     path = os.fspath(path)
     match formats.detect_format(path):
@@ -141,9 +149,9 @@ def read_alexnet(path: str | os.PathLike, *, deploy: str | os.PathLike | None = 
         case formats.CNTK:
             network = read_cntk_chain(path)
         case formats.ONNX:
-            network = read_onnx(path)
+            network = read_onnx_chain(path)
         case formats.TORCHVISION:
-            network = read_torchvision(path)
+            network = read_torchvision(path, weights_key)
         case _:
             raise UserError(f"{path} is a Keras model. Expected one of Caffe, CNTK, ONNX or torchvision.")
     return match_alexnet(network)

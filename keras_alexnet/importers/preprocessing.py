@@ -1,4 +1,4 @@
-"""What a network of another framework takes for pixels, and so what has to become of RGB ones."""
+"""Which pixels a network of another framework expects, and so what has to become of RGB ones."""
 
 import dataclasses
 import math
@@ -18,8 +18,8 @@ _NAMES = {"torchvision": "torchvision", "cntk": "CNTK", "bvlc": "Caffe"}
 
 
 @dataclass(frozen=True)
-class InputOptions:
-    """What a file may not tell, and its owner can.
+class Preprocessing:
+    """Preprocessing overrides for imported models: what the file does not say, or not correctly.
 
     Attributes:
         mean: of the channels, in the file's order; subtracted from pixels of 0 to 255.
@@ -52,8 +52,8 @@ class InputOptions:
 
 
 @dataclass(frozen=True)
-class Preprocessing:
-    """What is known of a file's pixels.
+class ResolvedPreprocessing:
+    """What a file's pixels are, once the file, the user and what is usual are put together.
 
     Attributes:
         preset: the network, with what it scales RGB pixels by.
@@ -71,43 +71,46 @@ class Preprocessing:
     source: str
 
 
-def resolve_preprocessing(found: AlexNetMatch, kind: str, options: InputOptions) -> Preprocessing:
+def resolve_preprocessing(found: AlexNetMatch, kind: str, given: Preprocessing) -> ResolvedPreprocessing:
     """Puts together what the network does itself, what the user says, and what is usual for the kind of file.
 
     Args:
         found: the network.
         kind: of the file, of `formats`.
-        options: what the user says. Where the network scales pixels itself, std is for what is done before.
+        given: what the user says. Where the network scales pixels itself, std is for what is done before.
 
     Raises:
-        UserError: the user contradicts the file, or what there is cannot be for pixels of 0 to 255, or seems to be for
-            the other order of channels.
+        UserError: the user contradicts the file, there are two usual readings of such a file and the user does not say
+            which, or what there is cannot be for pixels of 0 to 255, or seems to be for the other order of channels.
     """
-    network, usual = found.network, _usual_preset(found.preset, kind)
-    if options.channel_order and network.channel_order not in (None, options.channel_order):
+    network, usual = found.network, _usual_preset(found, kind)
+    if given.channel_order and network.channel_order not in (None, given.channel_order):
         raise UserError(
-            f"channel_order is {options.channel_order}, and {network.path} says {network.channel_order}. Leave it out."
+            f"channel_order is {given.channel_order}, and {network.path} says {network.channel_order}. Leave it out."
         )
+    # A mean image that the file only names is none that the network subtracts.
+    scales_itself = bool(found.scalings) and not network.mean_file
+    known_order = given.channel_order or network.channel_order
+    if usual is None and not (known_order and (scales_itself or given.mean is not None)):
+        raise _question(found, known_order, scales_itself)
     order, order_source = "rgb" if usual == "torchvision" else "bgr", "assumed"
-    for said, source in ((network.channel_order, "the file"), (options.channel_order, "as given")):
+    for said, source in ((network.channel_order, "the file"), (given.channel_order, "as given")):
         if said:
             order, order_source = said, source
     to_rgb = slice(None, None, -1 if order == "bgr" else 1)
-    # A mean image that the file only names is none that the network subtracts.
-    scales_itself = bool(found.scalings) and not network.mean_file
-    if scales_itself and options.mean is not None:
+    if scales_itself and given.mean is not None:
         raise UserError(
             f"{network.path} scales its pixels itself (layer {found.scalings[0].name!r}). Leave out mean; std may be "
             "given, for what pixels are divided by before."
         )
     scale, offset, sources = np.ones(3), np.zeros(3), []
-    if not scales_itself:
+    if not scales_itself and usual:
         preset = PRESETS[usual]
         scale, offset = (np.array(per_channel(values))[to_rgb] for values in (preset.input_scale, preset.input_offset))
         sources = [f"usual for {_NAMES[usual]}"]
-    if options.mean is not None or options.std is not None:
-        std = 1 / scale if options.std is None else np.array(options.std)
-        mean = -offset / scale if options.mean is None else np.array(options.mean)
+    if given.mean is not None or given.std is not None:
+        std = 1 / scale if given.std is None else np.array(given.std)
+        mean = -offset / scale if given.mean is None else np.array(given.mean)
         scale, offset, sources = 1 / std, -mean / std, ["as given"]
     for scaling in found.scalings:
         scale, offset = scale * scaling.scale, offset * scaling.scale + scaling.offset
@@ -115,14 +118,16 @@ def resolve_preprocessing(found: AlexNetMatch, kind: str, options: InputOptions)
         sources.append("the network itself")
     with np.errstate(divide="ignore", invalid="ignore"):
         mean, std = -offset / scale, 1 / scale
-    if found.scalings and options.std is None:
+    if found.scalings and given.std is None:
         _refuse_small_pixels(found, mean, std)
     if order_source == "assumed":
         _refuse_other_order(found, mean, order)
     preset = dataclasses.replace(
         found.preset, input_scale=_collapsed(scale[to_rgb]), input_offset=_collapsed(offset[to_rgb])
     )
-    return Preprocessing(preset, order, order_source, tuple(mean.tolist()), tuple(std.tolist()), ", ".join(sources))
+    return ResolvedPreprocessing(
+        preset, order, order_source, tuple(mean.tolist()), tuple(std.tolist()), ", ".join(sources)
+    )
 
 
 def _refuse_small_pixels(found: AlexNetMatch, mean: np.ndarray, std: np.ndarray) -> None:
@@ -149,12 +154,46 @@ def _listed(values: np.ndarray) -> str:
     return ", ".join(f"{value:.6g}" for value in values)
 
 
-def _usual_preset(network: Preset, kind: str) -> str:
-    """The name of the preset whose scaling of pixels such a file usually needs."""
-    if kind == formats.TORCHVISION or (kind == formats.ONNX and network.normalization == "none"):
+def _usual_preset(found: AlexNetMatch, kind: str) -> str | None:
+    """The name of the preset whose scaling of pixels such a file usually needs; None where there are two readings."""
+    if kind == formats.ONNX:
+        if found.network.framework:
+            kind = found.network.framework
+        elif found.preset.normalization == "none" and found.preset.conv1_padding == 2:
+            kind = formats.TORCHVISION
+        else:
+            return None
+    if kind == formats.TORCHVISION:
         return "torchvision"
     # CNTK's pools round up where CNTK has converted them from Caffe.
-    return "cntk" if kind == formats.CNTK and network.pool_padding != "caffe" else "bvlc"
+    return "cntk" if kind == formats.CNTK and found.preset.pool_padding != "caffe" else "bvlc"
+
+
+def _question(found: AlexNetMatch, order: str | None, scales_itself: bool) -> UserError:
+    """The error that asks for what the file does not say, with the flags of both usual readings."""
+    path = found.network.path
+    if scales_itself:
+        return UserError(
+            f"{path} scales its pixels itself, but does not say the order of its channels, and both orders are usual. "
+            "Add --channel_order=rgb if it was trained on RGB images, as with PyTorch and torchvision, or "
+            "--channel_order=bgr if on BGR images, as with Caffe and OpenCV."
+        )
+    readings = []
+    for name, usual_order in (("torchvision", "rgb"), ("bvlc", "bgr")):
+        preset, chosen = PRESETS[name], order or usual_order
+        to_rgb = slice(None, None, -1 if chosen == "bgr" else 1)
+        scale, offset = (np.array(per_channel(values))[to_rgb] for values in (preset.input_scale, preset.input_offset))
+        flags = f"--channel_order={chosen} --mean={_flag(-offset / scale)}"
+        readings.append(flags + (f" --std={_flag(1 / scale)}" if np.any(scale != 1) else ""))
+    return UserError(
+        f"{path} does not say which pixels it was trained on, and two ways are usual. Add {readings[0]} for images "
+        f"normalized as with torchvision, or {readings[1]} for images as in Caffe; or other numbers, such as "
+        "--mean=0,0,0 where nothing is subtracted."
+    )
+
+
+def _flag(values: np.ndarray) -> str:
+    return ",".join(f"{value:.6g}" for value in values)
 
 
 def _collapsed(values: np.ndarray) -> float | tuple[float, float, float]:

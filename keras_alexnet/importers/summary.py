@@ -6,11 +6,11 @@ import keras
 
 from keras_alexnet.importers import chain
 from keras_alexnet.importers.alexnet import AlexNetMatch
-from keras_alexnet.importers.preprocessing import Preprocessing
+from keras_alexnet.importers.preprocessing import ResolvedPreprocessing
 from keras_alexnet.presets import preset_name
 
 
-def summarise(found: AlexNetMatch, pixels: Preprocessing, model: keras.Model) -> str:
+def summarise(found: AlexNetMatch, pixels: ResolvedPreprocessing, model: keras.Model) -> str:
     """Tells the layers of the file with their shapes, what each became, and which pixels file and model take."""
     rows = [("layer of the file", "what", "shape", "of the model", "shape", "")]
     for layer, name in found.mapping:
@@ -38,7 +38,7 @@ def summarise(found: AlexNetMatch, pixels: Preprocessing, model: keras.Model) ->
     return "\n".join(lines)
 
 
-def _remarks(layer: chain.Layer, name: str, pixels: Preprocessing) -> list[str]:
+def _remarks(layer: chain.Layer, name: str, pixels: ResolvedPreprocessing) -> list[str]:
     remarks = []
     if name == "conv1" and pixels.channel_order == "bgr":
         remarks.append("BGR turned to RGB")
@@ -55,7 +55,7 @@ def _remarks(layer: chain.Layer, name: str, pixels: Preprocessing) -> list[str]:
     return remarks
 
 
-def _scaling(pixels: Preprocessing) -> str:
+def _scaling(pixels: ResolvedPreprocessing) -> str:
     parts = []
     if any(pixels.mean):
         parts.append(f"less {_numbers(pixels.mean)}")

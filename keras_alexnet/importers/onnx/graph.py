@@ -1,109 +1,30 @@
-"""The graph of an ONNX model, which the package onnx checks and loads, and whose constants it computes.
-
-The file is not trusted. The checker makes sure that the graph is sorted and that nodes have the attributes of their
-operators; what it allows, memory that a small file asks for included, is limited here.
+"""An ONNX model's graph: its nodes, and the values that do not depend on the image.
 
 Opsets are distinguished where a layer is read: onnx.version_converter converts neither PyTorch's exports to an older
 opset nor the model zoo's first ones, which name no shapes, to a newer one.
 """
 
+import itertools
 import math
-import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.importers.files import open_model_file
+from keras_alexnet.importers.onnx.file import MAX_SHOWN, OnnxFile, first_words, ints_text, shape_text, shown, text
+from keras_alexnet.importers.onnx.values import CONSTANT_OPS, REARRANGING, evaluate
 from keras_alexnet.importers.protobuf import as_written
-from keras_alexnet.system.file_names import from_utf8, to_utf8
 
-MODEL = "an ONNX model (.onnx)"
-AGAIN = "Export or download it again, with the files of its weights if it has any."
 ONLY_ALEXNET = "Only AlexNets are read: export the network for inference, without pre- or postprocessing of your own."
 
-# Protobuf's limit, and ours for a model with its weights in other files: an AlexNet has 250 MB.
-_MAX_BYTES = 2**31
 # Exports of AlexNet have up to 120 nodes, and up to 5 that compute a weight.
 _MAX_NODES = 1000
 _MAX_CONSTANT_NODES = 16
 _MAX_AXES = 32
-_MAX_SHOWN = 100
+_MAX_IMAGE_SIZE = 10_000
 
 _STRING = 8  # onnx.TensorProto.STRING
 _FLOAT_TYPES = ("float16", "bfloat16", "float32", "float64")
-
-# What exporters apply to weights. None of them makes an array much larger, but for casts to strings.
-_CONSTANT_OPS = ("Constant", "Identity", "Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze")
-
-
-def load_model(path: str | os.PathLike):
-    """Loads an ONNX model, with weights in other files of its folder, after onnx has checked it.
-
-    Raises:
-        UserError: onnx is not installed, or the file is missing, something else or invalid.
-    """
-    try:
-        import onnx
-    except ImportError:
-        raise UserError(
-            f"{os.fspath(path)}: to read {MODEL} the package onnx is needed: pip install 'keras_alexnet[onnx]'"
-        ) from None
-
-    file = open_model_file(path, MODEL)
-    if len(file) >= _MAX_BYTES:
-        raise UserError(
-            f"{file.path} has {len(file):,} bytes. Expected {MODEL} of less than 2 GiB, as the format allows no more."
-        )
-    try:
-        # By its path, for the weights in other files: they must be regular files in its folder, and no links. onnx
-        # takes names in UTF-8 under every locale, and no others.
-        try:
-            to_utf8(file.path).encode()
-        except UnicodeEncodeError:
-            onnx.checker.check_model(bytes(file.data))
-        else:
-            onnx.checker.check_model(to_utf8(file.path))
-        model = onnx.load(file.path, format="protobuf", load_external_data=False)
-        _load_external_data(model, os.path.dirname(os.path.abspath(file.path)))
-    # onnx and protobuf raise errors of many kinds.
-    except Exception as error:
-        reason = _first_words(error, 4 * _MAX_SHOWN)
-        raise UserError(f"{file.path} is not a valid ONNX model: {reason}. Expected {MODEL}. {AGAIN}") from None
-    return model
-
-
-def _load_external_data(model, folder: str) -> None:
-    """Has onnx read the weights that are in other files, each byte once."""
-    from onnx import external_data_helper, helper
-
-    unread: dict[str, int] = {}
-    left = _MAX_BYTES
-    for tensor in _tensors(model.graph):
-        if not external_data_helper.uses_external_data(tensor):
-            continue
-        info = external_data_helper.ExternalDataInfo(tensor)
-        num_bytes = math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-        if info.length is None:
-            tensor.external_data.add(key="length", value=str(num_bytes))
-        file = os.path.realpath(os.path.join(folder, from_utf8(info.location)))
-        in_file = unread.setdefault(file, os.path.getsize(file))
-        if not 0 < num_bytes <= min(in_file, left) or info.length not in (None, num_bytes):
-            raise ValueError(
-                f"the tensor {shown(text(tensor.name))!r} has {shape_text(tensor.dims)} numbers, and its weights in "
-                f"{shown(info.location)!r} another length, or a length beyond the file"
-            )
-        unread[file] -= num_bytes
-        left -= num_bytes
-        external_data_helper.load_external_data_for_tensor(tensor, to_utf8(folder))
-
-
-def _tensors(graph) -> Iterator:
-    yield from graph.initializer
-    for node in graph.node:
-        if node.op_type == "Constant":
-            yield from (attribute.t for attribute in node.attribute if attribute.HasField("t"))
 
 
 class Node:
@@ -115,6 +36,7 @@ class Node:
         name: may be empty.
         inputs, outputs: names of values; one left out is empty.
         attributes: name → value.
+        graphs, branches: of an If, the graphs for False and True, and the names of what they give; else empty.
     """
 
     def __init__(self, proto) -> None:
@@ -130,18 +52,21 @@ class Node:
         # A reference to an attribute of a function has no value. onnx's checker permits it outside of one.
         found = [entry for entry in proto.attribute if not entry.ref_attr_name]
         self.attributes = {text(entry.name): helper.get_attribute_value(entry) for entry in found}
+        self.graphs = tuple(self.attributes[name] for name in ("else_branch", "then_branch")) if self.op == "If" else ()
+        self.branches = tuple(text(graph.output[0].name) if graph.output else "" for graph in self.graphs)
 
     def layer_name(self, weight: int | None = None) -> str:
         """Its name, or that of the input that is its weight, or of its output."""
         return self.name or (self.inputs[weight] if weight is not None else self.outputs[0])
 
 
-@dataclass(frozen=True)
-class _Constant:
-    """How a value that does not depend on the image is computed: the nodes in order, and the tensors they take."""
-
-    nodes: tuple[Node, ...] = ()
-    tensors: tuple[str, ...] = ()
+def _with_branches(nodes: Sequence) -> Iterator[Node]:
+    """The nodes of a graph, with those of both branches of each If ahead of it."""
+    for proto in nodes:
+        node = Node(proto)
+        for branch in node.graphs:
+            yield from map(Node, branch.node)
+        yield node
 
 
 class Graph:
@@ -149,40 +74,56 @@ class Graph:
 
     Attributes:
         path: the file, for messages.
+        opset: the version of ONNX's operators.
+        tensors: by name, the tensors of the file.
         producers: the name of a value → the node that gives it.
         image, output: the names of the input that is not constant, and of the output.
         image_shape: the three sizes of an image in the file's order, 0 for an unknown one; None for none.
         batch: the number of images, if it is fixed.
     """
 
-    def __init__(self, model, path: str):
-        graph = model.graph
-        self.path = path
+    def __init__(self, file: OnnxFile):
+        graph = file.model.graph
+        self.path = file.path
+        nodes = list(itertools.islice(_with_branches(graph.node), _MAX_NODES + 1))
         for found, what in [
-            (model.functions, "functions of its own"),
+            (file.model.functions, "functions of its own"),
             (graph.sparse_initializer, "sparse weights"),
-            (len(graph.node) > _MAX_NODES, f"{len(graph.node):,} nodes"),
+            (len(nodes) > _MAX_NODES, f"more than {_MAX_NODES:,} nodes"),
         ]:
             if found:
-                raise UserError(f"{path} has {what}. Expected none or fewer: export it without them. {ONLY_ALEXNET}")
-        self._opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
-        self._tensors = {text(tensor.name): tensor for tensor in graph.initializer}
-        nodes = [Node(node) for node in graph.node]
-        self.producers = {name: node for node in nodes for name in filter(None, node.outputs)}
-        self._constants = {name: _Constant((), (name,)) for name in self._tensors}
+                raise UserError(
+                    f"{file.path} has {what}. Expected none or fewer: export it without them. {ONLY_ALEXNET}"
+                )
+        opsets = (entry.version for entry in file.model.opset_import if entry.domain in ("", "ai.onnx"))
+        self.opset = next(opsets, 1)
+        self.tensors = dict(file.tensors)
+        for node in nodes:
+            for branch in node.graphs:
+                for tensor in branch.initializer:
+                    if text(tensor.name) in self.tensors:
+                        raise self.error(node, f"has another {shown(text(tensor.name))!r}", "a name for each value")
+                    self.tensors[text(tensor.name)] = tensor
+        self.producers: dict[str, Node] = {}
+        for node in nodes:
+            for name in filter(None, node.outputs):
+                # Branches may use a name that the graph uses again, after them.
+                if name in self.producers:
+                    raise self.error(node, f"gives {shown(name)!r}, as another node does", "a name for each value")
+                self.producers[name] = node
+        # The name of a constant → the outputs of the nodes that compute it.
+        self._constants: dict[str, frozenset[str]] = dict.fromkeys(self.tensors, frozenset())
         # The checker has seen to it that nodes come after those whose outputs they take.
         for node in nodes:
             inputs = list(filter(None, node.inputs))
-            is_computed = node.op in _CONSTANT_OPS and node.attributes.get("to") != _STRING
+            is_computed = node.op in CONSTANT_OPS and node.attributes.get("to") != _STRING
             if is_computed and all(name in self._constants for name in inputs):
-                given = [self._constants[name] for name in inputs]
-                needed = dict.fromkeys(step for constant in given for step in constant.nodes)
-                if len(needed) < _MAX_CONSTANT_NODES:
-                    tensors = dict.fromkeys(name for constant in given for name in constant.tensors)
-                    self._constants[node.outputs[0]] = _Constant((*needed, node), tuple(tensors))
+                needed = frozenset(node.outputs[:1]).union(*(self._constants[name] for name in inputs))
+                if len(needed) <= _MAX_CONSTANT_NODES:
+                    self._constants[node.outputs[0]] = needed
 
         # Until IR version 4 initializers had to be among the inputs.
-        inputs = [value for value in graph.input if text(value.name) not in self._tensors]
+        inputs = [value for value in graph.input if text(value.name) not in self.tensors]
         self._require_one("inputs", inputs, "the images")
         self._require_one("outputs", graph.output, "the logits or probabilities")
         self.image, self.output = text(inputs[0].name), text(graph.output[0].name)
@@ -192,6 +133,17 @@ class Graph:
         """The error that a node has a problem, both worded to follow "… Conv 'name' " and "Expected "."""
         name = node.name or next(filter(None, node.outputs), "")
         return UserError(f"{self.path}: {shown(node.op)} {shown(name)!r} {problem}. Expected {expected}.")
+
+    def source(self, node: Node) -> str:
+        """What a node takes, or what both branches of an If rearrange; empty if that differs."""
+        if node.op != "If":
+            return node.inputs[0]
+        found = set()
+        for name in node.branches:
+            while (inner := self.producers.get(name)) and inner.op in ("Identity", *REARRANGING) and inner.op != "If":
+                name = inner.inputs[0]
+            found.add(name)
+        return found.pop() if len(found) == 1 else ""
 
     def is_constant(self, name: str) -> bool:
         """Whether a value does not depend on the image."""
@@ -205,28 +157,14 @@ class Graph:
         if name not in self._constants:
             raise self.error(node, f"takes {shown(name)!r}, which is not in the file", "a constant")
         try:
-            array = self._compute(name, self._constants[name])
+            array = evaluate(self, name)
         # onnx raises errors of many kinds, those of NumPy among them.
         except Exception as error:
-            problem = f"takes {shown(name)!r}, which cannot be computed: {_first_words(error, _MAX_SHOWN)}"
+            problem = f"takes {shown(name)!r}, which cannot be computed: {first_words(error, MAX_SHOWN)}"
             raise self.error(node, problem, "a valid model") from None
         if not array.size:
             raise self.error(node, f"takes {shown(name)!r}, which has the shape {shape_text(array.shape)}", "numbers")
         return array
-
-    def _compute(self, name: str, constant: _Constant) -> np.ndarray:
-        from onnx import helper, numpy_helper
-        from onnx.reference import ReferenceEvaluator
-
-        given = {tensor: numpy_helper.to_array(self._tensors[tensor]) for tensor in constant.tensors}
-        if not constant.nodes:
-            return given[name]
-        opsets = [helper.make_opsetid("", self._opset)]
-        nodes = [node.proto for node in constant.nodes]
-        function = helper.make_function("keras_alexnet", "constant", list(given), [name], nodes, opsets)
-        # Numbers beyond the range of a type become infinite, which the caller refuses.
-        with np.errstate(all="ignore"):
-            return np.asarray(ReferenceEvaluator(function).run(None, given, attributes={})[0])
 
     def weights(self, node: Node, index: int, axes: int | None = None) -> np.ndarray | None:
         """A constant input in float32, with that many axes; None if it was left out."""
@@ -282,35 +220,9 @@ class Graph:
         dims = value_type.tensor_type.shape.dim
         # 0, if it is a name or nothing.
         sizes = [max(dim.dim_value, 0) for dim in dims[:_MAX_AXES]]
-        if len(dims) != 4:
+        if len(dims) != 4 or max(sizes) > _MAX_IMAGE_SIZE:
             raise UserError(
                 f"{self.path} takes images of the shape {shape_text(sizes)}. Expected four sizes: images, channels, "
-                "rows, columns."
+                f"rows, columns, each of {_MAX_IMAGE_SIZE:,} at most."
             )
         return sizes[0] or None, tuple(sizes[1:])
-
-
-def text(value: str | bytes) -> str:
-    """A string of the file; protobuf gives one that is no UTF-8 as bytes."""
-    return value if isinstance(value, str) else value.decode("utf-8", "backslashreplace")
-
-
-def shown(name: str, most: int = _MAX_SHOWN) -> str:
-    """A name of the file for messages, cut off if it is long."""
-    return name if len(name) <= most else name[:most] + "…"
-
-
-def _first_words(error: Exception, most: int) -> str:
-    return shown(" ".join(str(error).split()).rstrip(".") or type(error).__name__, most)
-
-
-def ints_text(values: Sequence[int] | None) -> str:
-    """A list of integers for messages."""
-    if values is None:
-        return "that is not given"
-    return f"[{', '.join(map(str, values[:8]))}{', …' if len(values) > 8 else ''}]"
-
-
-def shape_text(shape: Sequence[int]) -> str:
-    """A shape for messages."""
-    return " × ".join(f"{size:,}" for size in shape[:_MAX_AXES]) or "of a single number"
