@@ -22,7 +22,7 @@ NARROW = {"filters": (4, 6, 5, 7, 8), "dense_units": 9}
 NAMES = {"ONNX": "model.onnx", "LiteRT": "model.tflite", "SavedModel": "model"}
 # Formats that are written in different ways: the file of LiteRT is placed as that of ONNX, which is faster to write.
 PLACES = ("ONNX", "SavedModel")
-PRESETS = ("cntk", "cntk_python", "caffenet", "torchvision")
+PRESETS = ("cntk", "cntk_python", "caffenet", "paper", "torchvision")
 
 
 def narrow_network(**settings) -> keras.Model:
@@ -221,7 +221,7 @@ def test_a_file_is_no_folder_and_a_folder_no_file(cntk, tmp_path):
 
 def test_another_normalization_differs(cntk, tmp_path, monkeypatch):
     pytest.importorskip("ai_edge_litert")
-    monkeypatch.setattr(export_litert, "LRN_ALPHA", 2e-4)
+    monkeypatch.setattr(export_litert, "_local_response_norm", lambda x, lrn: x / (lrn.k + 1e-3 * x))
     with pytest.raises(UserError, match="differ from those of Keras by"):
         export_model(cntk, tmp_path / "model.tflite")
 
