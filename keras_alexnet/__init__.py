@@ -7,6 +7,7 @@ import importlib
 _MODULES = {
     "ImageMap": "keras_alexnet.data.image_map",
     "InputOptions": "keras_alexnet.importers.preprocessing",
+    "LRN": "keras_alexnet.presets",
     "PRESETS": "keras_alexnet.presets",
     "PreparationConfig": "keras_alexnet.data.preparation",
     "Preset": "keras_alexnet.presets",

@@ -28,7 +28,8 @@ def summarise(found: AlexNetMatch, pixels: Preprocessing, model: keras.Model) ->
     lines = [
         f"{found.network.path}: {found.network.kind}",
         *lines,
-        f"Network  {architecture}, {found.num_classes:,} classes, {model.count_params():,} parameters",
+        f"Network  {architecture}",
+        f"         {found.num_classes:,} classes, {model.count_params():,} parameters",
         _dropout(found),
         f"Pixels   of the file: {pixels.channel_order.upper()} ({pixels.order_source}){_scaling(pixels)}",
         f"         of the model: RGB, 0 to 255, {size}{assumed}; it does the rest itself",
@@ -55,6 +56,8 @@ def _remarks(layer: chain.Layer, name: str, pixels: Preprocessing) -> list[str]:
         remarks.append("inputs from channels first to channels last")
     if isinstance(layer, chain.Convolution | chain.Dense) and layer.bias is None:
         remarks.append("no bias: zeros")
+    if isinstance(layer, chain.LocalResponseNorm):
+        remarks.append(str(pixels.preset.lrn))
     if isinstance(layer, chain.Softmax):
         remarks.append("left out: the model gives logits")
     if isinstance(layer, chain.Dropout):
