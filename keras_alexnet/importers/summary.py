@@ -61,8 +61,8 @@ def _remarks(layer: chain.Layer, name: str, pixels: Preprocessing) -> list[str]:
     if isinstance(layer, chain.Softmax):
         remarks.append("left out: the model gives logits")
     if isinstance(layer, chain.Dropout):
-        rate = "no rate" if layer.rate is None else f"rate {layer.rate:g}"
-        remarks.append(rate if name.startswith("drop") else f"{rate}, left out")
+        left_out = "" if name.startswith("drop") else ", left out"
+        remarks.append("no rate in the file" if layer.rate is None else f"rate {layer.rate:g}{left_out}")
     return remarks
 
 
