@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # The same names for editors and type checkers, which do not 
     from keras_alexnet.inference.files import predict_images as predict_images
     from keras_alexnet.model import build_alexnet as build_alexnet
     from keras_alexnet.model_file import load_model as load_model
+    from keras_alexnet.presets import LRN as LRN
     from keras_alexnet.presets import PRESETS as PRESETS
     from keras_alexnet.presets import Preset as Preset
     from keras_alexnet.report.train import train as train
@@ -38,6 +39,7 @@ __version__ = "0.1.0"
 # the Keras backend can still be chosen after it.
 _MODULES = {
     "ImageMap": "keras_alexnet.data.image_map",
+    "LRN": "keras_alexnet.presets",
     "PRESETS": "keras_alexnet.presets",
     "PreparationConfig": "keras_alexnet.data.preparation",
     "Preprocessing": "keras_alexnet.importers.preprocessing",

@@ -8,24 +8,23 @@ without this package.
 
 import dataclasses
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import layers, ops
 
+from keras_alexnet.normalization import local_response_norm, read_lrn
 from keras_alexnet.presets import (
-    LRN_ALPHA,
-    LRN_BETA,
-    LRN_K,
-    LRN_SIZE,
+    LRN,
     NORMALIZATIONS,
     POOL_PADDINGS,
     POOL_STRIDE,
     POOL_WINDOW,
     PRESETS,
     Preset,
+    per_channel,
     spatial_sizes,
 )
 from keras_alexnet.system.keras_settings import keras_defaults
@@ -42,7 +41,7 @@ def build_alexnet(
     num_classes: int = 1000,
     *,
     preset: str | Preset = "cntk",
-    dropout: float = 0.5,
+    dropout: float | tuple[float, float] = 0.5,
     weights: Callable[[str], tuple[np.ndarray, np.ndarray]] | None = None,
     seed: int | None = None,
     **changes: Any,
@@ -52,20 +51,21 @@ def build_alexnet(
     Args:
         num_classes: units of fc8.
         preset: the network to start from, a key of `PRESETS` or a `Preset`.
-        dropout: rate after fc6 and fc7, 0 up to but not including 1.
+        dropout: rate after fc6 and fc7, or one for each, 0 up to but not including 1.
         weights: gives kernel and bias of a layer, "conv1" to "fc8", as Keras has them. It is asked for one layer after
             the other, so that not all need to be in memory beside those of the model. None for random ones.
         seed: of the random weights and of dropout; None to draw one from Python's `random`, as Keras does.
-        **changes: attributes of `Preset`, instead of the preset's: `filters`, `dense_units`, `image_size`, …
+        **changes: attributes of `Preset`, instead of the preset's: `filters`, `dense_units`, `image_size`, `lrn`, …
 
     Returns:
         A functional model from (batch, image_size, image_size, 3) RGB pixels of 0 to 255, any dtype, to
-        (batch, num_classes) float32 logits; the side is 227, but torchvision's 224. Layers bear the names of the
-        paper's tables: conv1, relu1, norm1, pool1, …, fc8. Whatever the preset, the random weights are those of CNTK's
-        and Caffe's examples: a normal distribution, biases of 0 or 0.1.
+        (batch, num_classes) float32 logits; the side is 227 or 224. Layers have the names of Caffe's model: conv1,
+        relu1, norm1, pool1, …, fc8. Whatever the preset, the random weights are those of CNTK's and Caffe's examples: a
+        normal distribution, biases of 0 or 0.1.
 
     Raises:
-        ValueError: an unknown preset, normalization or padding, not five filter counts, or images too small for it.
+        ValueError: an unknown preset, normalization or padding, not five filter counts or two dense layers, or images
+            too small for it.
         TypeError: a change that is no attribute of `Preset`.
     """
     if isinstance(preset, str):
@@ -76,6 +76,8 @@ def build_alexnet(
     filters = preset.filters
     if len(filters) != 5:
         raise ValueError(f"filters has {len(filters)} entries, expected five, for conv1 to conv5.")
+    if len(preset.dense_units) != 2:
+        raise ValueError(f"dense_units has {len(preset.dense_units)} entries, expected two, for fc6 and fc7.")
     for name, known in (("normalization", NORMALIZATIONS), ("pool_padding", POOL_PADDINGS)):
         if getattr(preset, name) not in known:
             raise ValueError(f"{name} is {getattr(preset, name)!r}, expected one of {', '.join(known)}.")
@@ -84,7 +86,11 @@ def build_alexnet(
 
     rng = random if seed is None else random.Random(seed)
     inputs = keras.Input((preset.image_size, preset.image_size, 3), name="image")
-    x = layers.Rescaling(preset.input_scale, offset=preset.input_offset, dtype="float32", name="input_mean")(inputs)
+    scale, offset = preset.input_scale, preset.input_offset
+    if not (isinstance(scale, int | float) and isinstance(offset, int | float)):
+        # Keras 3.11 fails where one of them is a number and the other one is not.
+        scale, offset = per_channel(scale), per_channel(offset)
+    x = layers.Rescaling(scale, offset=offset, dtype="float32", name="input_mean")(inputs)
     if preset.conv1_padding:
         x = layers.ZeroPadding2D(preset.conv1_padding, data_format=DATA_FORMAT, name="conv1_pad")(x)
 
@@ -100,13 +106,51 @@ def build_alexnet(
     x = _max_pool(x, "pool5", preset.pool_padding)
     x = layers.Flatten(data_format=DATA_FORMAT, name="flatten")(x)
 
-    for n in "67":
-        x = _dense(x, f"fc{n}", preset.dense_units, weights, rng, stddev=0.005, bias=0.1)
+    rates = (dropout, dropout) if isinstance(dropout, int | float) else dropout
+    for n, units, rate in zip("67", preset.dense_units, rates, strict=True):
+        x = _dense(x, f"fc{n}", units, weights, rng, stddev=0.005, bias=0.1)
         x = layers.ReLU(name=f"relu{n}")(x)
         # Without a seed, PyTorch's dropout has its state in no variable.
-        x = layers.Dropout(dropout, seed=_layer_seed(rng), name=f"drop{n}")(x)
+        x = layers.Dropout(rate, seed=_layer_seed(rng), name=f"drop{n}")(x)
     logits = _dense(x, "fc8", num_classes, weights, rng, stddev=0.01, bias=0.0, dtype="float32")
     return keras.Model(inputs, logits, name="alexnet")
+
+
+def read_preset(model: keras.Model) -> Preset:
+    """The architecture of a model of `build_alexnet`.
+
+    Raises:
+        AttributeError, KeyError, TypeError, ValueError: its layers are not those of AlexNet. Without an error it may
+            still be another network: compare it with the one that `build_alexnet` builds.
+    """
+    found = {layer.name: layer for layer in model.layers}
+    names = list(found)
+    normalization, lrn = "none", LRN()
+    if "norm1" in found:
+        normalization = "before_pool" if names.index("norm1") < names.index("pool1") else "after_pool"
+        lrn = read_lrn(found[names[names.index("norm1") - 1]].output, found["norm1"].output)
+        if lrn is None:
+            raise ValueError("norm1 is not a local response normalization")
+    pool_padding = "valid"
+    if padded := [found[name] for name in ("pool1_pad", "pool2_pad", "pool5_pad") if name in found]:
+        pool_padding = "cntk" if padded[0].padding[0][0] else "caffe"
+    scaling = found["input_mean"].get_config()
+    return Preset(
+        filters=tuple(found[f"conv{i}"].filters for i in range(1, 6)),
+        dense_units=(found["fc6"].units, found["fc7"].units),
+        image_size=model.input_shape[1],
+        conv1_padding=found["conv1_pad"].padding[0][0] if "conv1_pad" in found else 0,
+        normalization=normalization,
+        lrn=lrn,
+        pool_padding=pool_padding,
+        input_scale=_one_if_equal(scaling["scale"]),
+        input_offset=_one_if_equal(scaling["offset"]),
+    )
+
+
+def _one_if_equal(value: float | Sequence[float]) -> float | tuple[float, float, float]:
+    values = per_channel(value)
+    return values[0] if len(set(values)) == 1 else values
 
 
 def set_precision(model: keras.Model, precision: str) -> None:
@@ -173,45 +217,11 @@ def _with_weights(layer: keras.Layer, x, weights):
     return x
 
 
-def _local_response_norm(x, name: str):
-    """x / (k + alpha/n · Σ x²)^0.75, the sum over n neighbouring channels (paper, section 3.3; CNTK's LRN)."""
-    x = ops.cast(x, "float32")
-    # The window sum as a product with a banded matrix, and d^-0.75 out of rsqrt and sqrt: several times faster, forward
-    # and backward, than shifted slices, a cumulative sum or `power`.
-    denominator = LRN_K + ops.matmul(ops.square(x), lrn_band(x.shape[-1]))
-    root = ops.rsqrt(denominator)
-    return layers.Multiply(dtype="float32", name=name)([x, root * ops.sqrt(root)])
-
-
-def lrn_band(channels: int) -> np.ndarray:
-    """The float32 (channels, channels) matrix that sums over n neighboring channels, scaled by alpha/n."""
-    channel = np.arange(channels)
-    window = np.abs(channel[:, None] - channel) <= LRN_SIZE // 2
-    return (LRN_ALPHA / LRN_SIZE * window).astype("float32")
-
-
-def is_local_response_norm(x: keras.KerasTensor, y: keras.KerasTensor) -> bool:
-    """Whether the tensor `y` of a model is AlexNet's local response normalization of `x`.
-
-    Compares values, not operations: files from other versions may compose the same function differently.
-    """
-    try:
-        network = keras.Model(x, y)
-    except ValueError:  # It depends on more than x.
-        return False
-    # Large enough that each constant of the formula shows, and exact in the bfloat16 that a file may ask for.
-    values = np.random.default_rng(0).integers(0, 256, (1, *x.shape[1:])).astype("float32")
-    found = ops.convert_to_numpy(network(values))
-    expected = values * (LRN_K + np.square(values) @ lrn_band(x.shape[-1])) ** -LRN_BETA
-    # The products of GPUs may be in TF32, which is 4e-4 off at most; a constant that is off by half a percent shows.
-    return np.allclose(found, expected, rtol=1e-3)
-
-
 def _norm_and_pool(x, n: str, preset: Preset):
     if preset.normalization == "before_pool":
-        x = _local_response_norm(x, f"norm{n}")
+        x = local_response_norm(x, preset.lrn, f"norm{n}")
     x = _max_pool(x, f"pool{n}", preset.pool_padding)
-    return _local_response_norm(x, f"norm{n}") if preset.normalization == "after_pool" else x
+    return local_response_norm(x, preset.lrn, f"norm{n}") if preset.normalization == "after_pool" else x
 
 
 def _max_pool(x, name: str, rule: str):

@@ -1,8 +1,10 @@
 """Models as `.keras` files."""
 
+import inspect
 import os
 
 import keras
+from keras import layers
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.model import set_precision
@@ -25,12 +27,31 @@ def save_model(model: keras.Model, path: str | os.PathLike, precision: str = "fl
     set_precision(model, "float32")
     try:
         # A model of the same layers that was never compiled: Keras saves the optimizer of one that was.
+        network = keras.Model(model.input, model.output, name=model.name)
+        config = _without_defaults(network.get_config())
+        network.get_config = lambda: config
         with atomic_path(path) as partial:
-            keras.Model(model.input, model.output, name=model.name).save(partial)
+            network.save(partial)
     finally:
         set_precision(model, precision)
         for layer in frozen:
             layer.trainable = False
+
+
+def _without_defaults(config: dict) -> dict:
+    """The config of a functional model without arguments of layers that have Keras's defaults.
+
+    Older versions of Keras refuse arguments that they do not know, such as Dense's `quantization_config`.
+    """
+    for entry in config["layers"]:
+        if entry["module"] == "keras.layers":
+            parameters = inspect.signature(getattr(layers, entry["class_name"])).parameters
+            entry["config"] = {
+                name: value
+                for name, value in entry["config"].items()
+                if name not in parameters or value != parameters[name].default
+            }
+    return config
 
 
 def load_model(path: str) -> keras.Model:

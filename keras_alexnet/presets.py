@@ -1,12 +1,13 @@
 """The named networks, and what AlexNets differ in. No framework is imported."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 # The side of the images of CNTK's and Caffe's networks, in pixels.
 IMAGE_SIZE = 227
-# Local response normalization: x / (k + alpha / size · Σ x²)^beta, the sum over `size` neighbouring channels.
+# The constants of local response normalization in Caffe's and CNTK's networks; see `LRN`.
 LRN_SIZE, LRN_K, LRN_ALPHA, LRN_BETA = 5, 1.0, 1e-4, 0.75
 # Layers with weights, from the image on; without fc8, as nothing would be left to train.
 FREEZABLE = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7")
@@ -14,29 +15,67 @@ WEIGHTED = (*FREEZABLE, "fc8")
 
 
 @dataclass(frozen=True)
+class LRN:
+    """Constants of local response normalization: x / (k + alpha / size · Σ x²)^beta, the sum over `size` channels.
+
+    This is the formula of Caffe, CNTK, ONNX and PyTorch. The paper (section 3.3) does not divide alpha by the size: its
+    alpha of 1e-4 is 5e-4 here.
+
+    Attributes:
+        size: neighboring channels, an odd number: the channel itself and as many on both sides.
+        alpha, beta, k: numbers above 0.
+
+    Raises:
+        ValueError: a constant outside of these bounds.
+    """
+
+    size: int = LRN_SIZE
+    alpha: float = LRN_ALPHA
+    beta: float = LRN_BETA
+    k: float = LRN_K
+
+    def __post_init__(self) -> None:
+        if self.size not in range(1, 100, 2):
+            raise ValueError(f"normalization size {self.size}, expected an odd number of 1 to 99")
+        for name in ("alpha", "beta", "k"):
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                raise ValueError(f"normalization {name} {value:g}, expected a number above 0")
+
+    def __str__(self) -> str:
+        return f"size {self.size}, alpha {self.alpha:.7g}, beta {self.beta:.7g}, k {self.k:.7g}"
+
+
+@dataclass(frozen=True)
 class Preset:
-    """All that AlexNets differ in but their classes and dropout.
+    """Architecture parameters of an AlexNet variant; classes and dropout are arguments of `build_alexnet`.
 
     Attributes:
         filters: of conv1 to conv5.
-        dense_units: of fc6 and fc7.
+        dense_units: of fc6 and fc7; a single number is for both.
         image_size: side of the square images, in pixels.
         conv1_padding: zeros around the image, once its mean is subtracted.
         normalization: where local response normalization is: "before_pool", "after_pool" (pool1 and pool2 each), or
             "none".
+        lrn: its constants.
         pool_padding: the rule for the edges of the max pools, a key of `POOL_PADDINGS`.
         input_scale, input_offset: pixels p of 0 to 255 enter the network as scale · p + offset; a number, or one each
             for red, green and blue.
     """
 
     filters: tuple[int, int, int, int, int]
-    dense_units: int
+    dense_units: int | tuple[int, int]
     image_size: int = IMAGE_SIZE
     conv1_padding: int = 0
     normalization: str = "before_pool"
+    lrn: LRN = LRN()
     pool_padding: str = "valid"
     input_scale: float | tuple[float, float, float] = 1.0
     input_offset: float | tuple[float, float, float] = 0.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.dense_units, int):
+            object.__setattr__(self, "dense_units", (self.dense_units, self.dense_units))
 
 
 def _torchvision_scale_and_offset() -> dict[str, Any]:
@@ -63,6 +102,17 @@ PRESETS = {
         4096,
         normalization="after_pool",
         pool_padding="caffe",
+        input_offset=_CAFFE_OFFSET,
+    ),
+    # Krizhevsky, Sutskever and Hinton (2012), section 3. The paper's: filters, units, images of 224×224, overlapping
+    # pools, normalization before them and its constants. Chosen: no groups; zeros around the image, as without them 224
+    # pixels do not give the 55×55 of figure 2; Caffe's mean per channel, where the paper subtracts a mean image.
+    "paper": Preset(
+        (96, 256, 384, 384, 256),
+        4096,
+        image_size=224,
+        conv1_padding=2,
+        lrn=LRN(size=5, alpha=5e-4, beta=0.75, k=2.0),
         input_offset=_CAFFE_OFFSET,
     ),
     # torchvision/models/alexnet.py, after Krizhevsky's "One weird trick …" (2014).
@@ -126,7 +176,34 @@ def _pool_paddings(preset: Preset) -> list[tuple[int, int]]:
     return [POOL_PADDINGS[preset.pool_padding](size) for size in spatial_sizes(preset)[:3]]
 
 
+def describe(preset: Preset) -> str:
+    """All architecture parameters of a network, for people."""
+    fc6, fc7 = preset.dense_units
+    side = preset.image_size
+    padding = f" padded by {preset.conv1_padding}" if preset.conv1_padding else ""
+    normalization = "no normalization"
+    if preset.normalization != "none":
+        place = preset.normalization.replace("_pool", " the pools")
+        normalization = f"normalization {place} ({preset.lrn})"
+    scale, offset = (numbers_text(per_channel(value)) for value in (preset.input_scale, preset.input_offset))
+    return "; ".join(
+        (
+            f"{'-'.join(map(str, preset.filters))} filters",
+            f"{fc6:,} dense units" if fc6 == fc7 else f"{fc6:,} and {fc7:,} dense units",
+            f"{side}×{side} pixels{padding}, scale {scale}, offset {offset}",
+            normalization,
+            f"pool padding {preset.pool_padding}",
+        )
+    )
+
+
 def per_channel(value: float | Sequence[float]) -> tuple[float, float, float]:
     """A number for red, green and blue each."""
     red, green, blue = (value,) * 3 if isinstance(value, int | float) else value
     return red, green, blue
+
+
+def numbers_text(values: Sequence[float]) -> str:
+    """A number for each channel, or one where they are all the same."""
+    texts = [f"{value:.7g}" for value in values]
+    return texts[0] if len(set(texts)) == 1 else f"({', '.join(texts)})"

@@ -10,7 +10,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_alexnet.compute import Forms, SlicedMaxPool, compute_form
+from keras_alexnet.compute import Forms, compute_form
+from keras_alexnet.compute_layers import SlicedMaxPool
 from keras_alexnet.model import build_alexnet
 
 FORMS = (

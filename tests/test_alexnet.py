@@ -5,12 +5,13 @@ import pytest
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.importers import chain, formats
-from keras_alexnet.importers.alexnet import layer_weights, match_alexnet
+from keras_alexnet.importers.alexnet import match_alexnet
 from keras_alexnet.importers.chain import Chain
 from keras_alexnet.importers.preprocessing import Preprocessing, resolve_preprocessing
-from keras_alexnet.presets import PRESETS, WEIGHTED, Preset
+from keras_alexnet.importers.weights import layer_weights
+from keras_alexnet.presets import LRN, PRESETS, WEIGHTED, Preset
 
-FILTERS, UNITS, CLASSES = (4, 6, 6, 4, 4), 8, 5
+FILTERS, UNITS, CLASSES = (4, 6, 6, 4, 4), (8, 7), 5
 RNG = np.random.default_rng(0)
 
 
@@ -36,14 +37,14 @@ def layers(*, groups=1, pool="valid", conv1_padding=0, side=6) -> list[chain.Lay
     relus = [chain.Relu(f"r{n}") for n in range(1, 8)]
     dense = [
         chain.Dense(name, numbers(inputs, units), numbers(units))
-        for name, inputs, units in (("d6", e * side * side, UNITS), ("d7", UNITS, UNITS), ("d8", UNITS, CLASSES))
+        for name, inputs, units in (("d6", e * side * side, 8), ("d7", 8, 7), ("d8", 7, CLASSES))
     ]
     return [
         *(convolution("c1", a, 3, 11, strides=4, padding=conv1_padding), relus[0], norms[0], pools[0]),
         *(convolution("c2", b, a, 5, padding=2, groups=groups), relus[1], norms[1], pools[1]),
         *(convolution("c3", c, b, 3, padding=1), relus[2], convolution("c4", d, c, 3, padding=1, groups=groups)),
         *(relus[3], convolution("c5", e, d, 3, padding=1, groups=groups), relus[4], pools[2]),
-        *(dense[0], relus[5], chain.Dropout("o6", 0.3), dense[1], relus[6], chain.Dropout("o7", 0.3), dense[2]),
+        *(dense[0], relus[5], chain.Dropout("o6", 0.3), dense[1], relus[6], chain.Dropout("o7", 0.6), dense[2]),
     ]
 
 
@@ -70,20 +71,37 @@ def test_every_layer_is_recognised_whatever_its_name():
     made = layers()
     found = match_alexnet(network(made))
     assert (found.preset, found.size_is_assumed) == (Preset(FILTERS, UNITS), True)
-    assert (found.num_classes, found.dropout, found.scalings) == (CLASSES, 0.3, ())
+    assert (found.num_classes, found.dropout, found.scalings) == (CLASSES, (0.3, 0.6), ())
     names = "conv1 relu1 norm1 pool1 conv2 relu2 norm2 pool2 conv3 relu3 conv4 relu4 conv5 relu5 pool5"
-    dense = "fc6 relu6 – fc7 relu7 – fc8"
+    dense = "fc6 relu6 drop6 fc7 relu7 drop7 fc8"
     assert [(layer, name) for layer, name in found.mapping] == list(
         zip(made, [*names.split(), *dense.split()], strict=True)
     )
     assert list(found.sources) == list(WEIGHTED)
 
 
-def test_a_softmax_and_dropout_elsewhere_are_left_out():
-    made = [chain.Dropout("a"), *without("o6", "o7"), chain.Softmax("s")]
+@pytest.mark.parametrize(
+    ("before", "left_out", "rates", "targets"),
+    [
+        ([0.2], (), (0.3, 0.6), ["–", "drop6", "drop7"]),
+        ([0.2], ("o6",), (0.2, 0.6), ["drop6", "drop7"]),  # Where torchvision has them.
+        ([None], ("o6",), (0.6, 0.6), ["–", "drop6, drop7"]),
+        ([None], ("o6", "o7"), (0.5, 0.5), ["–"]),
+        ([], ("o6", "o7"), (0.5, 0.5), []),
+    ],
+)
+def test_dropout_anywhere(before, left_out, rates, targets):
+    made = [*(chain.Dropout("a", rate) for rate in before), *without(*left_out), chain.Softmax("s")]
     found = match_alexnet(network(made))
-    assert found.dropout == 0.5
-    assert [name for _, name in found.mapping].count("–") == 2
+    assert found.dropout == rates
+    assert [name for layer, name in found.mapping if isinstance(layer, chain.Dropout)] == targets
+    assert found.mapping[-1][1] == "–"
+
+
+def test_constants_of_the_normalization_are_those_of_the_file_in_short_decimals():
+    constants = {"size": 3, "alpha": float(np.float32(5e-4)), "beta": 0.6, "k": float(np.float32(2.1))}
+    made = [dataclasses.replace(layer, **constants) if layer.name in ("n1", "n2") else layer for layer in layers()]
+    assert match_alexnet(network(made)).preset.lrn == LRN(3, 5e-4, 0.6, 2.1)
 
 
 def test_normalization_after_the_pool_and_none():
@@ -124,7 +142,7 @@ def test_the_model_zoos_padding_in_numbers():
 def test_paddings_of_the_same_number_by_other_rules():
     """CNTK's rule for all three sizes is what ONNX calls SAME_LOWER."""
     assert match_alexnet(network(layers(pool="same_lower", side=7))).preset.pool_padding == "cntk"
-    with pytest.raises(UserError, match=r"max poolings, of 55, 28, 14 pixels, are padded by \(\(1, 1\)"):
+    with pytest.raises(UserError, match=r"max pools, of 55, 28, 14 pixels, are padded by \(\(1, 1\)"):
         match_alexnet(network(layers(pool="same_upper", side=7)))
 
 
@@ -153,7 +171,7 @@ def test_weights_in_keras_form():
 
 
 def test_weights_are_no_views_of_the_file():
-    made = changed("d7", kernel=np.frombuffer(numbers(UNITS, UNITS).tobytes(), "f4").reshape(UNITS, UNITS))
+    made = changed("d7", kernel=np.frombuffer(numbers(*UNITS).tobytes(), "f4").reshape(UNITS))
     kernel, _ = layer_weights(match_alexnet(network(made)), "rgb", "fc7")
     assert kernel.flags.writeable
 
@@ -172,8 +190,8 @@ def with_nan(shape) -> np.ndarray:
 @pytest.mark.parametrize(
     ("made", "image_size", "told"),
     [
-        ([], None, r"there are no layers, and a convolution \(conv1\) should follow"),
-        (layers()[:-1], None, r"the last layer is 'r7', and a dense layer \(fc8\) should follow"),
+        ([], None, r"there are no layers. Expected an AlexNet, with a convolution \(conv1\) there"),
+        (layers()[:-1], None, r"the last layer is 'r7'. Expected an AlexNet, with a dense layer \(fc8\) there"),
         (without("r3"), None, "layer 'c4' is a convolution. Expected a ReLU there, AlexNet's relu3"),
         (without("n1"), None, r"normalization at different places \(none and before_pool\)"),
         ([*layers(), chain.Relu("r8")], None, "layer 'r8' comes after fc8. Expected nothing there but a softmax"),
@@ -187,14 +205,14 @@ def with_nan(shape) -> np.ndarray:
         (changed("c3", groups=0), None, "layer 'c3' has 0 groups"),
         (changed("c3", kernel=numbers(18, 1, 3, 3), groups=9), None, "layer 'c3' has 9 groups"),
         (changed("c3", bias=numbers(5)), None, "layer 'c3' has a bias of 5 numbers. Expected 6"),
-        (changed("n2", beta=0.5), None, "layer 'n2' has beta 0.5. Expected 0.75"),
-        (changed("n1", k=2.0), None, "layer 'n1' has k 2. Expected 1"),
-        (changed("p2", window=(2, 2)), None, "layer 'p2' has windows of 2 × 2 and strides of 2 × 2. Expected 3 × 3"),
+        (changed("n2", beta=0.5), None, "layer 'n2' has size 5, alpha 0.0001, beta 0.5, k 1. Expected those of the"),
+        (changed("n1", size=4), None, "layer 'n1' has normalization size 4, expected an odd number"),
+        (changed("n1", k=-1.0), None, "layer 'n1' has normalization k -1, expected a number above 0"),
+        (changed("p2", window=(2, 2)), None, "layer 'p2' has a window of 2 × 2 and strides of 2 × 2. Expected 3 × 3"),
         (changed("d7", kernel=numbers(9, 8)), None, "layer 'd7' has 9 inputs. Expected 8, the units before it"),
-        (changed("d7", kernel=numbers(8, 9)), None, "layer 'd7' has 9 units. Expected 8"),
-        (layers(side=7), None, "layer 'd6' has 196 inputs. Expected 4 × 6 × 6, for images of 227 .*does not tell"),
+        (layers(side=7), None, "layer 'd6' has 196 inputs. Expected 4 × 6 × 6 for images of 227 .*is assumed"),
         (layers(), (227, 131), "for images of 227 × 131 pixels. Expected squares"),
-        (layers(), (20, 20), r"layer 'd6' has 144 inputs. Expected 4 × -?\d × -?\d, for images of 20 × 20 pixels"),
+        (layers(), (20, 20), r"layer 'd6' has 144 inputs. Expected 4 × -?\d × -?\d for images of 20 × 20 pixels"),
         (changed("c4", kernel=with_nan((4, 6, 3, 3))), None, "layer 'c4' has a kernel with no numbers, or with some"),
         (changed("d8", bias=with_nan(5)), None, "layer 'd8' has a bias with no numbers, or with some that are NaN"),
         ([chain.Scaling("s", np.ones(4)), *layers()], None, r"layer 's' scales pixels by \(4,\) numbers"),

@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import json
 
 import keras
@@ -142,3 +143,10 @@ def test_identity_names_all_that_differs(trained, tmp_path):
     check_identity(checkpoint, {"seed": 1})
     with pytest.raises(UserError, match=r"run holds another run:\n  seed: 1 then, 2 now\n  new: None then, 3 now\n"):
         check_identity(checkpoint, {"seed": 2, "new": 3})
+
+
+def test_a_checkpoint_of_another_architecture_with_the_same_shapes_is_refused(trained, tmp_path):
+    save_checkpoint(tmp_path, trained, dataclasses.replace(progress(2), architecture="k 1"))
+    restore(build(1), load_newest_checkpoint(tmp_path), "k 1")
+    with pytest.raises(UserError, match="is of another network:\n  k 1 then,\n  k 2 now"):
+        restore(build(1), load_newest_checkpoint(tmp_path), "k 2")

@@ -7,10 +7,11 @@ from cntk_reference import ALL, CHECKPOINT, PADDED_POOLS, PADDED_POOLS_V1, REFER
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.importers import chain
-from keras_alexnet.importers.alexnet import layer_weights, match_alexnet
+from keras_alexnet.importers.alexnet import match_alexnet
 from keras_alexnet.importers.cntk.chain import chain_of_graph, read_cntk_chain
 from keras_alexnet.importers.cntk.graph import CntkVariable
 from keras_alexnet.importers.cntk.reader import read_cntk_model
+from keras_alexnet.importers.weights import layer_weights
 from keras_alexnet.presets import WEIGHTED, Preset
 
 NAMES = [

@@ -13,11 +13,13 @@ from compute_forms import ALL, NARROW, TOLERANCE, distances, lively, pool_gradie
 from training_process import installed
 
 from keras_alexnet import model as model_module
-from keras_alexnet.compute import PORTABLE, BlockConv2D, SlicedMaxPool, choose_forms, compute_form
+from keras_alexnet.compute import PORTABLE, choose_forms, compute_form
+from keras_alexnet.compute_layers import BlockConv2D, SlicedMaxPool
 from keras_alexnet.inference.outputs import Outputs
-from keras_alexnet.model import build_alexnet, is_local_response_norm, lrn_band, set_precision
+from keras_alexnet.model import build_alexnet, set_precision
 from keras_alexnet.model_file import load_model, save_model
-from keras_alexnet.presets import PRESETS
+from keras_alexnet.normalization import lrn_band, read_lrn
+from keras_alexnet.presets import LRN, PRESETS
 
 
 def assert_all_close(distances: dict[str, dict[str, float]]) -> None:
@@ -28,19 +30,25 @@ def assert_all_close(distances: dict[str, dict[str, float]]) -> None:
     assert any(distances[str(ALL)].values())
 
 
-@pytest.mark.parametrize(("scale", "is_norm"), [(1.0, True), (1.005, False)])
-def test_a_normalization_is_known_by_its_constants_though_gpus_round_its_products(scale, is_norm):
+@pytest.mark.parametrize(("scale", "lrn"), [(1.0, LRN()), (1.005, None)])
+def test_a_normalization_is_known_by_its_values_though_gpus_round_its_products(scale, lrn):
     x = keras.Input((13, 13, 96))
     # TF32 has the digits of float16, but not its range.
-    band = (scale * lrn_band(96) * 2**14).astype("float16").astype("float32") / 2**14
+    band = (lrn_band(96, LRN()) * 2**14).astype("float16").astype("float32") / 2**14
     squares = keras.ops.cast(keras.ops.cast(keras.ops.square(x), "float16"), "float32")
-    sums = keras.ops.matmul(squares, band)
-    assert is_local_response_norm(x, keras.layers.Multiply()([x, (1 + sums) ** -0.75])) == is_norm
+    # Composed otherwise, so that the constants cannot be read.
+    sums = scale * keras.ops.matmul(squares, keras.ops.convert_to_tensor(band))
+    assert read_lrn(x, keras.layers.Multiply()([x, keras.ops.exp(-0.75 * keras.ops.log(1 + sums))])) == lrn
 
 
 @pytest.mark.parametrize("preset", [name for name in PRESETS if name != "cntk"])
 def test_logits_loss_and_gradients_are_those_of_the_model(preset):
     assert_all_close(distances(preset, 3, filters=NARROW, dense_units=256))
+
+
+@pytest.mark.parametrize("lrn", [LRN(3, 5e-4, 0.6, 1.5), LRN(9, 1e-3, 0.75, 2.0)])
+def test_so_they_are_with_other_constants_of_the_normalization(lrn):
+    assert_all_close(distances("tiny", 3, lrn=lrn))
 
 
 @pytest.mark.slow
@@ -129,18 +137,18 @@ def test_values_of_a_layer(layer):
 
 
 def test_other_networks_keep_their_own_layers(monkeypatch):
-    # Only a constant of its normalizations is different.
+    # Only one of its normalizations is something else.
     with monkeypatch.context() as other:
-        other.setattr(model_module, "LRN_K", 2.0)
+        other.setattr(model_module, "local_response_norm", lambda x, _, name: keras.layers.Multiply(name=name)([x, x]))
         foreign = build_alexnet(10, preset="tiny")
     image = keras.Input((227, 227, 3))
     x = keras.layers.Conv2D(4, 11, strides=4)(image)
     branched = keras.Model(image, keras.layers.Dense(3)(keras.layers.Flatten()(keras.layers.Add()([x, x]))))
     x = np.random.default_rng(0).integers(0, 256, (2, 227, 227, 3), np.uint8)
-    for model in (foreign, branched):
-        network = compute_form(model, ALL)
-        assert network.layers == model.layers
-        np.testing.assert_array_equal(np.asarray(network(x)), np.asarray(model(x)))
+    for each in (foreign, branched):
+        network = compute_form(each, ALL)
+        assert network.layers == each.layers
+        np.testing.assert_array_equal(np.asarray(network(x)), np.asarray(each(x)))
 
 
 def test_forms_are_chosen_by_platform():

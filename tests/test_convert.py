@@ -19,7 +19,7 @@ from keras_alexnet.data.class_mappings import write_class_names
 from keras_alexnet.data.class_names import classes_of_model
 from keras_alexnet.errors import UserError
 from keras_alexnet.exporters.runtimes import load_exported
-from keras_alexnet.model import build_alexnet
+from keras_alexnet.model import build_alexnet, read_preset
 from keras_alexnet.model_file import load_model
 
 CAFFE = REFERENCE / "caffe_alexnet_new_c10_fc64.caffemodel"
@@ -101,7 +101,8 @@ def test_from_the_file_to_the_report(tmp_path):
         "between",
         "them",
     ] in words
-    assert ["norm1", "local", "response", "normalization", "norm1"] in words
+    norm1 = "norm1 local response normalization norm1 size 5, alpha 0.0001, beta 0.75, k 1"
+    assert norm1.split() in words
     assert ["fc8", "dense", "layer", "64", "×", "10", "fc8", "64", "×", "10"] in words
     assert "Pixels   of the file: BGR (assumed), less 104, 117, 123 (usual for Caffe)" in lines
     assert lines[-1] == f"Written  {tmp_path}/new/bvlc.keras"
@@ -131,8 +132,8 @@ def test_classes_of_cntk_that_are_not_known_are_told(tmp_path, capsys):
 def test_the_pixels_that_the_user_tells(tmp_path, capsys):
     converted(f"--input={CAFFE}", f"--output={tmp_path}/a.keras", "--mean=3,2,1", "--std=2,2,2", "--channel_order=rgb")
     assert "RGB (as given), less 3, 2, 1, divided by 2 (as given)" in capsys.readouterr().out
-    layer = load_model(str(tmp_path / "a.keras")).get_layer("input_mean")
-    assert (layer.scale, tuple(layer.offset)) == (0.5, (-1.5, -1, -0.5))
+    preset = read_preset(load_model(str(tmp_path / "a.keras")))
+    assert (preset.input_scale, preset.input_offset) == (0.5, (-1.5, -1, -0.5))
 
 
 def test_one_of_several_weights_of_a_checkpoint(tmp_path, capsys):

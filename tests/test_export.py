@@ -17,12 +17,13 @@ from keras_alexnet.exporters import saved_model as export_saved_model
 from keras_alexnet.exporters.exporter import export_model
 from keras_alexnet.exporters.formats import export_kind
 from keras_alexnet.model import build_alexnet, set_precision
+from keras_alexnet.presets import LRN
 
 NARROW = {"filters": (4, 6, 5, 7, 8), "dense_units": 9}
 NAMES = {"ONNX": "model.onnx", "LiteRT": "model.tflite", "SavedModel": "model"}
 # Formats that are written in different ways: the file of LiteRT is placed as that of ONNX, which is faster to write.
 PLACES = ("ONNX", "SavedModel")
-PRESETS = ("cntk", "cntk_python", "caffenet", "torchvision")
+PRESETS = ("cntk", "cntk_python", "caffenet", "paper", "torchvision")
 
 
 def narrow_network(**settings) -> keras.Model:
@@ -37,7 +38,9 @@ def narrow_network(**settings) -> keras.Model:
 
 @pytest.fixture(scope="module", params=PRESETS)
 def network(request) -> keras.Model:
-    return narrow_network(preset=request.param)
+    # Of one of them, all that presets with a name have in common.
+    others = {"lrn": LRN(3, 5e-4, 0.6, 1.5), "dense_units": (9, 7)} if request.param == "caffenet" else {}
+    return narrow_network(preset=request.param, **others)
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +224,7 @@ def test_a_file_is_no_folder_and_a_folder_no_file(cntk, tmp_path):
 
 def test_another_normalization_differs(cntk, tmp_path, monkeypatch):
     pytest.importorskip("ai_edge_litert")
-    monkeypatch.setattr(export_litert, "LRN_ALPHA", 2e-4)
+    monkeypatch.setattr(export_litert, "_local_response_norm", lambda x, lrn: x / (lrn.k + 1e-3 * x))
     with pytest.raises(UserError, match="differ from those of Keras by"):
         export_model(cntk, tmp_path / "model.tflite")
 
@@ -325,7 +328,7 @@ def other_networks() -> dict[str, keras.Model]:
     masked = layers.Multiply(name="norm1")([convolved, convolved])
     heads = {
         "GlobalAveragePooling2D": pooled,
-        "no local response normalization": layers.Dense(3)(layers.Flatten()(masked)),
+        "not a local response normalization": layers.Dense(3)(layers.Flatten()(masked)),
         "the activation of its layer fc8": layers.Dense(3, "softmax", name="fc8")(layers.Flatten()(convolved)),
         "not the output of the layer before": layers.Dense(3, name="fc8")(layers.Flatten()(convolved + convolved)),
     }

@@ -7,7 +7,7 @@ from keras_alexnet import model as model_module
 from keras_alexnet.errors import UserError
 from keras_alexnet.model import build_alexnet, set_precision
 from keras_alexnet.model_file import load_model, save_model
-from keras_alexnet.presets import PRESETS, WEIGHTED
+from keras_alexnet.presets import LRN, PRESETS, WEIGHTED
 from keras_alexnet.training.initial import build_from, freeze_through
 from keras_alexnet.training.metrics import compile_model
 from keras_alexnet.training.optimizer import SGDWithL2
@@ -77,6 +77,7 @@ def test_other_classes_have_a_new_fc8_and_the_same_features(saved):
         *({"preset": name} for name in PRESETS),
         {"filters": (2, 3, 4, 5, 6), "dense_units": 7},
         {"image_size": 131, "conv1_padding": 3, "pool_padding": "caffe", "input_scale": 0.5},
+        {"lrn": LRN(3, 1.23456789e-2, 0.6, 1.5), "dense_units": (9, 7), "input_offset": (-1.0, -2.0, -3.0)},
     ],
 )
 def test_other_presets_and_sizes(tmp_path, settings):
@@ -103,11 +104,11 @@ def test_the_run_of_the_file_does_not_matter(tmp_path):
 
 
 def test_a_normalisation_of_other_operations_is_accepted(tmp_path, monkeypatch):
-    def with_power(x, name):
+    def with_power(x, _, name):
         sums = sum(ops.pad(ops.square(x), ((0, 0), (0, 0), (0, 0), (2, 2)))[..., i : i + x.shape[-1]] for i in range(5))
         return layers.Multiply(name=name)([x, ops.power(1.0 + 2e-5 * sums, -0.75)])
 
-    monkeypatch.setattr(model_module, "_local_response_norm", with_power)
+    monkeypatch.setattr(model_module, "local_response_norm", with_power)
     network = narrow_network()
     network.save(tmp_path / "model.keras")
     monkeypatch.undo()
@@ -122,16 +123,19 @@ def other_conv2(x, n, filters, weights, rng, **settings):
     return CONV(x, n, filters, weights, rng, **settings)
 
 
-CONV, NORM = model_module._conv, model_module._local_response_norm
+CONV, NORM = model_module._conv, model_module.local_response_norm
 
 
 @pytest.mark.parametrize(
     ("function", "replacement", "told"),
     [
         ("_conv", other_conv2, "conv2: its groups is 2, expected 1"),
-        ("_local_response_norm", lambda x, name: NORM(x, name) if name == "norm1" else x, "it has no layer norm2"),
-        ("LRN_ALPHA", 1.1e-4, "norm1 computes something else"),
-        ("LRN_K", 2.0, "norm2 computes something else"),
+        ("local_response_norm", lambda x, lrn, name: NORM(x, lrn, name) if name == "norm1" else x, "no layer norm2"),
+        (
+            "local_response_norm",
+            lambda x, _, name: NORM(x, LRN(k=float(name[-1])), name),
+            "norm2 computes something else than local response normalization with the constants of norm1",
+        ),
     ],
 )
 def test_another_network_is_refused_with_what_differs(tmp_path, monkeypatch, function, replacement, told):

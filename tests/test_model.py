@@ -1,6 +1,4 @@
 import dataclasses
-import json
-import zipfile
 
 import keras
 import numpy as np
@@ -8,8 +6,9 @@ import pytest
 from cntk_reference import REFERENCE, build_reference_network, images_to_keras
 
 from keras_alexnet import model as model_module
-from keras_alexnet.model import build_alexnet, set_precision
-from keras_alexnet.presets import PRESETS, Preset, preset_name, spatial_sizes
+from keras_alexnet.model import build_alexnet, read_preset, set_precision
+from keras_alexnet.normalization import local_response_norm, lrn_band, read_lrn
+from keras_alexnet.presets import LRN, PRESETS, Preset, describe, preset_name, spatial_sizes
 
 LAYERS = [
     *("image", "input_mean"),
@@ -110,16 +109,32 @@ def test_dropout_drops_in_training_alone():
     share = np.mean(keras.ops.convert_to_numpy(dropped(x, training=True)) == 0)
     assert 0.35 < share < 0.65
     assert network.get_layer("drop6").rate == network.get_layer("drop7").rate == 0.5
-    assert build_alexnet(**TINY, dropout=0.25).get_layer("drop6").rate == 0.25
+    two_rates = build_alexnet(**TINY, dropout=(0.25, 0.5))
+    assert [two_rates.get_layer(name).rate for name in ("drop6", "drop7")] == [0.25, 0.5]
 
 
-def test_local_response_norm_is_the_formula():
+@pytest.mark.parametrize(
+    ("lrn", "alpha_per_square"),
+    [(LRN(), 2e-5), (PRESETS["paper"].lrn, 1e-4), (LRN(size=3, alpha=5e-4, beta=0.6, k=1.5), 5e-4 / 3)],
+)
+def test_local_response_norm_is_the_formula(lrn, alpha_per_square):
     x = np.random.default_rng(0).normal(0, 60, (2, 3, 3, 12)).astype(np.float32)
     inputs = keras.Input(x.shape[1:])
-    norm = keras.Model(inputs, model_module._local_response_norm(inputs, "norm"))
-    squares = np.pad(x.astype(np.float64) ** 2, [(0, 0)] * 3 + [(2, 2)])
-    sums = sum(squares[..., i : i + 12] for i in range(5))
-    np.testing.assert_allclose(norm.predict_on_batch(x), x / (1 + 1e-4 / 5 * sums) ** 0.75, rtol=2e-6)
+    output = local_response_norm(inputs, lrn, "norm")
+    reach = lrn.size // 2
+    squares = np.pad(x.astype(np.float64) ** 2, [(0, 0)] * 3 + [(reach, reach)])
+    sums = sum(squares[..., i : i + 12] for i in range(lrn.size))
+    expected = x / (lrn.k + alpha_per_square * sums) ** lrn.beta
+    np.testing.assert_allclose(keras.Model(inputs, output).predict_on_batch(x), expected, rtol=2e-6)
+    assert read_lrn(inputs, output) == lrn
+
+
+@pytest.mark.parametrize(("beta", "lrn"), [(0.75, LRN()), (0.7, None)])
+def test_a_normalization_of_other_operations_is_known_by_its_values(beta, lrn):
+    x = keras.Input((5, 5, 12))
+    denominator = 1.0 + keras.ops.matmul(keras.ops.square(x), lrn_band(12, LRN()))
+    power = keras.ops.exp(-beta * keras.ops.log(denominator))
+    assert read_lrn(x, keras.layers.Multiply()([x, power])) == lrn
 
 
 @pytest.mark.parametrize(("size", "pooled"), [(55, 28), (28, 14), (14, 7), (13, 7)])
@@ -145,9 +160,11 @@ def test_caffes_pools_round_up(size, pooled):
     np.testing.assert_array_equal(result[0], expected)
 
 
-@pytest.mark.parametrize(("preset", "parameters"), [("bvlc", 62_378_344), ("torchvision", 61_100_840)])
+@pytest.mark.parametrize(
+    ("preset", "parameters"), [("bvlc", 62_378_344), ("paper", 62_378_344), ("torchvision", 61_100_840)]
+)
 def test_parameters_of_other_networks(preset, parameters):
-    """BVLC's 60,965,224 and the zeros of its groups; what torchvision's documentation says."""
+    """BVLC's 60,965,224 and the zeros of its groups, as the paper's; what torchvision's documentation says."""
     assert build_alexnet(preset=preset).count_params() == parameters
 
 
@@ -201,20 +218,22 @@ def test_pool_padding_of_the_python_example():
     assert network.get_layer("fc6").kernel.shape[0] == 7 * 7 * 64
 
 
-def test_sizes_are_arguments():
-    network = build_alexnet(7, filters=(8, 9, 10, 11, 12), dense_units=13)
+@pytest.mark.parametrize(("dense_units", "units"), [(13, [13, 13, 7]), ((13, 11), [13, 11, 7])])
+def test_architecture_parameters_are_arguments(dense_units, units):
+    network = build_alexnet(7, filters=(8, 9, 10, 11, 12), dense_units=dense_units)
     assert [network.get_layer(f"conv{i}").filters for i in range(1, 6)] == [8, 9, 10, 11, 12]
-    assert [network.get_layer(name).units for name in ("fc6", "fc7", "fc8")] == [13, 13, 7]
+    assert [network.get_layer(name).units for name in ("fc6", "fc7", "fc8")] == units
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ({"preset": "vgg"}, "'vgg', expected one of cntk, cntk_python, bvlc, caffenet, torchvision, tiny"),
+        ({"preset": "vgg"}, "'vgg', expected one of cntk, cntk_python, bvlc, caffenet, paper, torchvision, tiny"),
         ({"pool_padding": "same"}, "pool_padding is 'same', expected one of valid, cntk, caffe"),
         ({"normalization": "batch"}, "normalization is 'batch', expected one of before_pool, after_pool, none"),
         ({"image_size": 50}, "image_size is 50, too small"),
         ({"filters": (1, 2, 3)}, "3 entries, expected five"),
+        ({"dense_units": (1, 2, 3)}, "3 entries, expected two"),
     ],
 )
 def test_bad_arguments_are_told(arguments, told):
@@ -249,25 +268,6 @@ def test_set_precision_equals_a_network_built_so():
     np.testing.assert_array_equal(network(x, training=False), in_float32)
 
 
-def test_saved_network_names_stock_keras_alone(tmp_path):
-    build_alexnet(**TINY).save(tmp_path / "model.keras")
-    with zipfile.ZipFile(tmp_path / "model.keras") as file:
-        config = json.loads(file.read("config.json"))
-
-    def modules(node):
-        if isinstance(node, dict):
-            if "registered_name" in node:
-                yield node["module"], node["registered_name"]
-            node = list(node.values())
-        if isinstance(node, list):
-            for child in node:
-                yield from modules(child)
-
-    found = set(modules(config))
-    assert len(found) > 5
-    assert all(module.split(".")[0] in ("keras", "builtins") for module, _ in found if module), found
-
-
 @pytest.mark.parametrize("preset", PRESETS)
 def test_sizes_are_foretold(preset):
     network = build_alexnet(2, preset=preset, filters=(4, 4, 4, 4, 4), dense_units=4)
@@ -282,3 +282,24 @@ def test_a_preset_is_known_by_what_it_computes():
     assert preset_name(bvlc) == "bvlc"
     assert preset_name(dataclasses.replace(bvlc, image_size=224)) is None
     assert preset_name(dataclasses.replace(PRESETS["cntk_python"], pool_padding="caffe")) == "cntk"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_preset_of_a_model(preset):
+    narrow = dataclasses.replace(PRESETS[preset], filters=(4, 4, 4, 4, 4), dense_units=(4, 3))
+    found = read_preset(build_alexnet(2, preset=narrow))
+    assert dataclasses.replace(found, pool_padding=narrow.pool_padding) == narrow
+    assert spatial_sizes(found) == spatial_sizes(narrow)
+
+
+def test_a_preset_in_words():
+    assert describe(PRESETS["paper"]) == (
+        "96-256-384-384-256 filters; 4,096 dense units; 224×224 pixels padded by 2, scale 1, offset (-123, -117, "
+        "-104); normalization before the pools (size 5, alpha 0.0005, beta 0.75, k 2); pool padding valid"
+    )
+
+
+@pytest.mark.parametrize("constants", [{"size": 4}, {"size": 101}, {"k": 0.0}, {"alpha": float("nan")}])
+def test_constants_out_of_bounds(constants):
+    with pytest.raises(ValueError, match=f"normalization {next(iter(constants))} .*, expected"):
+        LRN(**constants)

@@ -12,8 +12,9 @@ from PIL import Image
 from keras_alexnet.data.class_names import Classes
 from keras_alexnet.data.image_map import ImageMap
 from keras_alexnet.inference.predictions import Predictions, predictions_of
+from keras_alexnet.model import build_alexnet
 from keras_alexnet.report import files, tables
-from keras_alexnet.report.content import build_page, sha256_of
+from keras_alexnet.report.content import _architecture, build_page, sha256_of
 from keras_alexnet.report.page import Page
 from keras_alexnet.report.run_record import run_of
 from keras_alexnet.report.statistics import calibration, class_results, confusion_matrix, wilson_interval
@@ -61,6 +62,15 @@ def page_of(num_classes: int, folder: Path, model_name: str = "model.keras") -> 
         model_path=folder / model_name,
         settings={"crops": 10},
     )
+
+
+def test_the_architecture_of_an_alexnet():
+    model = build_alexnet(3, preset="paper", filters=(4, 4, 4, 4, 4), dense_units=(9, 8), dropout=(0.3, 0.6))
+    facts = _architecture(model)
+    assert "9 and 8 dense units" in facts["architecture"]
+    assert "alpha 0.0005, beta 0.75, k 2" in facts["architecture"]
+    assert (facts["preset"], facts["dropout"]) == ("", "0.3 after fc6, 0.6 after fc7")
+    assert _architecture(keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])) == {}
 
 
 @pytest.fixture(scope="module")

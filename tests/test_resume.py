@@ -20,7 +20,9 @@ from keras_alexnet.compute import PORTABLE, Forms
 from keras_alexnet.data import image_cache, map_file, ppm
 from keras_alexnet.data.pixel_store import PixelStore
 from keras_alexnet.errors import UserError
+from keras_alexnet.model import build_alexnet
 from keras_alexnet.model_file import load_model
+from keras_alexnet.presets import LRN
 from keras_alexnet.training import build, loop, run_folder
 from keras_alexnet.training.config import TrainConfig
 
@@ -341,6 +343,20 @@ def test_another_number_of_cores_is_told(whole, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run_folder, "cpu_count", lambda: 64)
     loop.train(run)
     assert "CPU cores and goes on with 64" in capsys.readouterr().out
+
+
+def test_an_initial_model_with_other_constants_is_another_network(whole, tmp_path, monkeypatch):
+    """The checkpoint has all weights, whatever the file is now; but not the constants of the normalization."""
+    initial = tmp_path / "initial.keras"
+    run = dataclasses.replace(whole, output_dir=str(tmp_path / "run"), initial_model=str(initial), epochs=1)
+    settings = {"filters": (4, 6, 5, 7, 8), "dense_units": 9}
+    build_alexnet(3, **settings).save(initial)
+    Saves(monkeypatch).then(1, killed)
+    with pytest.raises(ZeroDivisionError):
+        loop.train(run)
+    build_alexnet(3, **settings, lrn=LRN(k=2.0)).save(initial)
+    with pytest.raises(UserError, match=r"is of another network:\n .* k 1\).* then,\n .* k 2\).* now"):
+        loop.train(run)
 
 
 @pytest.mark.parametrize(("saves_before", "told"), [(4, "step 4, in epoch 2"), (8, "step 6, in epoch 2")])

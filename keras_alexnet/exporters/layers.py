@@ -3,8 +3,10 @@
 import keras
 from keras import layers
 
+from keras_alexnet.compute_layers import LocalResponseNorm
 from keras_alexnet.errors import UserError
-from keras_alexnet.model import DATA_FORMAT, is_local_response_norm
+from keras_alexnet.model import DATA_FORMAT
+from keras_alexnet.normalization import read_lrn
 
 # What the writers look at of each class of layer, or take for granted: all else must be as Keras has it by default.
 _KNOWN = {
@@ -29,18 +31,19 @@ _KNOWN = {
 def layers_in_order(model: keras.Model) -> list[keras.Layer]:
     """The layers of a model of `build_alexnet` from its pixels to its logits, without the input layer.
 
-    The operations of a local response normalization are left out: the Multiply layer at their end stands for it.
+    The operations of a local response normalization become one layer, a `LocalResponseNorm`.
 
     Raises:
-        UserError: another network: not one layer after the other, a layer or setting that `build_alexnet` never uses,
-            or another normalization.
+        UserError: another network: not a chain, or with a layer or setting that `build_alexnet` never uses.
     """
     try:
         x, output = model.input, model.output
     except (AttributeError, ValueError):
-        raise _unknown("it is no functional model") from None
-    chain = [layer for layer in getattr(model, "layers", []) if not isinstance(layer, layers.InputLayer)]
-    for layer in chain:
+        raise _unknown("it is not a functional model") from None
+    chain = []
+    for layer in model.layers:
+        if isinstance(layer, layers.InputLayer):
+            continue
         if type(layer) not in _KNOWN:
             raise _unknown(f"its layer {layer.name} is of the class {type(layer).__name__}")
         for setting, expected in _KNOWN[type(layer)].items():
@@ -48,10 +51,14 @@ def layers_in_order(model: keras.Model) -> list[keras.Layer]:
             if found != expected:
                 raise _unknown(f"the {setting} of its layer {layer.name} is {found!r}, expected {expected!r}")
         if isinstance(layer, layers.Multiply):
-            if not is_local_response_norm(x, layer.output):
-                raise _unknown(f"its layer {layer.name} is no local response normalization with AlexNet's constants")
+            lrn = read_lrn(x, layer.output)
+            if lrn is None:
+                raise _unknown(f"its layer {layer.name} is not a local response normalization")
+            chain.append(LocalResponseNorm(lrn, "band", name=layer.name))
         elif layer.input is not x:
             raise _unknown(f"the input of its layer {layer.name} is not the output of the layer before it")
+        else:
+            chain.append(layer)
         x = layer.output
     if output is not x:
         raise _unknown("its output is not that of its last layer")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import keras
 import tensorflow as tf
-from keras import layers
 
+from keras_alexnet.compute_layers import LocalResponseNorm
 from keras_alexnet.exporters.layers import layers_in_order
-from keras_alexnet.presets import LRN_ALPHA, LRN_BETA, LRN_K, LRN_SIZE
+from keras_alexnet.presets import LRN
 
 
 def write_litert(model: keras.Model, path: Path, quantize: str = "none") -> None:
@@ -32,7 +32,8 @@ def write_litert(model: keras.Model, path: Path, quantize: str = "none") -> None
     def serve(image):
         x = image
         for layer in chain:
-            x = _local_response_norm(x) if isinstance(layer, layers.Multiply) else layer(x, training=False)
+            is_norm = isinstance(layer, LocalResponseNorm)
+            x = _local_response_norm(x, layer.lrn) if is_norm else layer(x, training=False)
         return {"logits": x}
 
     module = tf.Module()
@@ -46,6 +47,6 @@ def write_litert(model: keras.Model, path: Path, quantize: str = "none") -> None
     path.write_bytes(converter.convert())
 
 
-def _local_response_norm(x: tf.Tensor) -> tf.Tensor:
+def _local_response_norm(x: tf.Tensor, lrn: LRN) -> tf.Tensor:
     """LiteRT has an operator for it. The model's own matrix of 2e-5 would lose digits in float16 and all in int8."""
-    return tf.nn.local_response_normalization(x, LRN_SIZE // 2, LRN_K, LRN_ALPHA / LRN_SIZE, LRN_BETA)
+    return tf.nn.local_response_normalization(x, lrn.size // 2, lrn.k, lrn.alpha / lrn.size, lrn.beta)

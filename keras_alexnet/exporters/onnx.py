@@ -12,9 +12,9 @@ import keras
 import numpy as np
 from keras import layers
 
+from keras_alexnet.compute_layers import LocalResponseNorm
 from keras_alexnet.errors import UserError
 from keras_alexnet.exporters.layers import layers_in_order
-from keras_alexnet.presets import LRN_ALPHA, LRN_BETA, LRN_K, LRN_SIZE
 
 # The newest that has another form of one of these operators. Whatever reads ONNX knows it (ONNX Runtime since 1.7).
 OPSET, IR_VERSION = 13, 7
@@ -92,8 +92,8 @@ def _graph(chain: Sequence[keras.Layer], image_shape: tuple[int, int, int], num_
                 )
             case layers.ReLU():
                 add(name, "Relu")
-            case layers.Multiply():
-                add(name, "LRN", size=LRN_SIZE, alpha=LRN_ALPHA, beta=LRN_BETA, bias=LRN_K)
+            case LocalResponseNorm(lrn=lrn):
+                add(name, "LRN", size=lrn.size, alpha=lrn.alpha, beta=lrn.beta, bias=lrn.k)
             case layers.MaxPooling2D():
                 add(name, "MaxPool", kernel_shape=layer.pool_size, strides=layer.strides, pads=padding.T.ravel())
             case layers.Flatten():

@@ -11,13 +11,14 @@ from keras_alexnet.data.class_file import class_file, read_classes
 from keras_alexnet.data.class_mappings import read_class_mappings
 from keras_alexnet.errors import UserError
 from keras_alexnet.importers import formats
-from keras_alexnet.importers.alexnet import AlexNetMatch, layer_weights, match_alexnet
+from keras_alexnet.importers.alexnet import AlexNetMatch, match_alexnet
 from keras_alexnet.importers.caffe.chain import read_caffe_chain
 from keras_alexnet.importers.cntk.chain import read_cntk_chain
 from keras_alexnet.importers.onnx.chain import read_onnx_chain
 from keras_alexnet.importers.preprocessing import Preprocessing, resolve_preprocessing
 from keras_alexnet.importers.summary import summarise
 from keras_alexnet.importers.torchvision import read_torchvision
+from keras_alexnet.importers.weights import layer_weights
 from keras_alexnet.model import build_alexnet
 from keras_alexnet.model_file import load_model, model_sizes
 

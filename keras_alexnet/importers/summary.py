@@ -7,7 +7,7 @@ import keras
 from keras_alexnet.importers import chain
 from keras_alexnet.importers.alexnet import AlexNetMatch
 from keras_alexnet.importers.preprocessing import ResolvedPreprocessing
-from keras_alexnet.presets import preset_name
+from keras_alexnet.presets import describe, preset_name
 
 
 def summarise(found: AlexNetMatch, pixels: ResolvedPreprocessing, model: keras.Model) -> str:
@@ -22,20 +22,28 @@ def summarise(found: AlexNetMatch, pixels: ResolvedPreprocessing, model: keras.M
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     preset = pixels.preset
     name = preset_name(preset)
-    filters = "-".join(map(str, preset.filters))
-    sizes = f"preset {name}" if name else f"AlexNet of {filters} filters and {preset.dense_units:,} dense units"
+    architecture = f"preset {name}" if name else f"AlexNet of {describe(preset)}"
     size = f"{preset.image_size} × {preset.image_size}"
     assumed = ", a size that is assumed" if found.size_is_assumed else ""
     lines = [
         f"{found.network.path}: {found.network.kind}",
         *lines,
-        f"Network  {sizes}, {found.num_classes:,} classes, {model.count_params():,} parameters",
+        f"Network  {architecture}",
+        f"         {found.num_classes:,} classes, {model.count_params():,} parameters",
+        _dropout(found),
         f"Pixels   of the file: {pixels.channel_order.upper()} ({pixels.order_source}){_scaling(pixels)}",
         f"         of the model: RGB, 0 to 255, {size}{assumed}; it does the rest itself",
     ]
     if found.network.mean_file:
         lines.append(f"         of the training: less the mean image {found.network.mean_file}; see --mean_file")
     return "\n".join(lines)
+
+
+def _dropout(found: AlexNetMatch) -> str:
+    has_rates = any(name.startswith("drop") for _, name in found.mapping)
+    return "Dropout  {:g} after fc6, {:g} after fc7, in training".format(*found.dropout) + (
+        "" if has_rates else " (assumed)"
+    )
 
 
 def _remarks(layer: chain.Layer, name: str, pixels: ResolvedPreprocessing) -> list[str]:
@@ -48,10 +56,13 @@ def _remarks(layer: chain.Layer, name: str, pixels: ResolvedPreprocessing) -> li
         remarks.append("inputs from channels first to channels last")
     if isinstance(layer, chain.Convolution | chain.Dense) and layer.bias is None:
         remarks.append("no bias: zeros")
+    if isinstance(layer, chain.LocalResponseNorm):
+        remarks.append(str(pixels.preset.lrn))
     if isinstance(layer, chain.Softmax):
         remarks.append("left out: the model gives logits")
     if isinstance(layer, chain.Dropout):
-        remarks.append("nothing to compute")
+        left_out = "" if name.startswith("drop") else ", left out"
+        remarks.append("no rate in the file" if layer.rate is None else f"rate {layer.rate:g}{left_out}")
     return remarks
 
 

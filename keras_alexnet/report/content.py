@@ -13,7 +13,9 @@ import numpy as np
 from keras_alexnet.data.class_names import Classes
 from keras_alexnet.data.image_map import ImageMap
 from keras_alexnet.inference.predictions import TOP, Predictions
+from keras_alexnet.model import read_preset
 from keras_alexnet.model_file import model_sizes
+from keras_alexnet.presets import describe, preset_name
 from keras_alexnet.report import plots, statistics
 from keras_alexnet.report.files import described_tables
 from keras_alexnet.report.filters import filters_png
@@ -151,6 +153,7 @@ def _facts(
         "Model": {
             "file": to_utf8(os.path.abspath(model_path)),
             "SHA-256 of the file": sha256_of(model_path),
+            **_architecture(model),
             "parameters": f"{model.count_params():,}",
             "images": f"{image_size}×{image_size}, RGB",
         },
@@ -167,6 +170,16 @@ def _facts(
         for title, pairs in sections.items()
         if pairs
     ]
+
+
+def _architecture(model: keras.Model) -> dict[str, str]:
+    """The preset, its parameters and the dropout rates; empty if the model is not an AlexNet."""
+    try:
+        preset = read_preset(model)
+        rates = "{:g} after fc6, {:g} after fc7".format(*(model.get_layer(name).rate for name in ("drop6", "drop7")))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return {}
+    return {"preset": preset_name(preset) or "", "architecture": describe(preset), "dropout": rates}
 
 
 def _rate(value: float) -> float | None:

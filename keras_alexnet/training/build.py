@@ -5,7 +5,8 @@ import functools
 import keras
 
 from keras_alexnet.compute import Forms, choose_forms, compute_form
-from keras_alexnet.model import build_alexnet, set_precision
+from keras_alexnet.model import build_alexnet, read_preset, set_precision
+from keras_alexnet.presets import PRESETS, describe
 from keras_alexnet.training.checkpoint import build_variables
 from keras_alexnet.training.config import TrainConfig
 from keras_alexnet.training.devices.base import Devices
@@ -25,6 +26,11 @@ def build_model(config: TrainConfig, num_classes: int) -> keras.Model:
         freeze_through(model, config.freeze_through)
     set_precision(model, config.precision)
     return model
+
+
+def architecture(config: TrainConfig, model: keras.Model) -> str:
+    """The architecture parameters of a run's model in words: checkpoints have them, as weights do not show them all."""
+    return describe(read_preset(model) if config.initial_model else PRESETS[config.preset])
 
 
 def build_network(

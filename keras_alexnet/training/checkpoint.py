@@ -34,6 +34,7 @@ class Progress:
         epoch_seconds: spent on the training of the unfinished epoch.
         epoch_wait: of these, in which there was no data.
         total_seconds: spent on the run, over all its starts.
+        architecture: of the network, in words; "" in checkpoints of older versions.
     """
 
     steps: int
@@ -43,6 +44,7 @@ class Progress:
     epoch_seconds: float = 0.0
     epoch_wait: float = 0.0
     total_seconds: float = 0.0
+    architecture: str = ""
 
     @property
     def epochs(self) -> int:
@@ -120,8 +122,18 @@ def load_newest_checkpoint(folder: Path, warn=say) -> Checkpoint | None:
     return None
 
 
-def restore(model: keras.Model, checkpoint: Checkpoint) -> None:
-    """Sets every variable of a model that `build_variables` has been called for; metrics last until they are reset."""
+def restore(model: keras.Model, checkpoint: Checkpoint, architecture: str = "") -> None:
+    """Sets every variable of a model that `build_variables` has been called for; metrics last until they are reset.
+
+    Raises:
+        UserError: the checkpoint is of a network of other shapes, or of another architecture.
+    """
+    before = checkpoint.progress.architecture
+    if before and before != architecture:
+        raise UserError(
+            f"{checkpoint.path} is of another network:\n  {before} then,\n  {architecture} now.\n"
+            "Use --restart to start over, or another --output_dir."
+        )
     variables = _variables(model)
     shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
     saved = {name: array.shape for name, array in checkpoint.arrays.items()}

@@ -5,9 +5,10 @@ import os
 import keras
 
 from keras_alexnet.errors import UserError, raise_if_any
-from keras_alexnet.model import build_alexnet, is_local_response_norm
+from keras_alexnet.model import build_alexnet, read_preset
 from keras_alexnet.model_file import load_model
-from keras_alexnet.presets import FREEZABLE, WEIGHTED, Preset
+from keras_alexnet.normalization import read_lrn
+from keras_alexnet.presets import FREEZABLE, WEIGHTED, Preset, per_channel
 
 # Of a layer's settings, those of the run and of the new weights: what the network computes does not depend on them.
 _NOT_COMPARED = ("trainable", "dtype", "kernel_initializer", "bias_initializer", "rate", "seed")
@@ -41,14 +42,15 @@ def build_from(
         )
     try:
         classes = layers["fc8"].units
-        model = build_alexnet(num_classes, preset=_preset_of(saved, layers), dropout=dropout, seed=seed)
+        preset = read_preset(saved)
+        model = build_alexnet(num_classes, preset=preset, dropout=dropout, seed=seed)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"cannot start from {path}: a layer of its model is not what its name says ({error}). Give a model of "
             "keras_alexnet, such as the model.keras of another run."
         ) from None
     raise_if_any(
-        _differences(saved, model),
+        _differences(saved, model, preset),
         f"cannot start from {path}: its network is not the one that keras_alexnet builds with the same sizes. Give a "
         "model of keras_alexnet, such as the model.keras of another run",
     )
@@ -77,29 +79,7 @@ def freeze_through(model: keras.Model, layer_name: str) -> None:
         model.get_layer(name).trainable = False
 
 
-def _preset_of(saved: keras.Model, layers: dict[str, keras.Layer]) -> Preset:
-    """What `build_alexnet` makes the network of; raises errors of many kinds for another network."""
-    names = list(layers)
-    normalization = "none"
-    if "norm1" in layers:
-        normalization = "before_pool" if names.index("norm1") < names.index("pool1") else "after_pool"
-    pool_padding = "valid"
-    if padded := [layers[name] for name in ("pool1_pad", "pool2_pad", "pool5_pad") if name in layers]:
-        pool_padding = "cntk" if padded[0].padding[0][0] else "caffe"
-    scaling = layers["input_mean"].get_config()
-    return Preset(
-        filters=tuple(layers[f"conv{i}"].filters for i in range(1, 6)),
-        dense_units=layers["fc6"].units,
-        image_size=saved.input_shape[1],
-        conv1_padding=layers["conv1_pad"].padding[0][0] if "conv1_pad" in layers else 0,
-        normalization=normalization,
-        pool_padding=pool_padding,
-        input_scale=scaling["scale"],
-        input_offset=scaling["offset"],
-    )
-
-
-def _differences(saved: keras.Model, expected: keras.Model) -> list[str]:
+def _differences(saved: keras.Model, expected: keras.Model, preset: Preset) -> list[str]:
     """How the network of `saved` differs from `expected`, a line each; weights and the number of classes aside."""
     found, wanted = _settings(saved), _settings(expected)
     problems = [f"it has no layer {name}" for name in wanted if name not in found]
@@ -112,9 +92,9 @@ def _differences(saved: keras.Model, expected: keras.Model) -> list[str]:
                 problems.append(f"{name}: its {setting} is {is_set_to}, expected {expected_setting}")
     if not problems:
         problems = [
-            f"{name} computes something else"
+            f"{name} computes something else than local response normalization with the constants of norm1"
             for name in ("norm1", "norm2")
-            if name in wanted and not is_local_response_norm(*_around(saved, expected, name))
+            if name in wanted and read_lrn(*_around(saved, expected, name)) != preset.lrn
         ]
     return sorted(problems)
 
@@ -138,6 +118,8 @@ def _settings(model: keras.Model) -> dict[str, dict]:
                 operations = True
                 waiting += _sources(entries[source]["inbound_nodes"])
         config = {key: value for key, value in entry["config"].items() if key not in _NOT_COMPARED}
+        # A number for all channels, a tuple, or a list out of a file.
+        config |= {key: per_channel(config[key]) for key in ("scale", "offset") if key in config}
         settings[name] = config | {
             "class": entry["class_name"],
             "input": ", ".join(sorted(sources)) + (" by way of operations" if operations else ""),

@@ -19,7 +19,7 @@ from keras_alexnet.system.keras_settings import keras_defaults
 from keras_alexnet.system.lock import exclusive
 from keras_alexnet.system.process_pool import cpu_count
 from keras_alexnet.system.progress import duration, say
-from keras_alexnet.training.build import build_model, build_network
+from keras_alexnet.training.build import architecture, build_model, build_network
 from keras_alexnet.training.callbacks import StepWatch
 from keras_alexnet.training.checkpoint import (
     Progress,
@@ -142,10 +142,11 @@ class _Run:
         self._began = time.monotonic() - progress.total_seconds
         with self.devices.scope():
             self.model = build_model(self.config, self.data.num_classes)
+            self.architecture = architecture(self.config, self.model)
             with self._explained_memory():
                 self.network = build_network(self.model, self.config, self.steps_per_epoch, self.devices)
                 if checkpoint:
-                    restore(self.network, checkpoint)
+                    restore(self.network, checkpoint, self.architecture)
         del checkpoint  # Its arrays take as much memory as the weights and the momenta.
         self._print_start(progress)
         self._cache_images(progress)
@@ -333,6 +334,7 @@ class _Run:
             epoch_seconds=epoch_seconds,
             epoch_wait=epoch_wait,
             total_seconds=self._seconds(),
+            architecture=self.architecture,
         )
         if self.keeps_weights:
             save_checkpoint(self.folder / CHECKPOINT_FOLDER, arrays, progress)
