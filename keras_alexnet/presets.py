@@ -64,7 +64,7 @@ class Preset:
     """
 
     filters: tuple[int, int, int, int, int]
-    dense_units: int | tuple[int, int]
+    dense_units: tuple[int, int]
     image_size: int = IMAGE_SIZE
     conv1_padding: int = 0
     normalization: str = "before_pool"
@@ -92,14 +92,14 @@ _CAFFE_OFFSET = (-123.0, -117.0, -104.0)
 
 PRESETS = {
     # CNTK's example, BrainScript/AlexNet.cntk.
-    "cntk": Preset(filters=(96, 192, 384, 384, 256), dense_units=4096, input_offset=-114.0),
+    "cntk": Preset(filters=(96, 192, 384, 384, 256), dense_units=(4096, 4096), input_offset=-114.0),
     # The same by CNTK's Python/AlexNet_ImageNet_Distributed.py, whose pools inherit the padding.
-    "cntk_python": Preset((96, 192, 384, 384, 256), 4096, pool_padding="cntk", input_offset=-114.0),
+    "cntk_python": Preset((96, 192, 384, 384, 256), (4096, 4096), pool_padding="cntk", input_offset=-114.0),
     # Caffe, models/bvlc_alexnet and models/bvlc_reference_caffenet, their groups as zeros in the kernels.
-    "bvlc": Preset((96, 256, 384, 384, 256), 4096, pool_padding="caffe", input_offset=_CAFFE_OFFSET),
+    "bvlc": Preset((96, 256, 384, 384, 256), (4096, 4096), pool_padding="caffe", input_offset=_CAFFE_OFFSET),
     "caffenet": Preset(
         (96, 256, 384, 384, 256),
-        4096,
+        (4096, 4096),
         normalization="after_pool",
         pool_padding="caffe",
         input_offset=_CAFFE_OFFSET,
@@ -109,7 +109,7 @@ PRESETS = {
     # pixels do not give the 55×55 of figure 2; Caffe's mean per channel, where the paper subtracts a mean image.
     "paper": Preset(
         (96, 256, 384, 384, 256),
-        4096,
+        (4096, 4096),
         image_size=224,
         conv1_padding=2,
         lrn=LRN(size=5, alpha=5e-4, beta=0.75, k=2.0),
@@ -118,14 +118,14 @@ PRESETS = {
     # torchvision/models/alexnet.py, after Krizhevsky's "One weird trick …" (2014).
     "torchvision": Preset(
         (64, 192, 384, 256, 256),
-        4096,
+        (4096, 4096),
         image_size=224,
         conv1_padding=2,
         normalization="none",
         **_torchvision_scale_and_offset(),
     ),
     # CNTK's layers at a fraction of the width, for trying things and for tests.
-    "tiny": Preset(filters=(24, 48, 96, 96, 64), dense_units=256, input_offset=-114.0),
+    "tiny": Preset(filters=(24, 48, 96, 96, 64), dense_units=(256, 256), input_offset=-114.0),
 }
 
 NORMALIZATIONS = ("before_pool", "after_pool", "none")
