@@ -38,8 +38,8 @@ Writes to --output_dir, once everything has been found in order:
   val_map.txt        the same for the validation images
   *_map.index.npz    where the images are in their archives, if they are in archives
   classmappings.txt  <class id> TAB <label>, in label order
-  classnames.txt     <class id> TAB <label> TAB <names>, if LOC_synset_mapping.txt lies in --imagenet_dir or in one of
-                     the three folders above the training folder; else an older one is removed
+  classnames.txt     <class id> TAB <label> TAB <names>, if there is a LOC_synset_mapping.txt in --imagenet_dir or in
+                     one of the four folders above the training images; otherwise an older one is removed
   bad_images.tsv     <absolute path> TAB <unusable or odd> TAB <problems>, if the images are checked
 """
 
@@ -218,6 +218,8 @@ def _report(data_set: DataSet, files: list[str]) -> None:
 
 
 def _report_oddities(data_set: DataSet) -> None:
+    for note in data_set.notes:
+        say(note)
     present = set(data_set.val.labels)
     absent = [class_id for label, class_id in enumerate(data_set.classes) if label not in present]
     if absent:

@@ -7,6 +7,7 @@ import archives
 import numpy as np
 import pytest
 from conftest import CLASSES, write_images
+from map_files import write_map
 
 from keras_alexnet.data import map_file
 from keras_alexnet.data.archives import index
@@ -31,7 +32,7 @@ def tree(tmp_path_factory):
         moved.parent.mkdir(exist_ok=True)
         os.rename(path, moved)
         rows.append((str(moved), label))
-    map_file.write_map(folder / "map.txt", rows)
+    write_map(folder / "map.txt", rows)
     return map_file.read_map(folder / "map.txt")
 
 
@@ -49,7 +50,7 @@ def pack(tree, folder, write):
     files = files_of(tree)
     names = write(folder / "images.bin", files)
     rows = [(f"images.bin@/{names[name]}", label) for name, label in zip(files, tree.labels, strict=True)]
-    map_file.write_map(folder / "map.txt", rows)
+    write_map(folder / "map.txt", rows)
     return map_file.read_map(folder / "map.txt")
 
 

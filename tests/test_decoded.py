@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from drawn_images import draw, encode
 from image_tree import Tree, call, start
+from map_files import write_map
 from PIL import Image
 
 from keras_alexnet.data import (
@@ -164,7 +165,7 @@ def test_a_flipped_bit_is_found_by_a_check_and_by_reading_a_whole_image(tree, tm
     with pytest.raises(ValueError, match=r"do not fit their checksum"):
         image_file.decode(stored.read(3))
     assert "checksum" in unreadable.why_unreadable(stored, 3)
-    with pytest.raises(UserError, match=rf"{name}: truncated or corrupt: its pixels do not fit their checksum"):
+    with pytest.raises(UserError, match=rf"{name}: truncated or corrupted: its pixels do not fit their checksum"):
         call(tree, f"--train_dir={tar}", f"--val_dir={tar.with_name('val.tar')}", "--check_images")
 
 
@@ -196,7 +197,7 @@ def test_other_maps_are_not_taken_for_stores(stored, as_png, tmp_path):
     Image.fromarray(image_file.decode(stored.read(0))).save(tmp_path / "x.ppm")
     with tarfile.open(path, "w") as archive:
         archive.add(tmp_path / "x.ppm", "x.ppm")
-    map_file.write_map(tmp_path / "other_map.txt", [(f"{path}@/x.ppm", 0)] * 2)
+    write_map(tmp_path / "other_map.txt", [(f"{path}@/x.ppm", 0)] * 2)
     other = map_file.read_map(tmp_path / "other_map.txt")
     assert PixelStore.find(other) is None
     batch, *_ = next(iter(pipeline.evaluation_dataset(other, 2, image_size=28)))

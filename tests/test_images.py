@@ -140,16 +140,18 @@ def test_what_cannot_be_decoded_is_unusable(tmp_path):
     png = encode(COLOURS, "PNG")
     for data, problem in (
         (b"", "empty file"),
-        (b"<!DOCTYPE html><html>", "not an image: begins with b'<!DOCTYPE html><'"),
+        (b"<!DOCTYPE html><html>", "not an image, but an HTML page"),
         (bytes(999), "not an image: begins with b'"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not an image: begins with b'%!PS"),
-        (JPEG[:20], "truncated or corrupt: its header cannot be read"),
-        (JPEG[:400], "truncated or corrupt: "),
-        (JPEG[: len(JPEG) // 2 + 200], "truncated or corrupt: image file is truncated"),
-        (JPEG[:-30], "truncated or corrupt: image file is truncated"),
-        (png[: len(png) // 2], "truncated or corrupt: image file is truncated"),
-        (flipped(png, len(png) // 2), "truncated or corrupt: "),
-        (encode(COLOURS, "WEBP")[:-99], "truncated or corrupt: "),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC image, which is not supported: convert it to JPEG"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "not an image, but a pointer of Git LFS"),
+        (JPEG[:20], "truncated or corrupted: the header of a JPEG file cannot be read"),
+        (JPEG[:400], "truncated or corrupted: "),
+        (JPEG[: len(JPEG) // 2 + 200], "truncated or corrupted: image file is truncated"),
+        (JPEG[:-30], "truncated or corrupted: image file is truncated"),
+        (png[: len(png) // 2], "truncated or corrupted: image file is truncated"),
+        (flipped(png, len(png) // 2), "truncated or corrupted: "),
+        (encode(COLOURS, "WEBP")[:-99], "truncated or corrupted: "),
         (huge_png(), "too many pixels: more than "),
     ):
         usable, (found,) = problems_of(tmp_path, data)
@@ -264,17 +266,17 @@ def test_command_refuses_unusable_images_and_lists_them(tree):
     done = start(tree, "--check_images", "--num_workers=2")  # the former name of --num_processes
     out, err = done.communicate(timeout=60)
     assert done.returncode == 1
-    truncated = "truncated or corrupt: image file is truncated"
+    truncated = "truncated or corrupted: image file is truncated"
     rows = listed(tree)
     assert [row[:2] for row in rows] == [(str(broken), "unusable"), (str(odd), "odd"), (str(missing), "unusable")]
     assert rows[0][2].startswith(truncated)
     assert [row[2] for row in rows[1:]] == ["gray; broken EXIF data", "broken link"]
     table = tree.root.parent / "data/bad_images.tsv"
-    assert out.splitlines()[1:] == [
+    assert out.splitlines()[2:] == [
         "9 images checked:",
         "           2  unusable",
         "               1  broken link",
-        "               1  truncated or corrupt",
+        "               1  truncated or corrupted",
         "           1  odd, but usable",
         "               1  broken EXIF data",
         "               1  gray",

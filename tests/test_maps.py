@@ -7,6 +7,7 @@ from array import array
 from pathlib import Path
 
 import pytest
+from map_files import write_map
 
 from keras_alexnet.data import class_mappings, data_dir, map_file
 from keras_alexnet.data.image_map import ImageMap, raise_if_missing
@@ -17,7 +18,7 @@ FILES = ("train_map.txt", "val_map.txt", "classmappings.txt")
 
 def test_map_round_trip(tmp_path):
     rows = [("/data/a.JPEG", 0), ("/data/with space, é.JPEG", 999), ("/data/../b.png", 3)]
-    map_file.write_map(tmp_path / "map.txt", iter(rows))
+    write_map(tmp_path / "map.txt", iter(rows))
     text = "/data/a.JPEG\t0\n/data/with space, é.JPEG\t999\n/data/../b.png\t3\n".encode()
     assert (tmp_path / "map.txt").read_bytes() == text
     images = map_file.read_map(tmp_path / "map.txt", num_classes=1000)
@@ -64,7 +65,7 @@ def test_maps_are_read_in_pieces(tmp_path, monkeypatch, piece):
     """The folder that all paths share is known at the end only: those of the first pieces may share a deeper one."""
     names = [f"/data/train/{folder}/{n}.png" for folder in ("a/deep", "a/deeper", "b") for n in range(4)]
     for paths in (names, [*names, "/else/x.png"], [*names, "relative.png"]):
-        map_file.write_map(tmp_path / "map.txt", [(path, 1) for path in paths])
+        write_map(tmp_path / "map.txt", [(path, 1) for path in paths])
         whole = map_file.read_map(tmp_path / "map.txt")
         with monkeypatch.context() as patch:
             patch.setattr(map_file, "_PIECE", piece)
@@ -75,7 +76,7 @@ def test_maps_are_read_in_pieces(tmp_path, monkeypatch, piece):
 
 def test_names_that_are_not_utf8_survive(tmp_path):
     name = b"/data/caf\xe9.JPEG"
-    map_file.write_map(tmp_path / "map.txt", [(os.fsdecode(name), 1)])
+    write_map(tmp_path / "map.txt", [(os.fsdecode(name), 1)])
     assert (tmp_path / "map.txt").read_bytes() == name + b"\t1\n"
     (path,) = map_file.read_map(tmp_path / "map.txt").paths
     assert os.fsencode(path) == name
@@ -142,7 +143,7 @@ def test_every_way_of_reading_gives_the_same(tmp_path):
 def test_long_map(tmp_path, monkeypatch):
     """Longer than the pieces in which it is read, in one go."""
     rows = [(f"/data/{number:0>200}.JPEG", number % 1000) for number in range(25_000)]
-    map_file.write_map(tmp_path / "map.txt", rows)
+    write_map(tmp_path / "map.txt", rows)
     assert (tmp_path / "map.txt").stat().st_size > 5_000_000
     with monkeypatch.context() as patch:
         patch.delattr(map_file, "_checked_rows")
@@ -179,7 +180,7 @@ print(len(images), (peak() - before) // (1024 * 1024 if sys.platform == "darwin"
 
 def test_paths_are_a_sequence(tmp_path):
     rows = [(f"/{name}", label) for label, name in enumerate("abcde")]
-    map_file.write_map(tmp_path / "map.txt", rows)
+    write_map(tmp_path / "map.txt", rows)
     images = map_file.read_map(tmp_path / "map.txt")
     paths = [path for path, _ in rows]
     assert isinstance(images.labels, array)
@@ -201,7 +202,7 @@ def test_encoded_paths_are_what_the_file_system_takes(tmp_path, from_file):
     paths = ["/a", "/é", os.fsdecode(b"/caf\xe9"), "/d"]
     images = ImageMap(paths, range(4))
     if from_file:
-        map_file.write_map(tmp_path / "map.txt", zip(paths, range(4), strict=True))
+        write_map(tmp_path / "map.txt", zip(paths, range(4), strict=True))
         images = map_file.read_map(tmp_path / "map.txt")
     assert images.encoded_paths([2, 0, 1, 2]) == [b"/caf\xe9", b"/a", "/é".encode(), b"/caf\xe9"]
     assert images.encoded_paths(iter(range(2, 4))) == [b"/caf\xe9", b"/d"]
@@ -210,7 +211,7 @@ def test_encoded_paths_are_what_the_file_system_takes(tmp_path, from_file):
 def test_relative_paths_begin_at_the_maps_folder(tmp_path, monkeypatch):
     lines = ["a.png", "train/b.png", "../val/c.png", ".../train/d.png", "/e.png", os.fsdecode(b"caf\xe9.png")]
     (tmp_path / "é data").mkdir()
-    map_file.write_map(tmp_path / "é data/map.txt", [(line, 0) for line in lines])
+    write_map(tmp_path / "é data/map.txt", [(line, 0) for line in lines])
     monkeypatch.chdir(tmp_path)
     images = map_file.read_map(Path("é data/map.txt"))
     # A later change of the working directory makes no difference.
@@ -242,7 +243,7 @@ def test_sequence_ids_of_cntk_are_passed_over(tmp_path):
 
 def numbered_map(folder, count):
     """A map of `count` images, none of which is there yet."""
-    map_file.write_map(folder / "map.txt", [(f"{number}.png", 0) for number in range(count)])
+    write_map(folder / "map.txt", [(f"{number}.png", 0) for number in range(count)])
     return map_file.read_map(folder / "map.txt")
 
 

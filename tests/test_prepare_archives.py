@@ -215,7 +215,7 @@ def test_validation_images_alone(images, tmp_path, capsys, labels):
 
 def test_folders_of_other_classes_need_a_list(images, tmp_path):
     unpack(tmp_path, {f"val/cat/{name}": data for name, data in images[1].items()})
-    with pytest.raises(UserError, match=r"val/cat is none of the 1,000 classes: .* --classmappings"):
+    with pytest.raises(UserError, match=r"val/cat is not one of the 1,000 classes: .* --classmappings"):
         call(f"--val_dir={tmp_path}/val", "--val_annotations_dir=", f"--output_dir={tmp_path}/out")
     with pytest.raises(UserError, match=r"--classmappings is for shards and for validation images alone"):
         (tmp_path / "list.txt").write_text("cat\t0\n")

@@ -11,16 +11,17 @@ from PIL import Image
 
 from keras_alexnet.data import ppm
 from keras_alexnet.data.checking import (
-    FORMAT_OF_SUFFIX,
     Progress,
     Source,
     UnusableError,
+    load,
     note_orientation,
     open_image,
     problems_told,
 )
+from keras_alexnet.data.file_kinds import FORMAT_OF_SUFFIX
 from keras_alexnet.data.findings import Finding
-from keras_alexnet.data.image_file import upright_rgb
+from keras_alexnet.data.image_file import JPEG_END, upright_rgb
 from keras_alexnet.data.image_map import ImageMap
 from keras_alexnet.errors import UserError
 from keras_alexnet.system import atomic
@@ -32,7 +33,6 @@ JPEG_QUALITY = 92
 FORMATS = ("files", "tar", "pixels")
 
 _LONGEST_SIDE = 65_500  # of a JPEG
-JPEG_END = b"\xff\xd9"
 _SETTINGS = "resize.json"
 
 
@@ -182,12 +182,10 @@ def resized_copy(
     """
     source, has_copy = item
     resized = None
-    with problems_told(source) as problems, open_image(source, problems) as image:
-        if not has_copy:
-            image.load()
+    with problems_told(source) as problems, open_image(source, problems) as (image, file):
         turn = note_orientation(image, problems)
         if not has_copy:
-            resized = _resized(upright_rgb(image, turn), shorter_side)
+            resized = _resized(upright_rgb(load(image, file, problems), turn), shorter_side)
     if resized is None:
         return problems.finding, None
     if resized_format == "pixels":

@@ -1,12 +1,10 @@
 """Trees of images: a folder per class, or one folder of images, on the disk or inside an archive.
 
-Standard library only. Listing opens no image: a kind of file is known by its suffix, and nothing is asked of the disk
-per file, except where it is a link. Links are followed and written as they are.
+Standard library only. Links are followed and written as they are.
 """
 
 import os
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from keras_alexnet.data.archives.directory import Mapper, Progress, duplicates, read_archive
@@ -14,9 +12,10 @@ from keras_alexnet.data.archives.entries import Entries
 from keras_alexnet.data.archives.paths import split_archive
 from keras_alexnet.data.archives.small_files import entries_of
 from keras_alexnet.data.archives.state import ArchiveState
+from keras_alexnet.data.file_kinds import is_image_name
 from keras_alexnet.data.image_rows import ImageRows
-
-SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".gif", ".webp", ".ppm")
+from keras_alexnet.data.image_search import LeftOut, images_below
+from keras_alexnet.data.scanning.archive_images import image_entries
 
 
 class Tree(Protocol):
@@ -24,15 +23,19 @@ class Tree(Protocol):
 
     Attributes:
         source: the folder, or the archive.
+        left_out: what was found that is not taken.
+        nested: how many images were found in which folders below those that were asked for.
     """
 
     source: str
+    left_out: LeftOut
+    nested: dict[str, int]
 
     def class_folders(self, what: str, flag: str, problems: list[str]) -> dict[str, str]:
         """The path of each folder in it by its name, in the order of the names' bytes."""
 
     def add_images(self, folder: str, what: str, rows: ImageRows, problems: list[str]) -> list[str]:
-        """Adds the images directly in a folder, sorted, to `rows`; returns their paths.
+        """Adds the images in a folder and in those below it, sorted, to `rows`; returns their paths.
 
         Args:
             folder: one of `class_folders`, or the `root`.
@@ -68,6 +71,8 @@ def open_tree(
 class _FolderTree:
     def __init__(self, folder: str, pass_links: bool, mapper: Mapper) -> None:
         self.source = self.root = folder
+        self.left_out = LeftOut()
+        self.nested: dict[str, int] = {}
         self._pass_links = pass_links
         self._mapper = mapper
         self._tars: dict[str, tuple[ArchiveState, Entries]] = {}
@@ -85,13 +90,17 @@ class _FolderTree:
                         folders[entry.name] = os.path.join(self.source, entry.name)
                     elif entry.name.endswith(".tar"):
                         tars[entry.name.removesuffix(".tar")] = os.path.join(self.source, entry.name)
+                    elif is_image_name(entry.name):
+                        self.left_out.add_stray(entry.path)
+                    else:
+                        self.left_out.add(entry.path)
         except OSError as error:
             problems.append(_unreadable(what, self.source, error))
         else:
             if not folders and not tars:
                 problems.append(
-                    f"{what} {self.source} has no class folders: expected one folder of images per "
-                    f"class in it; unpack the images so, or give another {flag}"
+                    f"{what} {self.source} has no class folders{_left_out(self.left_out)}: expected one folder of "
+                    f"images per class in it; unpack the images so, or give another {flag}"
                 )
         # ILSVRC2012_img_train.tar holds a tar per class; one that has been unpacked as well is not read twice.
         tars = {name: path for name, path in tars.items() if name not in folders}
@@ -105,27 +114,32 @@ class _FolderTree:
     def add_images(self, folder: str, what: str, rows: ImageRows, problems: list[str]) -> list[str]:
         if folder in self._tars:
             state, entries = self._tars.pop(folder)
-            chosen = [position for position, name in enumerate(entries.names) if is_image(name)]
+            chosen = image_entries(state, entries, b"", self.left_out)
             return add_entries(state, entries, chosen, folder, what, rows, problems)
         paths: list[str] = []
-        try:
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    name = entry.name
-                    if not name.lower().endswith(SUFFIXES) or name.startswith("."):
-                        continue
+        counts: dict[str, int] = {}
+        left_out = LeftOut(self.left_out.used)
+
+        def unreadable(error: OSError) -> None:
+            problems.append(_unreadable(what, error.filename or folder, error))
+
+        before = len(problems)
+        for parent, entries in images_below(folder, left_out, unreadable):
+            count = len(paths)
+            for entry in entries:
+                try:
                     if (self._pass_links and entry.is_symlink()) or entry.is_file():
                         paths.append(entry.path)
                     elif entry.is_symlink() and not entry.is_dir():
                         problems.append(f"{entry.path} is a broken link: expected an image; fix or remove the link")
-        except OSError as error:
-            problems.append(_unreadable(what, folder, error))
-            return []
-        if not paths:
-            problems.append(
-                f"{what} {folder} has no images: expected {' '.join(SUFFIXES)} files directly in it; put them "
-                "there, or remove or replace the folder"
-            )
+                except OSError as error:
+                    unreadable(error)
+            if len(paths) > count:
+                counts[parent] = len(paths) - count
+        self.left_out.update(left_out)
+        if len(problems) == before or paths:
+            problems.extend(_misplaced(what, folder, counts, left_out))
+        self.nested |= _without(counts, folder)
         paths.sort()
         problems.extend(breaking_lines(paths, len(os.path.join(folder, ""))))
         rows.add_files(paths)
@@ -137,37 +151,89 @@ class _ArchiveTree:
         self._archive = archive
         self._state = ArchiveState.of(archive)  # Before its entries: a change meanwhile is found when they are read.
         self._entries = entries_of(self._state, mapper, progress)
+        self.left_out = LeftOut()
+        self.nested: dict[str, int] = {}
         start = os.fsencode(f"{inside}/") if inside else b""
-        by_folder: dict[bytes, list[int]] = defaultdict(list)
-        for position, name in enumerate(self._entries.names):
-            if name.startswith(start) and is_image(name):
-                by_folder[name.rpartition(b"/")[0]].append(position)
-        self._by_folder = by_folder
+        names = self._entries.names
+        positions = image_entries(self._state, self._entries, start, self.left_out)
+        by_folder = {}
+        for position in positions:
+            by_folder.setdefault(names[position].rpartition(b"/")[0], []).append(position)
+        self._by_folder: Mapping[bytes, list[int]] = by_folder
         # Folders that all images share are not classes.
         self._root = os.path.commonpath([b"/" + folder for folder in by_folder] or [b"/"])[1:]
         self.root = self.source = self._shown(self._root)
 
     def class_folders(self, what: str, flag: str, problems: list[str]) -> dict[str, str]:
-        start = self._root + b"/" if self._root else b""
+        root = self._root
         if len(self._by_folder) == 1:  # A single class, or no classes.
-            start = self._root.rpartition(b"/")[0] + b"/" if b"/" in self._root else b""
-        names = {folder[len(start) :] for folder in self._by_folder if folder.startswith(start)}
-        folders = {os.fsdecode(name.removesuffix(b".tar")): start + name for name in names if name and b"/" not in name}
+            root = root.rpartition(b"/")[0]
+        start = root + b"/" if root else b""
+        folders: dict[str, str] = {}
+        for folder, positions in self._by_folder.items():
+            name = folder[len(start) :].split(b"/", 1)[0]
+            if folder != root and name:
+                folders[os.fsdecode(name.removesuffix(b".tar"))] = self._shown(start + name)
+                continue
+            for position in positions:
+                self.left_out.add_stray(self._shown(self._entries.names[position]))
         if not folders:
             problems.append(
-                f"{what} {self.source} has no class folders with images ({' '.join(SUFFIXES)}) in it: expected one "
+                f"{what} {self.source} has no class folders with images in it{_left_out(self.left_out)}: expected one "
                 f"folder, or tar, of images per class; give another {flag}{_packed_again(self._entries)}"
             )
-        folders = {name: self._shown(folders[name]) for name in sorted(folders, key=os.fsencode)}
+        folders = {name: folders[name] for name in sorted(folders, key=os.fsencode)}
         problems.extend(breaking_lines(list(folders.values()), len(self._archive)))
         return folders
 
     def add_images(self, folder: str, what: str, rows: ImageRows, problems: list[str]) -> list[str]:
-        chosen = self._by_folder.get(os.fsencode(folder[len(self._archive) :].removeprefix("@/")), [])
+        inside = os.fsencode(folder[len(self._archive) :].removeprefix("@/"))
+        start = inside + b"/" if inside else b""
+        parts = {
+            parent: positions
+            for parent, positions in self._by_folder.items()
+            if parent == inside or parent.startswith(start)
+        }
+        chosen = [position for positions in parts.values() for position in positions]
+        if chosen:
+            counts = {self._shown(parent): len(positions) for parent, positions in parts.items()}
+            problems.extend(_misplaced(what, folder, counts, self.left_out))
+            self.nested |= _without(counts, folder)
         return add_entries(self._state, self._entries, chosen, folder, what, rows, problems)
 
     def _shown(self, folder: bytes) -> str:
         return f"{self._archive}@/{os.fsdecode(folder)}" if folder else self._archive
+
+
+def notes_of(tree: Tree) -> Iterator[str]:
+    """What a user should know about a tree whose images have been added."""
+    if tree.nested:
+        yield f"{sum(tree.nested.values()):,} images come from subfolders, such as {next(iter(tree.nested))}"
+    if tree.left_out:
+        yield f"Left out of {tree.source}: {tree.left_out.describe()}"
+
+
+def _without(counts: Mapping[str, int], folder: str) -> dict[str, int]:
+    return {parent: count for parent, count in counts.items() if parent != folder}
+
+
+def _misplaced(what: str, folder: str, counts: Mapping[str, int], left_out: LeftOut) -> Iterator[str]:
+    """What is wrong with where a folder has its images, from their number in each folder below it that has some."""
+    if not counts:
+        yield (
+            f"{what} {folder} has no images{_left_out(left_out)}: expected JPEG, PNG or other images; put some there, "
+            "or remove or replace the folder"
+        )
+    elif folder not in counts and len(counts) > 1:
+        yield (
+            f"{what} {folder} has no images itself, but {len(counts):,} folders below it have, such as "
+            f"{next(iter(counts))}: expected images directly in it, or in one folder below it; give the folder whose "
+            "subfolders are the classes, or move the images"
+        )
+
+
+def _left_out(left_out: LeftOut) -> str:
+    return f", but {left_out.describe()}" if left_out else ""
 
 
 def add_entries(
@@ -182,9 +248,7 @@ def add_entries(
     """Adds images inside an archive to `rows`, as `Tree.add_images`; `chosen`, their positions, is sorted by name."""
     archive = state.path
     if not chosen:
-        problems.append(
-            f"{what} {folder} has no images: expected {' '.join(SUFFIXES)} files directly in it; give another"
-        )
+        problems.append(f"{what} {folder} has no images: put some there, or give another")
     chosen.sort(key=entries.names.__getitem__)
     names = [entries.names[position] for position in chosen]
     paths = [f"{archive}@/{os.fsdecode(name)}" for name in names]
@@ -202,15 +266,6 @@ def _packed_again(entries: Entries) -> str:
     """Advice where an archive holds nothing but another one, as Kaggle's did once."""
     inner = next((name for name in entries.names if name.endswith((b".tar.gz", b".tgz", b".zip"))), None)
     return f", or unpack {os.fsdecode(inner)} from it, which cannot be read in place" if inner else ""
-
-
-def is_image(name: bytes) -> bool:
-    """Whether the path of a file inside an archive is that of an image, by its suffix; hidden ones are not."""
-    base = name.rpartition(b"/")[2]
-    return base.lower().endswith(_SUFFIXES) and not base.startswith(b".") and not name.startswith(b"__MACOSX/")
-
-
-_SUFFIXES = tuple(map(os.fsencode, SUFFIXES))
 
 
 def breaking_lines(paths: Sequence[str], start: int = 0) -> Iterator[str]:
