@@ -54,8 +54,8 @@ def mean_over_sample(images: ImageMap, function: Callable[[int, int], float], co
 def check_one(source: Source) -> Finding | None:
     """What is the matter with an image, if anything."""
     with problems_told(source) as problems, open_image(source, problems) as (image, file):
-        turn = note_orientation(image, problems)
         loaded = load(image, file, problems, smaller=True)
+        turn = note_orientation(image, problems)
         if image.format != "JPEG":
             upright_rgb(loaded, turn)
     return problems.finding

@@ -52,8 +52,8 @@ def decode(data: bytes) -> np.ndarray:
     file = io.BytesIO(data)
     with Image.open(file, formats=pillow_formats()) as image:
         raise_if_damaged(image, data)
-        orientation = orientation_of(image)
-        return np.asarray(upright_rgb(load(image, file)[0], orientation))
+        loaded, _ = load(image, file)
+        return np.asarray(upright_rgb(loaded, orientation_of(image)))
 
 
 def load(image: Image.Image, file: BinaryIO, *, smaller: bool = False) -> tuple[Image.Image, bool]:

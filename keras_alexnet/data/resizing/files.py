@@ -183,9 +183,10 @@ def resized_copy(
     source, has_copy = item
     resized = None
     with problems_told(source) as problems, open_image(source, problems) as (image, file):
+        loaded = None if has_copy else load(image, file, problems)
         turn = note_orientation(image, problems)
-        if not has_copy:
-            resized = _resized(upright_rgb(load(image, file, problems), turn), shorter_side)
+        if loaded:
+            resized = _resized(upright_rgb(loaded, turn), shorter_side)
     if resized is None:
         return problems.finding, None
     if resized_format == "pixels":
