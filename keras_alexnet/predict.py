@@ -100,7 +100,7 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
         left_out = LeftOut()
         paths, problems = find_images(arguments, left_out=left_out)
         if left_out:
-            write_stderr(f"Left out, as they are not images: {printable(left_out.describe())}\n")
+            write_stderr(f"Left out: {printable(left_out.describe())}\n")
         if not paths and not problems:
             raise UserError("standard input lists no images. Give it a path a line.")
         _check_output(values, paths)

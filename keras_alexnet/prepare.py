@@ -218,8 +218,6 @@ def _report(data_set: DataSet, files: list[str]) -> None:
 
 
 def _report_oddities(data_set: DataSet) -> None:
-    for note in data_set.notes:
-        say(note)
     present = set(data_set.val.labels)
     absent = [class_id for label, class_id in enumerate(data_set.classes) if label not in present]
     if absent:

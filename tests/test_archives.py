@@ -122,7 +122,7 @@ def test_an_archive_that_is_not_the_indexed_one_is_found_out(tree, tmp_path, lon
     with pytest.raises(UserError, match=r"images.bin is not the one that .*map.index.npz was written for: .* again"):
         map_file.read_map(tmp_path / "map.txt")
     (tmp_path / "images.bin").unlink()
-    with pytest.raises(UserError, match=r"cannot read the archive .*images.bin: No such file"):
+    with pytest.raises(UserError, match=r"the archive .*images.bin does not exist. Is its disk mounted\?"):
         map_file.read_map(tmp_path / "map.txt")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from drawn_images import UPRIGHT, draw, encode, exif_with_orientation, with_exif
 from fake_ilsvrc import CLASSES
 from image_tree import ROOT, Tree, arguments, call, listed, mapped, start, wait_until, workers_of
@@ -17,6 +18,8 @@ from PIL import Image
 
 from keras_alexnet import cli, prepare
 from keras_alexnet.data import checking, findings, image_file, map_file
+from keras_alexnet.data.decode import decode_bytes, decode_image, decode_square
+from keras_alexnet.data.resizing.files import resized_copy
 from keras_alexnet.errors import UserError
 from keras_alexnet.system import process_pool
 
@@ -157,6 +160,32 @@ def test_what_cannot_be_decoded_is_unusable(tmp_path):
         usable, (found,) = problems_of(tmp_path, data)
         assert not usable, problem
         assert found.startswith(problem)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 4}], ids=str)
+def test_a_jpeg_that_lacks_only_its_end_marker_is_usable_everywhere(tmp_path, options):
+    data = encode(draw(160, 120), "JPEG", quality=90, **options)
+    whole = image_file.decode(data)
+    (tmp_path / "whole.jpg").write_bytes(data)
+    copy = resized_copy((str(tmp_path / "whole.jpg"), False), 64)[1]
+    for end in (data[:-2], data[:-1], data[:-2] + bytes(500)):
+        assert problems_of(tmp_path, end) == (True, ["no end marker"])
+        for decoded in (image_file.decode(end), decode_bytes(end), decode_image(tf.constant(end)).numpy()):
+            np.testing.assert_array_equal(decoded, whole)
+        assert resized_copy((str(tmp_path / "a.JPEG"), False), 64)[1] == copy
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 4}], ids=str)
+def test_a_jpeg_that_lacks_pixels_is_unusable_everywhere(tmp_path, options):
+    data = encode(draw(160, 120), "JPEG", quality=90, **options)
+    for end in range(len(data) // 3, len(data) - 16, len(data) // 23):
+        for rest in (b"", bytes(500)):
+            usable, _ = problems_of(tmp_path, data[:end] + rest)
+            assert not usable
+            with pytest.raises(OSError, match="truncated"):
+                decode_bytes(data[:end] + rest)
+            with pytest.raises((OSError, tf.errors.OpError)):
+                decode_square(tf.constant(data[:end] + rest), lambda size: (size // 8, tf.reduce_min(size) // 2))
 
 
 def test_check_and_decode_agree_wherever_a_file_ends(tmp_path):

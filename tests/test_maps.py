@@ -223,6 +223,37 @@ def test_relative_paths_begin_at_the_maps_folder(tmp_path, monkeypatch):
     assert images.encoded_paths(range(6)) == [os.fsencode(path) for path in expected]
 
 
+def test_maps_from_windows_are_read_as_cntk_reads_them(tmp_path):
+    lines = [rf"...\val\{number}.png" for number in range(3)]
+    text = "".join(f"{line}\t0\r\n" for line in lines)
+    (tmp_path / "map.txt").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    images = map_file.read_map(tmp_path / "map.txt")
+    assert list(images.paths) == [f"{tmp_path}/val/{number}.png" for number in range(3)]
+    assert images.fingerprint == fingerprint(tmp_path, text.replace("\\", "/").encode())
+
+
+def test_backslashes_in_names_of_files_stay(tmp_path):
+    (tmp_path / r"a\b.png").touch()
+    write_map(tmp_path / "map.txt", [(r"a\b.png", 0), ("c.png", 1)])
+    assert map_file.read_map(tmp_path / "map.txt").paths[0] == rf"{tmp_path}/a\b.png"
+    write_map(tmp_path / "map.txt", [(r"/gone/a\b.png", 0), ("c.png", 1)])
+    assert map_file.read_map(tmp_path / "map.txt").paths[0] == r"/gone/a\b.png"
+
+
+@pytest.mark.parametrize("root", ["C:\\Data", "d:/Data", r"\\server\share"])
+def test_absolute_paths_of_windows_are_refused_with_what_to_replace(tmp_path, root):
+    write_map(tmp_path / "map.txt", [(rf"{root}\train\{name}\1.png", 0) for name in ("cat", "dog")])
+    with pytest.raises(UserError) as raised:
+        map_file.read_map(tmp_path / "map.txt")
+    folder = root.replace("/", "\\") + r"\train"
+    assert f"Replace {folder} with the folder that has these images" in str(raised.value)
+    # The advice works.
+    (expression,) = [line for line in str(raised.value).splitlines() if "sed" in line]
+    command = expression.removesuffix(" > NEW.txt").replace("OLD.txt", str(tmp_path / "map.txt"))
+    changed = subprocess.run(command, shell=True, capture_output=True, text=True, check=True).stdout
+    assert changed == "/NEW/FOLDER/cat/1.png\t0\n/NEW/FOLDER/dog/1.png\t0\n"
+
+
 def test_a_missing_archive_is_named(tmp_path):
     (tmp_path / "map.txt").write_text("/a@b/c.jpg\t0\n/data/train.zip@/n1/a.jpg\t0\n")
     image_map = map_file.read_map(tmp_path / "map.txt")
@@ -251,7 +282,8 @@ def numbered_map(folder, count):
 def test_missing_images_are_told(tmp_path, count):
     with pytest.raises(UserError) as raised:
         raise_if_missing(numbered_map(tmp_path, count))
-    first, *shown, last = str(raised.value).splitlines()
+    first, *shown, present, last = str(raised.value).splitlines()
+    assert present == f"Of the first path, only {tmp_path} exists."
     assert first.startswith(f"the images of {tmp_path}/map.txt are missing: none of {min(count, 100)} ")
     step = max(count / 100, 1)
     several = [f"  {tmp_path}/{int(n * step)}.png" for n in range(3)] + ["  …"]

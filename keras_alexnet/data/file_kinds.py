@@ -52,6 +52,7 @@ _SIGNATURES = {
         "xz": rb"\xfd7zXZ",
         "zstd": rb"\x28\xb5\x2f\xfd",
         "7-Zip": rb"7z\xbc\xaf",
+        "RAR": rb"Rar!\x1a\x07",
     }.items()
 }
 COMPRESSIONS = ("gzip", "bzip2", "xz", "zstd", "7-Zip")

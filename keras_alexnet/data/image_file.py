@@ -2,6 +2,7 @@
 
 import functools
 import io
+import os
 import re
 import warnings
 from typing import BinaryIO
@@ -70,30 +71,33 @@ def load(image: Image.Image, file: BinaryIO, *, smaller: bool = False) -> tuple[
     Raises:
         Exception: as `decode`.
     """
+    error = None
     try:
         if smaller:
             image.draft(image.mode, (1, 1))
         image.load()
-        return image, False
-    except OSError:
-        if image.format != "JPEG":
-            raise
-        file.seek(0)
-        data = _without_end(file.read())
-        if data is None or not _has_all_scans(data):
-            raise
+    except OSError as raised:
+        error = raised
+    if image.format == "JPEG" and (end := _end_of_pixels(file)) is not None:
         # What follows the last pixel is skipped, but is taken for pixels where some are missing.
-        first, *others = (_decoded(data + filling + JPEG_END) for filling in (b"", *_FILLINGS))
-        if any(other != first for other in others):
-            raise
-        return first, True
+        if not _has_all_scans(end) or len({_decoded(end + filling + JPEG_END).tobytes() for filling in _FILLINGS}) > 1:
+            raise error or OSError("image file is truncated")
+        return _decoded(end + JPEG_END), True
+    if error:
+        raise error
+    return image, False
 
 
-def _without_end(data: bytes) -> bytes | None:
-    """A JPEG without what is there of its end marker, and without zeros in place of the rest; None if it has one."""
-    if data.endswith(JPEG_END):
+def _end_of_pixels(file: BinaryIO) -> bytes | None:
+    """A JPEG up to the end of its pixels if it lacks its end marker or a part of it; None if it has one."""
+    file.seek(-len(JPEG_END), os.SEEK_END)
+    if file.read() == JPEG_END:
         return None
-    stripped = data.rstrip(b"\0")
+    file.seek(0)
+    data = file.read()
+    if data.rfind(JPEG_END) > data.rfind(bytes([0xFF, _SCAN])):  # Other data follow.
+        return None
+    stripped = data.rstrip(b"\0")  # Copying tools fill what is missing with zeros.
     if not stripped.endswith(b"\xff"):
         return stripped
     # A zero byte behind 255 is part of the pixels.

@@ -31,7 +31,7 @@ class LeftOut:
         if path in self.used:
             return
         suffix = suffix_of(path)
-        kind = (f"{suffix} file", f"{suffix} files") if suffix else ("file without suffix", "files without suffix")
+        kind = (f"{suffix} file", f"{suffix} files") if suffix else ("file without a suffix", "files without a suffix")
         self._add(kind, 1, path)
 
     def add_stray(self, path: str) -> None:
@@ -49,14 +49,15 @@ class LeftOut:
         parts = []
         for kind in kinds[:_MAX_KINDS]:
             count = self._counts[kind]
-            parts.append(f"{count:,} {kind[count > 1]} (such as {self._examples[kind]})")
+            remedy = "; not supported: convert to JPEG" if kind[0].startswith((".heic", ".heif")) else ""
+            parts.append(f"{count:,} {kind[count > 1]} (such as {self._examples[kind]}{remedy})")
         if rest := kinds[_MAX_KINDS:]:
             parts.append(f"{sum(self._counts[kind] for kind in rest):,} of other kinds")
         return ", ".join(parts)
 
     def _add(self, kind: tuple[str, str], count: int, path: str) -> None:
         self._counts[kind] = self._counts.get(kind, 0) + count
-        self._examples.setdefault(kind, path)
+        self._examples[kind] = min(path, self._examples.get(kind, path))  # A disk lists files in any order.
 
 
 def images_below(

@@ -158,7 +158,7 @@ def _is_from_windows(common: bytes, text: bytes, folder: str, path: str | os.Pat
         raise UserError(
             f"{path} has Windows paths, such as {first}, which do not exist here. Replace {shared} with the folder "
             "that has these images on this machine, and backslashes with slashes, for example with\n"
-            f"  sed -e 's|\\\\|/|g' -e 's|{shared.replace(chr(92), '/')}|/NEW/FOLDER|' OLD > NEW"
+            f"  sed -e 's|\\\\|/|g' -e 's|{shared.replace(chr(92), '/')}|/NEW/FOLDER|' OLD.txt > NEW.txt"
         )
     at = text.find(b"\\")
     if at < 0 or os.path.isabs(path_with_backslash := _path(common, text, at)):

@@ -107,6 +107,8 @@ def prepare_data(config: PreparationConfig) -> tuple[DataSet, list[str]]:
             pass_links=reads_images,
             mapper=functools.partial(_in_parallel, num_processes, progress),
         )
+    for note in data_set.notes:
+        say(note)
     if data_set.class_names is not None:
         say(f"Class names: {synset_mapping}")
     elif config.imagenet_dir and not synset_mapping:

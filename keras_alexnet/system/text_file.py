@@ -36,5 +36,5 @@ def decode(data: bytes, name: str | os.PathLike) -> str:
 def _utf16(name: str | os.PathLike) -> UserError:
     return UserError(
         f"{name} is not UTF-8 text, but probably UTF-16, as some Windows programs write it. Save it as UTF-8, or "
-        "convert it: iconv -f UTF-16 -t UTF-8 OLD > NEW."
+        "convert it: iconv -f UTF-16 -t UTF-8 OLD.txt > NEW.txt."
     )

@@ -46,7 +46,11 @@ def read_archive(path: str, mapper: Mapper = map, progress: Progress | None = No
         )
     if not head:
         raise UserError(f"the archive {path} is empty.")
-    return read_zip(path)  # A zip may have other bytes in front. Else it raises an error.
+    try:
+        return read_zip(path)  # A zip may have other bytes in front.
+    except UserError as error:
+        expected = "Expected a folder, a zip, a tar or a TFRecord file."
+        raise UserError(f"{path} is {kind}. {expected}" if kind else f"{error} {expected}") from None
 
 
 def duplicates(names: Iterable[bytes]) -> set[bytes]:
