@@ -272,7 +272,7 @@ def test_other_files_are_no_archives(tmp_path):
     with pytest.raises(UserError, match=r"the archive .*/empty is empty"):
         a_map(tmp_path, "empty@/a.jpg")
     (tmp_path / "text").write_text("text" * 1000)
-    with pytest.raises(UserError, match=r"the archive .*/text is truncated or damaged: it has no directory"):
+    with pytest.raises(UserError, match=r"/text is a text file. Expected a folder, a zip"):
         a_map(tmp_path, "text@/a.jpg")
 
 

@@ -121,8 +121,7 @@ def test_problems_of_validation_class_folders_are_told(tree, tmp_path):
     assert [problem.partition(":")[0] for problem in problems] == [
         f"validation folder {tmp_path}/val/tench is not one of the 3 classes",
         f"validation folder {tmp_path}/val/unknown is not one of the 3 classes",
-        f"{tmp_path}/val/{TENCH}/{SHARK}_1.JPEG is named as an image of class {SHARK} but lies in the folder of "
-        f"{TENCH}",
+        f"{tmp_path}/val/{TENCH}/{SHARK}_1.JPEG is named as an image of class {SHARK} but is in the folder of {TENCH}",
         f"class folder {tmp_path}/val/{SHARK} has no images, but 1 .txt file (such as "
         f"{tmp_path}/val/{SHARK}/notes.txt)",
     ]
@@ -262,8 +261,8 @@ def test_missing_folders_are_told(tree, folder, tmp_path):
 @pytest.mark.parametrize(
     ("argument", "problem"),
     [
-        ("train_dir", "the archive {} is truncated or damaged"),
-        ("val_dir", "the archive {} is truncated or damaged"),
+        ("train_dir", "{} is a text file"),
+        ("val_dir", "{} is a text file"),
         ("val_labels", "{} gives no labels: expected a folder"),
     ],
 )
@@ -307,7 +306,7 @@ def test_image_in_two_class_folders_is_told(tree):
     make_files(tree.train, f"{GOLDFISH}/{TENCH}_7.JPEG")
     (problem,) = problems_of(tree)
     assert problem.startswith(
-        f"{tree.train}/{GOLDFISH}/{TENCH}_7.JPEG is named as an image of class {TENCH} but lies in the folder of "
+        f"{tree.train}/{GOLDFISH}/{TENCH}_7.JPEG is named as an image of class {TENCH} but is in the folder of "
         f"{GOLDFISH}: move it"
     )
 

@@ -172,7 +172,7 @@ def _folders(config: PreparationConfig) -> list[str | None]:
         given[labels] = given[labels] or ""
     elif given["val_dir"] and given[labels] is None:
         listed = os.path.join(given["val_dir"], VAL_ANNOTATIONS)
-        given[labels] = listed if os.path.isfile(listed) else None
+        given[labels] = listed if exists(listed) else None
     if None in given.values() and config.imagenet_dir:
         layout = find_layout(config.imagenet_dir)
         say(f"Found {layout.description}" + (f", labels in {layout.val_labels}" if layout.val_labels else ""))
@@ -182,10 +182,11 @@ def _folders(config: PreparationConfig) -> list[str | None]:
     if missing == ["train_dir"]:
         say("Found no training images: preparing the validation images alone")
     elif missing and config.imagenet_dir:
-        first = next(name for name in missing if name != "train_dir")
+        lacking = "validation images" if "val_dir" in missing else "labels of the validation images"
+        flag = "val_dir" if "val_dir" in missing else "val_labels"
         raise UserError(
-            f"{config.imagenet_dir} has {layout.description}, but not what --{first} is for: put it there, or "
-            "give the flag."
+            f"{config.imagenet_dir} has {layout.description}, but no {lacking}: add them, or give --{flag}. To take "
+            "validation images from the training images, give --train_dir and --val_fraction."
         )
     elif missing:
         raise UserError(

@@ -50,7 +50,14 @@ def read_archive(path: str, mapper: Mapper = map, progress: Progress | None = No
         return read_zip(path)  # A zip may have other bytes in front.
     except UserError as error:
         expected = "Expected a folder, a zip, a tar or a TFRecord file."
-        raise UserError(f"{path} is {kind}. {expected}" if kind else f"{error} {expected}") from None
+        if kind or _is_text(head):
+            raise UserError(f"{path} is a {kind or 'text'} file. {expected}") from None
+        raise UserError(f"{error} {expected}") from None
+
+
+def _is_text(head: bytes) -> bool:
+    """Whether a file begins like a text, and not like a script that unpacks itself."""
+    return len(head) > 4 and all(byte >= 32 or byte in b"\t\n\r" for byte in head) and not head.startswith(b"#!")
 
 
 def duplicates(names: Iterable[bytes]) -> set[bytes]:

@@ -59,7 +59,7 @@ def read_webdataset(path: str | os.PathLike) -> Samples:
             elif len(images) > 1:
                 problem = f"several images ({', '.join(map(bytes.decode, images))})"
             elif (source := next((kind for kind in _LABELS if kind in by_kind), None)) is None:
-                problem = "no label: expected a .cls or .json file beside the image"
+                problem = "no label: expected a .cls or .json file next to the image"
             else:
                 at = by_kind[source]
                 text = read_range(file, files.offset[at], min(files.size[at], _LONGEST_LABEL))

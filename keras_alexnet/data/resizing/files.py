@@ -121,7 +121,7 @@ def resize(
 
 
 def reject_overlap(sources: Iterable[str], targets: Iterable[str]) -> None:
-    """Raises `UserError` if a folder to write to lies in a folder of original images or the other way round."""
+    """Raises `UserError` if a folder to write to is in a folder of original images or the other way round."""
     sources = {os.path.realpath(folder): folder for folder in sources}
     targets = {os.path.realpath(folder): folder for folder in targets}
     for inner, outer in ((sources, targets), (targets, sources)):
@@ -129,7 +129,7 @@ def reject_overlap(sources: Iterable[str], targets: Iterable[str]) -> None:
             hit = next((outer[above] for above in _with_parents(real) if above in outer), None)
             if hit:
                 raise UserError(
-                    f"--resized_dir must be apart from the images: {folder} is {hit} or lies in it. Give a folder of "
+                    f"--resized_dir must be apart from the images: {folder} is {hit} or inside it. Give a folder of "
                     "its own."
                 )
 
@@ -160,7 +160,7 @@ def claim_resized_dir(folder: str, shorter_side: int, resized_format: str = "fil
             ) from None
         atomic.write_text(path, json.dumps(settings) + "\n")
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}, which says what the copies beside it are: {error}. {remedy}") from None
+        raise UserError(f"cannot read {path}, which says what the copies next to it are: {error}. {remedy}") from None
     else:
         if found != settings:
             expected, received = (json.dumps(value, sort_keys=True) for value in (settings, found))
@@ -263,7 +263,7 @@ def cannot_write(path: str, error: OSError) -> UserError:
     """The error of a copy, or a tar of them, that cannot be written."""
     return UserError(
         f"cannot write {path}: {error.strerror or error}. Make room or permit writing there, or give another "
-        "--resized_dir; the same command then goes on where this one has stopped."
+        "--resized_dir; the same command then continues where this one stopped."
     )
 
 

@@ -16,7 +16,8 @@ from keras_alexnet.data.class_ids import alike_key, difference, escaped, similar
 from keras_alexnet.data.image_map import ImageMap
 from keras_alexnet.data.image_rows import ImageRows
 from keras_alexnet.data.image_search import LeftOut
-from keras_alexnet.data.scanning.trees import Tree, breaking_lines, notes_of, open_tree
+from keras_alexnet.data.scanning.misplaced import breaking_lines
+from keras_alexnet.data.scanning.trees import Tree, notes_of, open_tree
 from keras_alexnet.data.scanning.val_labels import VAL_ANNOTATIONS, validation_labels
 
 _NUMBERS = re.compile(r"(\d{1,9})")
@@ -183,6 +184,6 @@ def _wrong_folder(paths: Sequence[str], class_id: str, telling: Collection[str])
         other = next((name[:at] for at in marks if name[:at] in telling), None)
         if other:
             yield (
-                f"{path} is named as an image of class {other} but lies in the folder of {class_id}: move it to "
+                f"{path} is named as an image of class {other} but is in the folder of {class_id}: move it to "
                 f"{other}, or remove or rename it"
             )

@@ -17,8 +17,8 @@ from keras_alexnet.data.archives.webdataset import is_webdataset, read_webdatase
 from keras_alexnet.data.class_ids import escaped
 from keras_alexnet.data.image_map import ImageMap
 from keras_alexnet.data.image_rows import ImageRows
+from keras_alexnet.data.scanning.archive_tree import add_entries
 from keras_alexnet.data.scanning.ilsvrc2012_classes import CLASS_IDS
-from keras_alexnet.data.scanning.trees import add_entries
 from keras_alexnet.errors import UserError, raise_if_any
 from keras_alexnet.system.text_file import decode
 
@@ -178,7 +178,7 @@ def with_classes(found: LabelledImages, classes: Sequence[str], problems: list[s
 
 
 def _listed_classes(found: LabelledImages) -> list[str] | None:
-    """The classes of the list that TensorFlow Datasets writes beside its shards, in label order; None without one."""
+    """The classes of the list that TensorFlow Datasets writes next to its shards, in label order; None without one."""
     path = os.path.join(os.path.dirname(found.shards[0]), _CLASS_LIST)
     if not os.path.isfile(path):
         return None
