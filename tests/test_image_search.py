@@ -33,6 +33,9 @@ OTHERS = {
     "dog/IMG.HEIC": b"\0\0\0\x18ftypheic\0\0\0\0",
     "dog/IMG_2.HEIC": b"\0\0\0\x18ftypheic\0\0\0\0",
     "dog/.hidden": JPEG,
+    "dog/.thumbs/a.jpg": JPEG,
+    "dog/@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg": JPEG,
+    "__MACOSX/dog/a.jpg": JPEG,
 }
 
 

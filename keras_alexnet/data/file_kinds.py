@@ -25,6 +25,9 @@ _OTHER_SUFFIX = re.compile(
     r"zip|tar|t?gz|bz2|xz|7z|rar|part|partial|crdownload|tmp)$"
 )
 
+# Hidden files and folders, and folders in which macOS and Synology keep what belongs to other files.
+_HIDDEN = re.compile(r"(?:^|/)(?:\.(?!\.?/)|(?:__MACOSX|@eaDir)(?:/|$))")
+
 HEAD_BYTES = 64  # of a file, for `detect`
 _SIGNATURES = {
     kind: re.compile(pattern, re.DOTALL | re.IGNORECASE if kind in ("HTML", "SVG") else re.DOTALL)
@@ -67,6 +70,11 @@ _UNSUPPORTED = ("HEIC", "JPEG XL", "SVG", "PSD")
 def detect(head: bytes) -> str | None:
     """The kind of a file that begins with `head`: one of `IMAGE_FORMATS`, `COMPRESSIONS` or some others."""
     return next((kind for kind, pattern in _SIGNATURES.items() if pattern.match(head)), None)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or a folder, or a folder that it is in, is hidden; `name` may be a path inside an archive."""
+    return _HIDDEN.search(name) is not None
 
 
 def is_image_name(name: str) -> bool | None:

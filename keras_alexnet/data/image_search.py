@@ -6,7 +6,7 @@ No file is opened whose suffix says what it is, and nothing is asked of the disk
 import os
 from collections.abc import Callable, Collection, Iterator
 
-from keras_alexnet.data.file_kinds import is_image_file, is_image_name, suffix_of
+from keras_alexnet.data.file_kinds import is_hidden, is_image_file, is_image_name, suffix_of
 
 _MAX_KINDS = 8
 
@@ -88,7 +88,7 @@ def _below(
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name.startswith("."):
+                if is_hidden(entry.name):
                     continue
                 is_image = is_image_name(entry.name)
                 if is_image and entry.is_symlink():

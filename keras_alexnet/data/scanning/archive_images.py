@@ -6,7 +6,7 @@ import zlib
 from keras_alexnet.data.archives.entries import Entries
 from keras_alexnet.data.archives.locations import ArchivedImage
 from keras_alexnet.data.archives.state import ArchiveState
-from keras_alexnet.data.file_kinds import HEAD_BYTES, is_image_head, is_image_name
+from keras_alexnet.data.file_kinds import HEAD_BYTES, is_hidden, is_image_head, is_image_name
 from keras_alexnet.data.image_search import LeftOut
 
 
@@ -17,12 +17,9 @@ def image_entries(state: ArchiveState, entries: Entries, start: bytes, left_out:
     """
     chosen = []
     for position, name in enumerate(entries.names):
-        if not name.startswith(start) or name.startswith(b"__MACOSX/"):
+        if not name.startswith(start) or is_hidden(path := os.fsdecode(name[len(start) :])):
             continue
-        base = os.fsdecode(name.rpartition(b"/")[2])
-        if base.startswith("."):
-            continue
-        is_image = is_image_name(base)
+        is_image = is_image_name(path)
         if is_image or (is_image is None and _is_image(state, entries, position)):
             chosen.append(position)
         else:

@@ -5,7 +5,7 @@ import os
 from keras_alexnet.data.archives.directory import Mapper, read_archive
 from keras_alexnet.data.archives.entries import Entries
 from keras_alexnet.data.archives.state import ArchiveState
-from keras_alexnet.data.file_kinds import is_image_name
+from keras_alexnet.data.file_kinds import is_hidden, is_image_name
 from keras_alexnet.data.image_rows import ImageRows
 from keras_alexnet.data.image_search import LeftOut, images_below
 from keras_alexnet.data.scanning.archive_images import image_entries
@@ -31,7 +31,7 @@ class FolderTree:
         try:
             with os.scandir(self.source) as entries:
                 for entry in entries:
-                    if entry.name.startswith("."):
+                    if is_hidden(entry.name):
                         continue
                     if entry.is_dir():
                         folders[entry.name] = os.path.join(self.source, entry.name)
