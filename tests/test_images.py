@@ -1,6 +1,7 @@
 import contextlib
 import errno
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -186,6 +187,21 @@ def test_a_jpeg_that_lacks_pixels_is_unusable_everywhere(tmp_path, options):
                 decode_bytes(data[:end] + rest)
             with pytest.raises((OSError, tf.errors.OpError)):
                 decode_square(tf.constant(data[:end] + rest), lambda size: (size // 8, tf.reduce_min(size) // 2))
+
+
+@pytest.mark.parametrize(
+    ("options", "boundary"),
+    [({"progressive": True}, rb"\xff[\xc4\xda]"), ({"restart_marker_blocks": 4}, rb"\xff[\xd0-\xd7]")],
+    ids=["scans", "restart markers"],
+)
+def test_a_jpeg_that_ends_between_parts_is_unusable(tmp_path, options, boundary):
+    data = encode(draw(160, 120), "JPEG", quality=90, **options)
+    start = data.index(b"\xff\xda") + 2
+    ends = [match.start() for match in re.finditer(boundary, data) if match.start() > start]
+    assert len(ends) > 5
+    for end in ends:
+        usable, _ = problems_of(tmp_path, data[:end])
+        assert not usable, end
 
 
 def test_check_and_decode_agree_wherever_a_file_ends(tmp_path):

@@ -60,9 +60,9 @@ def test_utf16_without_a_mark_is_named(tmp_path):
 
 def test_the_ground_truth_follows_the_names_of_images_in_any_folders(tmp_path):
     (tmp_path / "truth.txt").write_text("1\n449\n")
-    images = ["/val/b/ILSVRC2012_val_00000001.JPEG", "/val/a/ILSVRC2012_val_00000002.JPEG"]
+    images = ["/val/a/ILSVRC2012_val_00000002.JPEG", "/val/b/ILSVRC2012_val_00000001.JPEG"]
     found, labels = val_labels.validation_labels(str(tmp_path / "truth.txt"), images, IDS, [])
-    assert dict(zip(found, labels, strict=True)) == {0: 1, 1: 0}
+    assert dict(zip(found, labels, strict=True)) == {0: 0, 1: 1}
 
 
 def test_labels_of_tiny_imagenet_are_found(tmp_path):

@@ -79,10 +79,11 @@ def load(image: Image.Image, file: BinaryIO, *, smaller: bool = False) -> tuple[
     except OSError as raised:
         error = raised
     if image.format == "JPEG" and (end := _end_of_pixels(file)) is not None:
+        whole = _decoded(end + JPEG_END) if _has_all_scans(end) else None
         # What follows the last pixel is skipped, but is taken for pixels where some are missing.
-        if not _has_all_scans(end) or len({_decoded(end + filling + JPEG_END).tobytes() for filling in _FILLINGS}) > 1:
+        if whole is None or any(_decoded(end + filling + JPEG_END) != whole for filling in _FILLINGS):
             raise error or OSError("image file is truncated")
-        return _decoded(end + JPEG_END), True
+        return whole, True
     if error:
         raise error
     return image, False
