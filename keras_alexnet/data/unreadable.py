@@ -48,7 +48,8 @@ def why_unreadable(image_map: ImageMap, row: int) -> str | None:
     except FileNotFoundError:
         return "the file is missing"
     except UnidentifiedImageError:
-        return why_not_an_image(data[:HEAD_BYTES])
+        reason = why_not_an_image(data[:HEAD_BYTES])
+        return f"it is {reason}" if reason.startswith(("not ", "truncated ")) else reason
     except tf.errors.OpError:
         return "TensorFlow cannot decode it"
     # Pillow raises errors of every kind on damaged files.
