@@ -23,6 +23,7 @@ from keras_alexnet.data.class_file import class_file, names_file
 from keras_alexnet.data.class_names import Classes, find_classes
 from keras_alexnet.data.crops import PREPROCESSINGS, check_batch_size, check_crops
 from keras_alexnet.data.find import find_images
+from keras_alexnet.data.image_search import LeftOut
 from keras_alexnet.errors import SettingError, UserError
 from keras_alexnet.inference.listing import FORMATS, entry_writer, header
 from keras_alexnet.system.atomic import atomic_path, check_writable
@@ -95,7 +96,10 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
         write_stderr(f"cannot read {printable(path)}: {reason}\n")
 
     with WorkProgress() as progress:
-        paths, problems = find_images(arguments)
+        left_out = LeftOut()
+        paths, problems = find_images(arguments, left_out=left_out)
+        if left_out:
+            write_stderr(f"Left out: {printable(left_out.describe())}\n")
         if not paths and not problems:
             raise UserError("standard input lists no images. Expected one path per line.")
         _check_output(values, paths)

@@ -4,15 +4,15 @@
 
 This folder holds ILSVRC2012 as Kaggle's tree or zip, as the official archives (ILSVRC2012_img_train.tar,
 ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz), or as shards of WebDataset or TFRecord. Archives need not be
-unpacked: the maps name images inside them as <archive>@/<entry>, and training reads them in place. If there are
-validation images alone, only these are prepared, for evaluate. Or each part by itself, a folder or an archive:
+unpacked: the maps name images inside them as <archive>@/<entry>, and training reads them in place. Without
+training images, only the validation images are prepared, for evaluate. Or each part by itself, a folder or an archive:
 
   python -m keras_alexnet.prepare --train_dir=/data/train --val_dir=/data/val \\
       --val_annotations_dir=/data/val_annotations --output_dir=data
 
-The training folder holds one folder of images per class; a label is the position of a class in the sorted names of
-these folders. The validation folder holds images; --val_labels has the class of each: LOC_val_solution.csv, the devkit
-or a folder of XML annotations, as in ILSVRC2012.
+The training folder contains one folder of images per class; a label is the position of a class in the sorted names of
+these folders. The validation folder contains images; --val_labels lists the class of each: LOC_val_solution.csv, the
+devkit or a folder of XML annotations, as in ILSVRC2012.
 
 Images of your own need no annotations. If the validation folder holds a folder per class as well:
 
@@ -24,8 +24,8 @@ If there is one folder of images per class and nothing else, a tenth of each cla
 
 With --relative_paths and an --output_dir next to or above the images, all of it can be moved or mounted elsewhere.
 
---check_images decodes every image and names those that cannot be used. Copies whose shorter side has 256 pixels are
-read several times as fast; writing them resumes where it was interrupted, and checks the images as well.
+--check_images decodes every image and lists those that cannot be used. Copies whose shorter side has 256 pixels are
+read several times as fast. Writing them checks the images as well; after an interruption, run the same command again.
 --resized_format=tar writes one tar of them per split; --resized_format=pixels writes such tars of decoded pixels, which
 need no decoding in training, and take ten times the space (about 335 GB for all of ImageNet):
 
@@ -78,9 +78,9 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     cli.define_path(
         "val_labels",
         None,
-        "What has the classes of the validation images: LOC_val_solution.csv, the devkit (.tar.gz or unpacked) or its "
-        "ILSVRC2012_validation_ground_truth.txt, or a folder of XML annotations. Without it: the first of these that "
-        "is in --imagenet_dir.",
+        "Classes of the validation images: LOC_val_solution.csv, the devkit (.tar.gz or unpacked) or its "
+        "ILSVRC2012_validation_ground_truth.txt, a folder of XML annotations, or lines of <image> TAB <class>, such as "
+        "val_annotations.txt. Default: the first of these that is in --imagenet_dir.",
         flag_values=flag_values,
     )
     cli.define_path(
@@ -101,14 +101,14 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_float(
         "val_fraction",
         None,
-        "Instead of a validation folder: take this part of the images of each class of --train_dir; above 0, below 1. "
-        "One image or more of each class goes to either side, if it has two.",
+        "Instead of a validation folder: the part of the images of each class of --train_dir to take for validation; "
+        "above 0, below 1. A class of two or more images has at least one on either side.",
         flag_values=flag_values,
     )
     flags.DEFINE_integer(
         "split_seed",
         0,
-        "Another number has --val_fraction take other images; the same takes the same on every machine.",
+        "Seed of the validation split of --val_fraction, which is the same on every machine.",
         flag_values=flag_values,
     )
     flags.DEFINE_bool(
@@ -117,11 +117,13 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         "Write paths relative to --output_dir, so that it can be moved together with the images.",
         flag_values=flag_values,
     )
-    cli.define_path("output_dir", "data", "The folder to write to; it is made if need be.", flag_values=flag_values)
+    cli.define_path(
+        "output_dir", "data", "The folder to write to; created if it does not exist.", flag_values=flag_values
+    )
     flags.DEFINE_bool(
         "check_archives",
         False,
-        "First compare the official archives with their published sizes and MD5 sums, which reads all of them.",
+        "First compare the official archives with their published sizes and MD5 sums, which reads them completely.",
         flag_values=flag_values,
     )
     flags.DEFINE_bool(
@@ -141,7 +143,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         "resize_shorter_side",
         None,
         "Check the images, write a copy of each whose shorter side has this many pixels to --resized_dir, and "
-        "have the maps name the copies. 256 suits AlexNet.",
+        "list the copies in the maps. 256 suits AlexNet.",
         lower_bound=32,
         upper_bound=4096,
         flag_values=flag_values,
@@ -149,14 +151,14 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     cli.define_path(
         "resized_dir",
         None,
-        "The folder for the copies, apart from the images. Copies that an earlier run has finished stay as they are.",
+        "The folder for the copies, apart from the images. Finished copies of an earlier run are kept.",
         flag_values=flag_values,
     )
     flags.DEFINE_enum(
         "resized_format",
         "files",
         FORMATS,
-        "How the copies are kept: a file each; or one tar of the training and one of the validation images, which any "
+        "How the copies are stored: one file each; one tar of the training and one of the validation images, which any "
         "file system takes easily; or decoded pixels in such tars (PPM), ten times as large, which training need not "
         "decode.",
         flag_values=flag_values,

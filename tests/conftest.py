@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from map_files import write_map
 from PIL import Image
 
 from keras_alexnet import cli
 from keras_alexnet.data.class_mappings import CLASS_MAPPINGS, write_class_mappings
-from keras_alexnet.data.map_file import TRAIN_MAP, VAL_MAP, write_map
+from keras_alexnet.data.map_file import TRAIN_MAP, VAL_MAP
 
 REFERENCE = Path(__file__).parent / "reference"
 CLASSES = ("n01", "n02", "n03")

@@ -46,7 +46,7 @@ def test_label_is_the_class_of_all_objects(annotation, text, label):
         ("<object><pose/></object>", "has an object without a name: "),
         (objects("tench", "  "), "has an object without a name: "),
         (objects("tench", "goldfish", "tench"), "names several classes (goldfish, tench): "),
-        (objects("newt"), "names class newt, which is none of the classes: "),
+        (objects("newt"), "names class newt, which is not one of the classes: "),
     ],
 )
 def test_annotations_that_name_no_one_class_are_told(annotation, text, told):
@@ -77,7 +77,7 @@ def test_annotations_that_are_not_xml_are_told(annotation, content, told):
     annotation.write_bytes(content)
     problem = problem_of(annotation)
     assert problem.startswith(f"{annotation} is not XML as expected: {told}")
-    assert problem.endswith("fetch it anew, or remove it and val_1.JPEG")
+    assert problem.endswith("correct it, or remove it and val_1.JPEG")
 
 
 def test_missing_annotation_is_told(annotation):
@@ -89,5 +89,5 @@ def test_missing_annotation_is_told(annotation):
 def test_unreadable_annotation_is_told(annotation):
     annotation.mkdir()
     assert problem_of(annotation) == (
-        f"cannot read {annotation}: Is a directory; expected XML; mend it, or remove it and val_1.JPEG"
+        f"cannot read {annotation}: Is a directory; expected XML; fix it, or remove it and val_1.JPEG"
     )

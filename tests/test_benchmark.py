@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from benchmarks import fit
 from drawn_images import draw, encode, write_numbered
+from map_files import write_map
 
-from keras_alexnet.data.map_file import read_map, write_map
+from keras_alexnet.data.map_file import read_map
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 

@@ -47,7 +47,7 @@ def test_a_damaged_file_is_told(tmp_path, content):
     (tmp_path / "model.classes.txt").write_bytes(content)
     for use in (read_classes, lambda model: check_classes(model, CLASSES, "data")):
         with pytest.raises(
-            UserError, match=r"model\.classes\.txt(?s:.*)tells the classes of .*model\.keras.*or remove"
+            UserError, match=r"model\.classes\.txt(?s:.*)lists the classes of .*model\.keras.*or remove"
         ):
             use(tmp_path / "model.keras")
 

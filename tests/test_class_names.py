@@ -43,7 +43,7 @@ def test_names_lie_beside_the_model(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"n01440764\t0\ttench\n", b"n01440764\t0\ttench\nn9\t1\tx\n", b"\xff\x00", b"n01440764\t0\nn01443537\t1\n"],
+    [b"", b"n01440764\t0\ttench\n", b"n01440764\t0\ttench\nn9\t1\tx\n", b"\xff", b"n01440764\t0\nn01443537\t1\n"],
 )
 def test_names_of_other_classes_are_passed_over(data, tmp_path, content):
     (data / CLASS_NAMES).write_bytes(content)

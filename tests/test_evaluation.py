@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from drawn_images import draw, encode
+from map_files import write_map
 from training_process import installed
 
 from keras_alexnet.data.crops import PREPROCESSINGS
 from keras_alexnet.data.image_map import ImageMap
-from keras_alexnet.data.map_file import read_map, write_map
+from keras_alexnet.data.map_file import read_map
 from keras_alexnet.data.transforms import evaluation_image, ten_crops
 from keras_alexnet.errors import UserError
 from keras_alexnet.inference import evaluation

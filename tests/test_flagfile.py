@@ -39,7 +39,7 @@ def test_lines_of_another_form_are_errors(tmp_path, line):
 
 
 def test_utf16_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"a\.flags is not UTF-8 text\. Save it as UTF-8"):
+    with pytest.raises(UserError, match=r"a\.flags is not UTF-8 text, but probably UTF-16.* Save it as UTF-8"):
         expand(tmp_path / "a.flags", "--epochs=3\n".encode("utf-16"))
 
 

@@ -26,7 +26,7 @@ def problems_of(tree, **changes):
 
 def training_names(train_dir):
     problems = []
-    classes, images = image_folders.scan_training(train_dir, problems)
+    classes, images = image_folders.scan_training(train_dir, problems, [])
     assert problems == []
     return classes, [
         (os.path.relpath(path, train_dir), label) for path, label in zip(images.paths, images.labels, strict=True)
@@ -76,7 +76,7 @@ def test_order_on_disk_does_not_matter(tree, monkeypatch):
 
 def test_suffixes_hidden_and_other_files(tmp_path):
     images = ["a.jpg", "b.JPEG", "c.Png", "d.bmp", "e.GIF", "f.webp", "g.tar.jpg"]
-    others = [".hidden.jpg", "notes.txt", "jpg", "h.jpg.part", "Thumbs.db", "deeper/i.jpg", "folder.jpg/j.jpg"]
+    others = [".hidden.jpg", "notes.txt", "jpg", "h.jpg.part", "Thumbs.db", ".hidden/i.jpg"]
     make_files(tmp_path, *(f"cat/{name}" for name in images + others), ".git/k.jpg", "l.jpg")
     assert training_names(tmp_path) == (["cat"], [(f"cat/{name}", 0) for name in images])
 
@@ -119,17 +119,17 @@ def test_problems_of_validation_class_folders_are_told(tree, tmp_path):
     make_files(tmp_path / "val", f"{TENCH}/{SHARK}_1.JPEG", "tench/1.jpg", "unknown/notes.txt", f"{SHARK}/notes.txt")
     problems = problems_of(tree, val_dir=tmp_path / "val", val_labels="")
     assert [problem.partition(":")[0] for problem in problems] == [
-        f"validation folder {tmp_path}/val/tench is none of the 3 classes",
-        f"validation folder {tmp_path}/val/unknown is none of the 3 classes",
-        f"{tmp_path}/val/{TENCH}/{SHARK}_1.JPEG is named as an image of class {SHARK} but lies in the folder of "
-        f"{TENCH}",
-        f"class folder {tmp_path}/val/{SHARK} has no images",
+        f"validation folder {tmp_path}/val/tench is not one of the 3 classes",
+        f"validation folder {tmp_path}/val/unknown is not one of the 3 classes",
+        f"{tmp_path}/val/{TENCH}/{SHARK}_1.JPEG is named as an image of class {SHARK} but is in the folder of {TENCH}",
+        f"class folder {tmp_path}/val/{SHARK} has no images, but 1 .txt file (such as "
+        f"{tmp_path}/val/{SHARK}/notes.txt)",
     ]
 
 
 def test_validation_folder_without_class_folders_is_told(tree):
     (problem,) = problems_of(tree, val_labels="")
-    assert problem.startswith(f"validation folder {tree.val} has no class folders: expected one folder of images per")
+    assert problem.startswith(f"validation folder {tree.val} has no class folders, but 3 images outside")
     assert "--val_dir" in problem
     (problem,) = problems_of(tree, val_dir=tree.root / "none", val_labels="")
     assert problem.startswith(f"validation folder {tree.root}/none: No such file or directory")
@@ -196,7 +196,7 @@ def test_split_of_single_images_is_told(tmp_path):
 
 def test_validation_labels_come_from_the_annotations(tree):
     problems = []
-    images = image_folders.scan_validation(tree.val, tree.annotations, CLASSES, problems)
+    images = image_folders.scan_validation(tree.val, tree.annotations, CLASSES, problems, [])
     assert problems == []
     rows = [(os.path.basename(path), label) for path, label in zip(images.paths, images.labels, strict=True)]
     assert rows == [(f"ILSVRC2012_val_{number:08d}.JPEG", label) for number, label in ((1, 2), (2, 0), (3, 1))]
@@ -212,7 +212,7 @@ def test_links_are_followed_and_written_as_they_are(tree, tmp_path):
     assert rows[0] == (f"{TENCH}/n01440764_1.JPEG", 0)
     assert rows[-1] == ("n01514668/n01514668_1.JPEG", 3)
     assert (
-        image_folders.scan_training(tmp_path / "link/Data/CLS-LOC/train", [])[1]
+        image_folders.scan_training(tmp_path / "link/Data/CLS-LOC/train", [], [])[1]
         .paths[0]
         .startswith(f"{tmp_path}/link/")
     )
@@ -238,12 +238,13 @@ def test_class_names(tree):
     assert data_set.scan(tree.train, tree.val, tree.annotations, path).class_names == NAMES
 
 
-def test_missing_and_unreadable_class_names_are_told(tree):
+def test_missing_and_unreadable_class_names_are_reported(tree):
     path = tree.add_names()
     path.write_text(f"{TENCH} tench\n{GOLDFISH}\n")
-    assert [problem.partition(":")[0] for problem in problems_of(tree, synset_mapping=path)] == [
-        f"{path} has no name for class {GOLDFISH}",
-        f"{path} has no name for class {SHARK}",
+    found = data_set.scan(tree.train, tree.val, tree.annotations, path)
+    assert found.class_names is None
+    assert found.notes == [
+        f"Note: no class names, as {path} has none for 2 of the 3 classes, such as {GOLDFISH}",
     ]
     (problem,) = problems_of(tree, synset_mapping=tree.root)
     assert problem.startswith(f"cannot read {tree.root}: Is a directory; expected lines of '<class id> <names>'")
@@ -260,8 +261,8 @@ def test_missing_folders_are_told(tree, folder, tmp_path):
 @pytest.mark.parametrize(
     ("argument", "problem"),
     [
-        ("train_dir", "the archive {} is truncated or damaged"),
-        ("val_dir", "the archive {} is truncated or damaged"),
+        ("train_dir", "{} is a text file"),
+        ("val_dir", "{} is a text file"),
         ("val_labels", "{} gives no labels: expected a folder"),
     ],
 )
@@ -275,15 +276,15 @@ def test_other_files_in_place_of_folders_are_told(tree, argument, problem):
 def test_training_folder_without_class_folders_is_told(tree, tmp_path):
     make_files(tmp_path, "flat/a.jpg", "flat/.git/b.jpg")
     (problem,) = problems_of(tree, train_dir=tmp_path / "flat")
-    assert problem.startswith(f"training folder {tmp_path}/flat has no class folders: expected one folder of images")
+    assert problem.startswith(f"training folder {tmp_path}/flat has no class folders, but 1 image outside")
     assert "--train_dir" in problem
 
 
 def test_class_folder_without_images_is_told(tree):
-    make_files(tree.train, "n01514668/deeper/n01514668_1.JPEG", "n01514668/notes.txt")
+    make_files(tree.train, "n01514668/notes.txt")
     (problem,) = problems_of(tree)
     assert problem.startswith(
-        f"class folder {tree.train}/n01514668 has no images: expected .jpeg .jpg .png .bmp .gif .we"
+        f"class folder {tree.train}/n01514668 has no images, but 1 .txt file (such as {tree.train}/n01514668/notes.txt)"
     )
 
 
@@ -305,7 +306,7 @@ def test_image_in_two_class_folders_is_told(tree):
     make_files(tree.train, f"{GOLDFISH}/{TENCH}_7.JPEG")
     (problem,) = problems_of(tree)
     assert problem.startswith(
-        f"{tree.train}/{GOLDFISH}/{TENCH}_7.JPEG is named as an image of class {TENCH} but lies in the folder of "
+        f"{tree.train}/{GOLDFISH}/{TENCH}_7.JPEG is named as an image of class {TENCH} but is in the folder of "
         f"{GOLDFISH}: move it"
     )
 
@@ -313,7 +314,7 @@ def test_image_in_two_class_folders_is_told(tree):
 def test_names_of_images_tell_nothing_in_other_trees(tmp_path):
     make_files(tmp_path, "cat/1.jpg", "dog/1.jpg", "dog/cat_and_dog.jpg", "dog/dog_1.jpg")
     problems = []
-    classes, found = image_folders.scan_training(str(tmp_path), problems)
+    classes, found = image_folders.scan_training(str(tmp_path), problems, [])
     assert (classes, list(found.labels), problems) == (["cat", "dog"], [0, 1, 1, 1], [])
 
 
@@ -359,8 +360,7 @@ def test_tab_and_line_breaks_in_paths_are_told(tree, tmp_path, mark, place):
 def test_all_problems_are_told_at_once(tree):
     (tree.train / "n01514668").mkdir()
     tree.annotate(VAL_1, "n99999999")
-    path = tree.add_names()
-    assert len(problems_of(tree, synset_mapping=path)) == 3
+    assert len(problems_of(tree)) == 2
     make_files(tree.val, *(f"{number}.png" for number in range(20)))
     problems = problems_of(tree)
     assert problems[10:] == ["… and 12 more"]

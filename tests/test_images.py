@@ -1,6 +1,7 @@
 import contextlib
 import errno
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from drawn_images import UPRIGHT, draw, encode, exif_with_orientation, with_exif
 from fake_ilsvrc import CLASSES
 from image_tree import ROOT, Tree, arguments, call, listed, mapped, start, wait_until, workers_of
@@ -17,6 +19,8 @@ from PIL import Image
 
 from keras_alexnet import cli, prepare
 from keras_alexnet.data import checking, findings, image_file, map_file
+from keras_alexnet.data.decode import decode_bytes, decode_image, decode_square
+from keras_alexnet.data.resizing.files import resized_copy
 from keras_alexnet.errors import UserError
 from keras_alexnet.system import process_pool
 
@@ -140,21 +144,64 @@ def test_what_cannot_be_decoded_is_unusable(tmp_path):
     png = encode(COLOURS, "PNG")
     for data, problem in (
         (b"", "empty file"),
-        (b"<!DOCTYPE html><html>", "not an image: begins with b'<!DOCTYPE html><'"),
+        (b"<!DOCTYPE html><html>", "not an image, but an HTML page"),
         (bytes(999), "not an image: begins with b'"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not an image: begins with b'%!PS"),
-        (JPEG[:20], "truncated or corrupt: its header cannot be read"),
-        (JPEG[:400], "truncated or corrupt: "),
-        (JPEG[: len(JPEG) // 2 + 200], "truncated or corrupt: image file is truncated"),
-        (JPEG[:-30], "truncated or corrupt: image file is truncated"),
-        (png[: len(png) // 2], "truncated or corrupt: image file is truncated"),
-        (flipped(png, len(png) // 2), "truncated or corrupt: "),
-        (encode(COLOURS, "WEBP")[:-99], "truncated or corrupt: "),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC image, which is not supported: convert it to JPEG"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "not an image, but a pointer of Git LFS"),
+        (JPEG[:20], "truncated or corrupted: the header of a JPEG file cannot be read"),
+        (JPEG[:400], "truncated or corrupted: "),
+        (JPEG[: len(JPEG) // 2 + 200], "truncated or corrupted: image file is truncated"),
+        (JPEG[:-30], "truncated or corrupted: image file is truncated"),
+        (png[: len(png) // 2], "truncated or corrupted: image file is truncated"),
+        (flipped(png, len(png) // 2), "truncated or corrupted: "),
+        (encode(COLOURS, "WEBP")[:-99], "truncated or corrupted: "),
         (huge_png(), "too many pixels: more than "),
     ):
         usable, (found,) = problems_of(tmp_path, data)
         assert not usable, problem
         assert found.startswith(problem)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 4}], ids=str)
+def test_a_jpeg_that_lacks_only_its_end_marker_is_usable_everywhere(tmp_path, options):
+    data = encode(draw(160, 120), "JPEG", quality=90, **options)
+    whole = image_file.decode(data)
+    (tmp_path / "whole.jpg").write_bytes(data)
+    copy = resized_copy((str(tmp_path / "whole.jpg"), False), 64)[1]
+    for end in (data[:-2], data[:-1], data[:-2] + bytes(500)):
+        assert problems_of(tmp_path, end) == (True, ["no end marker"])
+        for decoded in (image_file.decode(end), decode_bytes(end), decode_image(tf.constant(end)).numpy()):
+            np.testing.assert_array_equal(decoded, whole)
+        assert resized_copy((str(tmp_path / "a.JPEG"), False), 64)[1] == copy
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 4}], ids=str)
+def test_a_jpeg_that_lacks_pixels_is_unusable_everywhere(tmp_path, options):
+    data = encode(draw(160, 120), "JPEG", quality=90, **options)
+    for end in range(len(data) // 3, len(data) - 16, len(data) // 23):
+        for rest in (b"", bytes(500)):
+            usable, _ = problems_of(tmp_path, data[:end] + rest)
+            assert not usable
+            with pytest.raises(OSError, match="truncated"):
+                decode_bytes(data[:end] + rest)
+            with pytest.raises((OSError, tf.errors.OpError)):
+                decode_square(tf.constant(data[:end] + rest), lambda size: (size // 8, tf.reduce_min(size) // 2))
+
+
+@pytest.mark.parametrize(
+    ("options", "boundary"),
+    [({"progressive": True}, rb"\xff[\xc4\xda]"), ({"restart_marker_blocks": 4}, rb"\xff[\xd0-\xd7]")],
+    ids=["scans", "restart markers"],
+)
+def test_a_jpeg_that_ends_between_parts_is_unusable(tmp_path, options, boundary):
+    data = encode(draw(160, 120), "JPEG", quality=90, **options)
+    start = data.index(b"\xff\xda") + 2
+    ends = [match.start() for match in re.finditer(boundary, data) if match.start() > start]
+    assert len(ends) > 5
+    for end in ends:
+        usable, _ = problems_of(tmp_path, data[:end])
+        assert not usable, end
 
 
 def test_check_and_decode_agree_wherever_a_file_ends(tmp_path):
@@ -264,17 +311,17 @@ def test_command_refuses_unusable_images_and_lists_them(tree):
     done = start(tree, "--check_images", "--num_workers=2")  # the former name of --num_processes
     out, err = done.communicate(timeout=60)
     assert done.returncode == 1
-    truncated = "truncated or corrupt: image file is truncated"
+    truncated = "truncated or corrupted: image file is truncated"
     rows = listed(tree)
     assert [row[:2] for row in rows] == [(str(broken), "unusable"), (str(odd), "odd"), (str(missing), "unusable")]
     assert rows[0][2].startswith(truncated)
     assert [row[2] for row in rows[1:]] == ["gray; broken EXIF data", "broken link"]
     table = tree.root.parent / "data/bad_images.tsv"
-    assert out.splitlines()[1:] == [
+    assert out.splitlines()[2:] == [
         "9 images checked:",
         "           2  unusable",
         "               1  broken link",
-        "               1  truncated or corrupt",
+        "               1  truncated or corrupted",
         "           1  odd, but usable",
         "               1  broken EXIF data",
         "               1  gray",

@@ -7,6 +7,7 @@ from array import array
 from pathlib import Path
 
 import pytest
+from map_files import write_map
 
 from keras_alexnet.data import class_mappings, data_dir, map_file
 from keras_alexnet.data.image_map import ImageMap, raise_if_missing
@@ -17,7 +18,7 @@ FILES = ("train_map.txt", "val_map.txt", "classmappings.txt")
 
 def test_map_round_trip(tmp_path):
     rows = [("/data/a.JPEG", 0), ("/data/with space, é.JPEG", 999), ("/data/../b.png", 3)]
-    map_file.write_map(tmp_path / "map.txt", iter(rows))
+    write_map(tmp_path / "map.txt", iter(rows))
     text = "/data/a.JPEG\t0\n/data/with space, é.JPEG\t999\n/data/../b.png\t3\n".encode()
     assert (tmp_path / "map.txt").read_bytes() == text
     images = map_file.read_map(tmp_path / "map.txt", num_classes=1000)
@@ -64,7 +65,7 @@ def test_maps_are_read_in_pieces(tmp_path, monkeypatch, piece):
     """The folder that all paths share is known at the end only: those of the first pieces may share a deeper one."""
     names = [f"/data/train/{folder}/{n}.png" for folder in ("a/deep", "a/deeper", "b") for n in range(4)]
     for paths in (names, [*names, "/else/x.png"], [*names, "relative.png"]):
-        map_file.write_map(tmp_path / "map.txt", [(path, 1) for path in paths])
+        write_map(tmp_path / "map.txt", [(path, 1) for path in paths])
         whole = map_file.read_map(tmp_path / "map.txt")
         with monkeypatch.context() as patch:
             patch.setattr(map_file, "_PIECE", piece)
@@ -75,7 +76,7 @@ def test_maps_are_read_in_pieces(tmp_path, monkeypatch, piece):
 
 def test_names_that_are_not_utf8_survive(tmp_path):
     name = b"/data/caf\xe9.JPEG"
-    map_file.write_map(tmp_path / "map.txt", [(os.fsdecode(name), 1)])
+    write_map(tmp_path / "map.txt", [(os.fsdecode(name), 1)])
     assert (tmp_path / "map.txt").read_bytes() == name + b"\t1\n"
     (path,) = map_file.read_map(tmp_path / "map.txt").paths
     assert os.fsencode(path) == name
@@ -142,7 +143,7 @@ def test_every_way_of_reading_gives_the_same(tmp_path):
 def test_long_map(tmp_path, monkeypatch):
     """Longer than the pieces in which it is read, in one go."""
     rows = [(f"/data/{number:0>200}.JPEG", number % 1000) for number in range(25_000)]
-    map_file.write_map(tmp_path / "map.txt", rows)
+    write_map(tmp_path / "map.txt", rows)
     assert (tmp_path / "map.txt").stat().st_size > 5_000_000
     with monkeypatch.context() as patch:
         patch.delattr(map_file, "_checked_rows")
@@ -179,7 +180,7 @@ print(len(images), (peak() - before) // (1024 * 1024 if sys.platform == "darwin"
 
 def test_paths_are_a_sequence(tmp_path):
     rows = [(f"/{name}", label) for label, name in enumerate("abcde")]
-    map_file.write_map(tmp_path / "map.txt", rows)
+    write_map(tmp_path / "map.txt", rows)
     images = map_file.read_map(tmp_path / "map.txt")
     paths = [path for path, _ in rows]
     assert isinstance(images.labels, array)
@@ -201,7 +202,7 @@ def test_encoded_paths_are_what_the_file_system_takes(tmp_path, from_file):
     paths = ["/a", "/é", os.fsdecode(b"/caf\xe9"), "/d"]
     images = ImageMap(paths, range(4))
     if from_file:
-        map_file.write_map(tmp_path / "map.txt", zip(paths, range(4), strict=True))
+        write_map(tmp_path / "map.txt", zip(paths, range(4), strict=True))
         images = map_file.read_map(tmp_path / "map.txt")
     assert images.encoded_paths([2, 0, 1, 2]) == [b"/caf\xe9", b"/a", "/é".encode(), b"/caf\xe9"]
     assert images.encoded_paths(iter(range(2, 4))) == [b"/caf\xe9", b"/d"]
@@ -210,7 +211,7 @@ def test_encoded_paths_are_what_the_file_system_takes(tmp_path, from_file):
 def test_relative_paths_begin_at_the_maps_folder(tmp_path, monkeypatch):
     lines = ["a.png", "train/b.png", "../val/c.png", ".../train/d.png", "/e.png", os.fsdecode(b"caf\xe9.png")]
     (tmp_path / "é data").mkdir()
-    map_file.write_map(tmp_path / "é data/map.txt", [(line, 0) for line in lines])
+    write_map(tmp_path / "é data/map.txt", [(line, 0) for line in lines])
     monkeypatch.chdir(tmp_path)
     images = map_file.read_map(Path("é data/map.txt"))
     # A later change of the working directory makes no difference.
@@ -220,6 +221,37 @@ def test_relative_paths_begin_at_the_maps_folder(tmp_path, monkeypatch):
     expected.append(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.png"))
     assert list(images.paths) == expected
     assert images.encoded_paths(range(6)) == [os.fsencode(path) for path in expected]
+
+
+def test_maps_from_windows_are_read_as_cntk_reads_them(tmp_path):
+    lines = [rf"...\val\{number}.png" for number in range(3)]
+    text = "".join(f"{line}\t0\r\n" for line in lines)
+    (tmp_path / "map.txt").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    images = map_file.read_map(tmp_path / "map.txt")
+    assert list(images.paths) == [f"{tmp_path}/val/{number}.png" for number in range(3)]
+    assert images.fingerprint == fingerprint(tmp_path, text.replace("\\", "/").encode())
+
+
+def test_backslashes_in_names_of_files_stay(tmp_path):
+    (tmp_path / r"a\b.png").touch()
+    write_map(tmp_path / "map.txt", [(r"a\b.png", 0), ("c.png", 1)])
+    assert map_file.read_map(tmp_path / "map.txt").paths[0] == rf"{tmp_path}/a\b.png"
+    write_map(tmp_path / "map.txt", [(r"/gone/a\b.png", 0), ("c.png", 1)])
+    assert map_file.read_map(tmp_path / "map.txt").paths[0] == r"/gone/a\b.png"
+
+
+@pytest.mark.parametrize("root", ["C:\\Data", "d:/Data", r"\\server\share"])
+def test_absolute_paths_of_windows_are_refused_with_what_to_replace(tmp_path, root):
+    write_map(tmp_path / "map.txt", [(rf"{root}\train\{name}\1.png", 0) for name in ("cat", "dog")])
+    with pytest.raises(UserError) as raised:
+        map_file.read_map(tmp_path / "map.txt")
+    folder = root.replace("/", "\\") + r"\train"
+    assert f"Replace {folder} with the folder that has these images" in str(raised.value)
+    # The advice works.
+    (expression,) = [line for line in str(raised.value).splitlines() if "sed" in line]
+    command = expression.removesuffix(" > NEW.txt").replace("OLD.txt", str(tmp_path / "map.txt"))
+    changed = subprocess.run(command, shell=True, capture_output=True, text=True, check=True).stdout
+    assert changed == "/NEW/FOLDER/cat/1.png\t0\n/NEW/FOLDER/dog/1.png\t0\n"
 
 
 def test_a_missing_archive_is_named(tmp_path):
@@ -242,7 +274,7 @@ def test_sequence_ids_of_cntk_are_passed_over(tmp_path):
 
 def numbered_map(folder, count):
     """A map of `count` images, none of which is there yet."""
-    map_file.write_map(folder / "map.txt", [(f"{number}.png", 0) for number in range(count)])
+    write_map(folder / "map.txt", [(f"{number}.png", 0) for number in range(count)])
     return map_file.read_map(folder / "map.txt")
 
 
@@ -250,7 +282,8 @@ def numbered_map(folder, count):
 def test_missing_images_are_told(tmp_path, count):
     with pytest.raises(UserError) as raised:
         raise_if_missing(numbered_map(tmp_path, count))
-    first, *shown, last = str(raised.value).splitlines()
+    first, *shown, present, last = str(raised.value).splitlines()
+    assert present == f"Of the first path, only {tmp_path} exists."
     assert first.startswith(f"the images of {tmp_path}/map.txt are missing: none of {min(count, 100)} ")
     step = max(count / 100, 1)
     several = [f"  {tmp_path}/{int(n * step)}.png" for n in range(3)] + ["  …"]

@@ -290,7 +290,7 @@ def spoil(path: str, how: str) -> None:
 REASONS = {
     "vanished": "the file is missing",
     "a folder": "Is a directory",
-    "empty": "the file is empty",
+    "empty": "empty file",
     "text": "it is not an image",
     "truncated": "image file is truncated",
     "truncated at the end": "image file is truncated",

@@ -13,13 +13,14 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from map_files import write_map
 from PIL import Image
 
 from keras_alexnet import cli, extract_features, image_dataset, predict_images
 from keras_alexnet import predict as predict_command
 from keras_alexnet.data.class_file import write_classes
 from keras_alexnet.data.class_names import Classes
-from keras_alexnet.data.map_file import read_map, write_map
+from keras_alexnet.data.map_file import read_map
 from keras_alexnet.errors import UserError
 from keras_alexnet.inference import files
 from keras_alexnet.inference.feature_file import feature_file

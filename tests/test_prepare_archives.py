@@ -215,7 +215,7 @@ def test_validation_images_alone(images, tmp_path, capsys, labels):
 
 def test_folders_of_other_classes_need_a_list(images, tmp_path):
     unpack(tmp_path, {f"val/cat/{name}": data for name, data in images[1].items()})
-    with pytest.raises(UserError, match=r"val/cat is none of the 1,000 classes: .* --classmappings"):
+    with pytest.raises(UserError, match=r"val/cat is not one of the 1,000 classes: .* --classmappings"):
         call(f"--val_dir={tmp_path}/val", "--val_annotations_dir=", f"--output_dir={tmp_path}/out")
     with pytest.raises(UserError, match=r"--classmappings is for shards and for validation images alone"):
         (tmp_path / "list.txt").write_text("cat\t0\n")
@@ -359,7 +359,7 @@ def test_a_folder_without_imagenet_is_told(tmp_path):
     with pytest.raises(UserError, match=r"/none does not exist: give the folder"):
         call(f"--imagenet_dir={tmp_path}/none", f"--output_dir={tmp_path}/out")
     (tmp_path / "ILSVRC2012_img_train.tar").touch()
-    with pytest.raises(UserError, match=r"has .*/ILSVRC2012_img_train.tar, but not what --val_dir is for"):
+    with pytest.raises(UserError, match=r"has .*/ILSVRC2012_img_train.tar, but no validation images: "):
         call(f"--imagenet_dir={tmp_path}", f"--output_dir={tmp_path}/out")
 
 

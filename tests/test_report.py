@@ -16,12 +16,13 @@ import keras
 import numpy as np
 import pytest
 from conftest import write_images
+from map_files import write_map
 from training_process import installed
 
 from keras_alexnet import cli, evaluate, fit
 from keras_alexnet.data.data_dir import write_data_dir
 from keras_alexnet.data.image_map import ImageMap
-from keras_alexnet.data.map_file import VAL_MAP, read_map, write_map
+from keras_alexnet.data.map_file import VAL_MAP, read_map
 from keras_alexnet.errors import UserError
 from keras_alexnet.inference.evaluation import predict_map
 from keras_alexnet.inference.predictions import Predictions

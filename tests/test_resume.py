@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from archives import write_tar, write_zip
+from map_files import write_map
 from PIL import Image
 from training_process import arrays_of, assert_close, finish, history_of, installed, newest_checkpoint, start_training
 
@@ -140,7 +141,7 @@ def test_images_inside_archives_are_as_good_as_files(whole, tmp_path, monkeypatc
         archive = tmp_path / (f"{part}.tar" if kind == "pixels" else f"{part}.zip")
         (write_tar if kind == "pixels" else write_zip)(archive, files)
         lines = zip([f"{archive.name}@/{name}" for name in files], images.labels, strict=True)
-        map_file.write_map(tmp_path / f"{part}_map.txt", lines)
+        write_map(tmp_path / f"{part}_map.txt", lines)
     shutil.copy(Path(whole.data_dir) / "classmappings.txt", tmp_path)
     run = dataclasses.replace(whole, data_dir=str(tmp_path), output_dir=str(tmp_path / "run"))
     saves = Saves(monkeypatch)

@@ -281,7 +281,7 @@ def test_what_is_wrong_with_shards_is_told(images, tmp_path):
         r"a.tar: sample x has no image: .* behind the first dot .*, found cls, v2.jpg",
         webdataset(**{"v2.jpg": data, "cls": b"1"}),
     )
-    error_of(r"a.tar: sample x has no image: .*, found cls", webdataset(tif=data, cls=b"1"))
+    error_of(r"a.tar: sample x has no image: .*, found cls", webdataset(txt=data, cls=b"1"))
     error_of(r"a.tar: sample first has several .jpg files", webdataset(cls=b"0", jpg=data, __key__="first"))
     error_of(r"a.tar: sample x has several images \(jpg, png\)", webdataset(jpg=data, png=data, cls=b"1"))
 

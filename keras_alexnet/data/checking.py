@@ -11,7 +11,9 @@ from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
+from keras_alexnet.data import image_file
 from keras_alexnet.data.archives.locations import ArchivedImage
+from keras_alexnet.data.file_kinds import FORMAT_OF_SUFFIX, HEAD_BYTES, suffix_of, why_not_an_image
 from keras_alexnet.data.findings import Finding
 from keras_alexnet.data.image_file import EXIF_TRANSPOSES, orientation_of, pillow_formats, raise_if_damaged, upright_rgb
 from keras_alexnet.data.image_map import ImageMap, sample_rows
@@ -19,22 +21,11 @@ from keras_alexnet.errors import UserError
 from keras_alexnet.system.process_pool import map_in_processes
 
 SMALL = 32
-FORMAT_OF_SUFFIX = {
-    ".jpeg": "JPEG",
-    ".jpg": "JPEG",
-    ".png": "PNG",
-    ".gif": "GIF",
-    ".bmp": "BMP",
-    ".webp": "WEBP",
-    ".ppm": "PPM",
-}
 
 # Called with (images done, images in all).
 Progress = Callable[[int, int], None]
 # The path of an image file, or an image inside an archive.
 Source = str | ArchivedImage
-
-_FIRST_BYTES = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"RIFF")
 
 
 class UnusableError(Exception):
@@ -55,23 +46,27 @@ def mean_over_sample(images: ImageMap, function: Callable[[int, int], float], co
     """The mean of a function of (width, height) over up to `count` images, evenly spread; unusable ones are skipped."""
     values = []
     for row in sample_rows(len(images), count):
-        with problems_told(source := images.image(row)) as problems, open_image(source, problems) as image:
+        with problems_told(source := images.image(row)) as problems, open_image(source, problems) as (image, _):
             values.append(function(*image.size))
     return sum(values) / max(len(values), 1)
 
 
 def check_one(source: Source) -> Finding | None:
     """What is the matter with an image, if anything."""
-    with problems_told(source) as problems, open_image(source, problems) as image:
-        # At an eighth of the size a JPEG is read to its end just as well, in half the time.
-        if image.format == "JPEG":
-            image.draft(image.mode, (1, 1))
-            image.load()
-            note_orientation(image, problems)
-        else:
-            image.load()
-            upright_rgb(image, note_orientation(image, problems))
+    with problems_told(source) as problems, open_image(source, problems) as (image, file):
+        loaded = load(image, file, problems, smaller=True)
+        turn = note_orientation(image, problems)
+        if image.format != "JPEG":
+            upright_rgb(loaded, turn)
     return problems.finding
+
+
+def load(image: Image.Image, file: BinaryIO, problems: "Problems", *, smaller: bool = False) -> Image.Image:
+    """As `image_file.load`; notes what is odd."""
+    loaded, lacks_end = image_file.load(image, file, smaller=smaller)
+    if lacks_end:
+        problems.odd.append("no end marker")
+    return loaded
 
 
 class Problems:
@@ -110,29 +105,24 @@ def problems_told(source: Source) -> Iterator[Problems]:
             problems.unusable = _unreadable(path, error)
         else:
             # Pillow raises a dozen kinds of exceptions for broken files.
-            problems.unusable = f"truncated or corrupt: {' '.join(str(error).split()) or type(error).__name__}"
+            problems.unusable = f"truncated or corrupted: {' '.join(str(error).split()) or type(error).__name__}"
 
 
 @contextlib.contextmanager
-def open_image(source: Source, problems: Problems) -> Iterator[Image.Image]:
-    """Opens an image and notes what its header contains."""
+def open_image(source: Source, problems: Problems) -> Iterator[tuple[Image.Image, BinaryIO]]:
+    """Opens an image and its file, and notes what the header contains."""
     with _opened(source) as file:
         try:
             image = Image.open(file, formats=pillow_formats())
         except UnidentifiedImageError:
             file.seek(0)
-            start = file.read(16)
-            if not start:
-                raise UnusableError("empty file") from None
-            if start.startswith(_FIRST_BYTES):
-                raise UnusableError("truncated or corrupt: its header cannot be read") from None
-            raise UnusableError(f"not an image: begins with {start!r}") from None
+            raise UnusableError(why_not_an_image(file.read(HEAD_BYTES))) from None
         with image:
             if image.format == "PPM":
                 file.seek(0)
                 raise_if_damaged(image, file.read())
             problems.odd += _header_problems(image, source)
-            yield image
+            yield image, file
 
 
 def _opened(source: Source) -> BinaryIO:
@@ -146,11 +136,10 @@ def _opened(source: Source) -> BinaryIO:
 
 
 def _header_problems(image: Image.Image, source: Source) -> Iterator[str]:
-    suffix = os.path.splitext(source if isinstance(source, str) else source.path)[1].lower()
+    suffix = suffix_of(source if isinstance(source, str) else source.path)
     # Cameras put a second, larger picture behind some JPEGs.
     kind = "JPEG" if image.format == "MPO" else image.format
-    # Records of a TFRecord file have numbers and no suffixes.
-    if (suffix or isinstance(source, str)) and kind != FORMAT_OF_SUFFIX.get(suffix):
+    if FORMAT_OF_SUFFIX.get(suffix, kind) != kind:
         yield f"{kind} named {suffix}"
     if image.mode == "CMYK":
         yield "CMYK"

@@ -1,6 +1,6 @@
-"""The class file of a model: `model.classes.txt` beside `model.keras` tells which class each of its labels is.
+"""The class file of a model: `model.classes.txt` next to `model.keras` lists which class each of its labels is.
 
-Beside other files it bears their whole name, as in `model.onnx.classes.txt`: they may have another order than the
+Next to other files it bears their whole name, as in `model.onnx.classes.txt`: they may have another order than the
 `.keras` file of that name. It has the form of classmappings.txt. `model.classnames.txt`, in the form of classnames.txt,
 adds names for people, where there are any. Importing this needs the standard library alone.
 """
@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from keras_alexnet.data.class_ids import alike_key, escaped
 from keras_alexnet.data.class_mappings import read_class_mappings, write_class_mappings, write_class_names
 from keras_alexnet.errors import UserError
 
@@ -51,7 +52,7 @@ def read_classes(model_path: str | os.PathLike) -> list[str] | None:
         return read_class_mappings(path)
     except UserError as error:
         raise UserError(
-            f"{error}\nThe file tells the classes of {model_path}: copy the classmappings.txt of the data that the "
+            f"{error}\nThe file lists the classes of {model_path}: copy the classmappings.txt of the data that the "
             f"model was trained on there, or remove {path} to go without it."
         ) from None
 
@@ -76,12 +77,20 @@ def check_classes(model_path: str | os.PathLike, classes: Sequence[str], source:
             "classes that it was trained on."
         )
     label = next(label for label, pair in enumerate(zip(of_model, classes, strict=True)) if pair[0] != pair[1])
-    example = f"label {label} is {of_model[label]} in {class_file(model_path)}, but {classes[label]} in {source}"
+    example = (
+        f"label {label} is {escaped(of_model[label])} in {class_file(model_path)}, but {escaped(classes[label])} in "
+        f"{source}"
+    )
     if sorted(of_model) == sorted(classes):
         raise UserError(
             f"{model_path} has the classes of the data in another order: {example}. (CNTK's labels follow the order of "
             "the folders on the machine that prepared them.) Evaluate the model on maps of its own order, or convert "
             "it again with --classmappings."
+        )
+    if list(map(alike_key, of_model)) == list(map(alike_key, classes)):
+        raise UserError(
+            f"{model_path} has the classes of the data under names that only look the same: {example}. Correct one of "
+            "the two files."
         )
     raise UserError(
         f"{model_path} has other classes than the data: {example}. Evaluate a model on the classes that it was trained "

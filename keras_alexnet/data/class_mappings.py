@@ -8,10 +8,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from keras_alexnet.data.tab_separated import TEXT, WRITE_AGAIN, clip, open_for_reading, write_lines
+from keras_alexnet.data.tab_separated import WRITE_AGAIN, clip, open_for_reading, write_lines
 from keras_alexnet.errors import UserError, raise_if_any
 from keras_alexnet.system.atomic import atomic_path
 from keras_alexnet.system.file_names import from_utf8, to_utf8
+from keras_alexnet.system.text_file import decode
 
 CLASS_MAPPINGS = "classmappings.txt"
 CLASS_NAMES = "classnames.txt"
@@ -27,7 +28,7 @@ def read_class_mappings(path: str | os.PathLike) -> list[str]:
         UserError: a line of another form, or labels that are not 0, 1, … each once.
     """
     with open_for_reading(path, "the class list written by python -m keras_alexnet.prepare") as file:
-        lines = file.read().decode(**TEXT).replace("\r\n", "\n").removesuffix("\n").split("\n")
+        lines = decode(file.read(), path).rstrip("\n").split("\n")
     if lines == [""]:
         raise UserError(f"{path} is empty: expected a line of <class id> TAB <label> for each class; {WRITE_AGAIN}.")
     label_last = [(line.rpartition("\t")[0], _label(line.rpartition("\t")[2])) for line in lines]
@@ -61,7 +62,7 @@ def read_class_names(path: str | os.PathLike, classes: Sequence[str]) -> list[st
     """
     try:
         with open(path, "rb") as file:
-            text = file.read().decode(**TEXT).replace("\r\n", "\n")
+            text = decode(file.read(), path)
     except OSError:
         return None
     lines = re.findall(r"^(.*?)\t\d+\t(.*)$", text, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""The names of classes for people, from the files beside the data or beside the model. Standard library only."""
+"""The names of classes for people, from the files next to the data or the model. Standard library only."""
 
 import os
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ class Classes:
     Attributes:
         ids: wordnet ids, or whatever the class folders are called.
         names: readable names, such as "tench, Tinca tinca"; empty strings where there are none.
-        source: the file that tells the ids, for messages.
+        source: the file that lists the ids, for messages.
     """
 
     ids: Sequence[str]
@@ -31,7 +31,7 @@ class Classes:
 
 
 def classes_of_data(class_mappings: str | os.PathLike) -> Classes:
-    """The classes that a classmappings.txt tells, with the names of the classnames.txt beside it if that fits.
+    """The classes that a classmappings.txt lists, with the names of the classnames.txt next to it if that fits.
 
     Raises:
         UserError: the file is missing or damaged.
@@ -41,7 +41,7 @@ def classes_of_data(class_mappings: str | os.PathLike) -> Classes:
 
 
 def classes_of_model(model_path: str | os.PathLike) -> Classes | None:
-    """The classes that the class file of a model tells; None if there is no such file.
+    """The classes that the class file of a model lists; None if there is no such file.
 
     Raises:
         UserError: the file is damaged.

@@ -10,23 +10,29 @@ from keras_alexnet.data.archives.directory import duplicates
 from keras_alexnet.data.archives.paths import split_archive
 from keras_alexnet.data.archives.small_files import entries_of
 from keras_alexnet.data.archives.state import ArchiveState
-from keras_alexnet.data.scanning.trees import SUFFIXES, is_image
+from keras_alexnet.data.image_search import LeftOut, images_below
+from keras_alexnet.data.scanning.archive_images import image_entries
 from keras_alexnet.errors import UserError
+from keras_alexnet.system.text_file import strip_mark
 
 
 def find_images(
-    arguments: str | os.PathLike | Sequence[str | os.PathLike], listed: BinaryIO | None = None
+    arguments: str | os.PathLike | Sequence[str | os.PathLike],
+    listed: BinaryIO | None = None,
+    left_out: LeftOut | None = None,
 ) -> tuple[list[str], list[tuple[str, str]]]:
     """Finds images by the names of files, folders and patterns.
 
     Args:
         arguments: one or several. A file is taken whatever its suffix is. Of a folder, and of those in it and linked to
-            it, all files with the suffix of an image are taken, in the order of their names; but not hidden ones. Where
-            there is no file of that name, it may be a pattern, in which `*`, `?` and `[…]` stand for parts of names and
-            `**` for folders, and a leading `~` for the home folder. `<archive>@/<path>` is an image inside an archive,
-            or a folder of images. "-" stands for the paths of files and folders in `listed`.
+            it, all images are taken, in the order of their names; but not hidden ones. An image is known by its suffix,
+            or by its first bytes where the suffix says nothing. Where there is no file of that name, it may be a
+            pattern, in which `*`, `?` and `[…]` stand for parts of names and `**` for folders, and a leading `~` for
+            the home folder. `<archive>@/<path>` is an image inside an archive, or a folder of images. "-" stands for
+            the paths of files and folders in `listed`.
         listed: paths, one a line, or each ended by a zero byte, as `find -print0` writes them. Standard input, if it is
             None.
+        left_out: the other files in folders are added here.
 
     Returns:
         The paths, none of them twice, and (path or argument, what is wrong with it) for those that give no image.
@@ -34,11 +40,12 @@ def find_images(
     Raises:
         UserError: standard input is closed, or an archive is damaged.
     """
+    left_out = LeftOut() if left_out is None else left_out
     paths: dict[str, str] = {}
     problems: list[tuple[str, str]] = []
     for argument, is_pattern in _arguments(arguments, listed):
         if not os.path.lexists(argument) and (archived := split_archive(argument)):
-            inside = _images_inside(*archived)
+            inside = _images_inside(*archived, left_out)
             paths.update((path, path) for path, problem in inside.items() if not problem)
             problems += [(path, problem) for path, problem in inside.items() if problem]
             if not inside:
@@ -46,14 +53,14 @@ def find_images(
             continue
         before = len(problems)
         if os.path.isdir(argument):
-            found = _images_below(argument, problems)
-            problem = f"the folder has no images ({', '.join(SUFFIXES)})"
+            found = _images_below(argument, problems, left_out)
+            problem = "the folder has no images"
         elif is_pattern and glob.has_magic(argument) and not os.path.lexists(argument):
             # A link to a folder above itself would be followed again and again.
             matches = {os.path.realpath(match): match for match in sorted(glob.glob(argument, recursive=True))[::-1]}
             found = []
             for match in sorted(matches.values()):
-                found += _images_below(match, problems) if os.path.isdir(match) else [match]
+                found += _images_below(match, problems, left_out) if os.path.isdir(match) else [match]
             problem = "no image has a name like that"
         else:
             found = [argument] if os.path.lexists(argument) else []
@@ -65,7 +72,7 @@ def find_images(
                 paths.setdefault(os.path.abspath(path), path)
             else:
                 # To read from a pipe could take for ever.
-                problems.append((path, "it is no regular file" if os.path.exists(path) else "it leads to no file"))
+                problems.append((path, "it is not a regular file" if os.path.exists(path) else "it leads to no file"))
     return list(paths.values()), problems
 
 
@@ -82,38 +89,28 @@ def _arguments(
             continue
         if listed is None and sys.stdin is None:
             raise UserError("standard input is closed, and - stands for the paths in it. Give it a list of paths.")
-        content = (listed or sys.stdin.buffer).read()
+        content = strip_mark((listed or sys.stdin.buffer).read(), "the list of paths in standard input")
         lines = content.split(b"\0") if b"\0" in content else content.replace(b"\r\n", b"\n").split(b"\n")
         for line in filter(None, lines):
             yield os.fsdecode(line), False
 
 
-def _images_inside(archive: str, inside: str) -> dict[str, str | None]:
+def _images_inside(archive: str, inside: str, left_out: LeftOut) -> dict[str, str | None]:
     """The path of an entry of an archive, or those of the images in a folder inside it, and why one cannot be read."""
-    entries = entries_of(ArchiveState.of(archive))
+    state = ArchiveState.of(archive)
+    entries = entries_of(state)
     entry = os.fsencode(inside)
     start = entry + b"/" if entry else b""
-    names = (
-        [entry] if entry in entries.names else sorted(n for n in entries.names if n.startswith(start) and is_image(n))
-    )
+    if entry in entries.names:
+        names = [entry]
+    else:
+        names = sorted(entries.names[position] for position in image_entries(state, entries, start, left_out))
     problems = dict.fromkeys(duplicates(names), "several entries have this name") | entries.unusable
     return {f"{archive}@/{os.fsdecode(name)}": problems.get(name) for name in names}
 
 
-def _images_below(folder: str, problems: list[tuple[str, str]]) -> list[str]:
-    found: list[str] = []
-    seen: set[str] = set()
-
-    def tell(error: OSError) -> None:
+def _images_below(folder: str, problems: list[tuple[str, str]], left_out: LeftOut) -> list[str]:
+    def unreadable(error: OSError) -> None:
         problems.append((str(error.filename), f"cannot look into the folder: {error.strerror}"))
 
-    for parent, folders, names in os.walk(folder, onerror=tell, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        images = (name for name in sorted(names) if name.lower().endswith(SUFFIXES) and not name.startswith("."))
-        found += (os.path.join(parent, name) for name in images)
-    return found
+    return [entry.path for _, entries in images_below(folder, left_out, unreadable) for entry in entries]

@@ -50,7 +50,7 @@ class ImageCache:
             for row, data in zip(missing, self._image_map.read_many(missing), strict=True):
                 cached[row] = decode_bytes(data)
                 self._count(cached[row].nbytes)
-        except Exception:  # Of any kind. Without a cache a crop may be readable; otherwise that names the image.
+        except Exception:  # Of any kind. Reading without the cache names the image.
             return None
         return ImageList(cached[row] for row in rows.tolist())
 

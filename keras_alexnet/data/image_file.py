@@ -2,15 +2,25 @@
 
 import functools
 import io
+import os
+import re
 import warnings
+from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image
 
 from keras_alexnet.data import ppm
+from keras_alexnet.data.file_kinds import IMAGE_FORMATS
 
-# What Pillow reads without starting another program, as it does for PostScript.
-_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "JPEG2000", "AVIF", "PPM")
+JPEG_END = b"\xff\xd9"
+# Data that change pixels wherever some are missing, also behind a restart marker.
+_FILLINGS = tuple(
+    b"".join((junk, *(bytes((0xFF, 0xD0 + n)) + junk for n in range(8)))) for junk in (b"\0" * 16, b"\x5a\x33" * 8)
+)
+# A marker of a JPEG that a segment follows, as none does within the pixels.
+_MARKER = re.compile(rb"\xff[\x02-\xcf\xda-\xfe]")
+_FRAMES, _SCAN = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}, 0xDA
 EXIF_TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -40,10 +50,82 @@ def decode(data: bytes) -> np.ndarray:
     Raises:
         Exception: of whatever kind Pillow raises, since `data` is no whole image.
     """
-    with Image.open(io.BytesIO(data), formats=pillow_formats()) as image:
+    file = io.BytesIO(data)
+    with Image.open(file, formats=pillow_formats()) as image:
         raise_if_damaged(image, data)
+        loaded, _ = load(image, file)
+        return np.asarray(upright_rgb(loaded, orientation_of(image)))
+
+
+def load(image: Image.Image, file: BinaryIO, *, smaller: bool = False) -> tuple[Image.Image, bool]:
+    """Decodes an open image. A JPEG may lack its end marker, if it has all of its pixels.
+
+    Args:
+        image: the image.
+        file: what it was opened from.
+        smaller: a JPEG may be decoded at an eighth of its size, which reads it to its end just as well.
+
+    Returns:
+        The decoded image, and whether it lacks its end marker.
+
+    Raises:
+        Exception: as `decode`.
+    """
+    error = None
+    try:
+        if smaller:
+            image.draft(image.mode, (1, 1))
         image.load()
-        return np.asarray(upright_rgb(image, orientation_of(image)))
+    except OSError as raised:
+        error = raised
+    if image.format == "JPEG" and (end := _end_of_pixels(file)) is not None:
+        whole = _decoded(end + JPEG_END) if _has_all_scans(end) else None
+        # What follows the last pixel is skipped, but is taken for pixels where some are missing.
+        if whole is None or any(_decoded(end + filling + JPEG_END) != whole for filling in _FILLINGS):
+            raise error or OSError("image file is truncated")
+        return whole, True
+    if error:
+        raise error
+    return image, False
+
+
+def _end_of_pixels(file: BinaryIO) -> bytes | None:
+    """A JPEG up to the end of its pixels if it lacks its end marker or a part of it; None if it has one."""
+    file.seek(-len(JPEG_END), os.SEEK_END)
+    if file.read() == JPEG_END:
+        return None
+    file.seek(0)
+    data = file.read()
+    if data.rfind(JPEG_END) > data.rfind(bytes([0xFF, _SCAN])):  # Other data follow.
+        return None
+    stripped = data.rstrip(b"\0")  # Copying tools fill what is missing with zeros.
+    if not stripped.endswith(b"\xff"):
+        return stripped
+    # A zero byte behind 255 is part of the pixels.
+    return stripped[:-1] if stripped == data else stripped + b"\0"
+
+
+def _has_all_scans(data: bytes) -> bool:
+    """Whether the scans of a JPEG have all bits of all coefficients: a progressive one has several scans."""
+    complete: set[tuple[int, int]] = set()
+    at, num_components = 2, 0
+    while marker := _MARKER.search(data, at):
+        kind, segment_at = data[marker.start() + 1], marker.end() + 2
+        at = marker.end() + int.from_bytes(data[marker.end() : segment_at], "big")
+        segment = data[segment_at:at]
+        if kind in _FRAMES and len(segment) > 5:
+            num_components = segment[5]
+        elif kind == _SCAN and len(segment) > 5:
+            first, last, bits = segment[-3:]
+            if not bits & 15:  # None are left for a later scan.
+                complete.update((component, at) for component in segment[1:-3:2] for at in range(first, last + 1))
+    return len(complete) == 64 * num_components > 0
+
+
+def _decoded(data: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+        image.load()
+        return image
 
 
 def raise_if_damaged(image: Image.Image, data: bytes) -> None:
@@ -99,6 +181,6 @@ def _gray_of_floats(values: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def pillow_formats() -> tuple[str, ...]:
-    """The formats to open, as Pillow names them, of those that it was built with."""
+    """The formats to open, as Pillow names them, of those that it was built with; none starts another program."""
     Image.init()
-    return tuple(name for name in _FORMATS if name in Image.OPEN)
+    return tuple(name for name in IMAGE_FORMATS if name in Image.OPEN)

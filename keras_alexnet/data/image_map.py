@@ -174,9 +174,17 @@ def raise_if_missing(image_map: ImageMap) -> None:
         "exists:\n"
         + "\n".join(shown)
         + (f"\nThe archive {os.fsdecode(archived[1])} does not exist." if archived else "")
+        + f"\nOf the first path, only {_deepest_folder(os.fsdecode(sampled[0]))} exists."
         + "\nIs their disk mounted? If they have been moved, run python -m keras_alexnet.prepare again; with "
         "--relative_paths it writes maps that can be moved together with their images."
     )
+
+
+def _deepest_folder(path: str) -> str:
+    """The part of a path that exists."""
+    while not os.path.exists(path) and path != os.path.dirname(path):
+        path = os.path.dirname(path)
+    return path
 
 
 def is_missing(path: bytes) -> bool:

@@ -3,7 +3,9 @@
 import contextlib
 import hashlib
 import io
+import ntpath
 import os
+import re
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
@@ -14,14 +16,14 @@ from keras_alexnet.data.archives import index
 from keras_alexnet.data.archives.locations import Locations
 from keras_alexnet.data.archives.paths import split_archive
 from keras_alexnet.data.image_map import ImageMap, PathList, is_missing
-from keras_alexnet.data.tab_separated import TEXT, WRITE_AGAIN, clip, open_for_reading, write_lines
+from keras_alexnet.data.tab_separated import TEXT, WRITE_AGAIN, clip, open_for_reading
 from keras_alexnet.errors import UserError, raise_if_any
-from keras_alexnet.system.atomic import atomic_path
 from keras_alexnet.system.file_names import to_utf8
 
 TRAIN_MAP = "train_map.txt"
 VAL_MAP = "val_map.txt"
 
+_WINDOWS_ROOT = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 _PIECE = 2**22  # bytes of a map that are read at a time
 
 
@@ -29,7 +31,8 @@ def read_map(path: str | os.PathLike, num_classes: int | None = None) -> ImageMa
     """Reads a map file of `<path>\\t<integer label>` lines, UTF-8, with LF or CRLF; blank lines are passed over.
 
     A relative path is relative to the map's folder. CNTK's maps are read as they are: `.../` at the start of a path is
-    the map's folder, and a column in front of the path (a sequence id) is passed over. `<archive>@/<entry>` is an image
+    the map's folder, a column in front of the path (a sequence id) is passed over, and relative paths may have
+    backslashes, as on Windows. `<archive>@/<entry>` is an image
     inside a zip or a tar, if there is such a file. Relative paths of a `train_map.txt` that do not exist are those of
     images inside the `train.zip` next to it, if there is one: so Swin Transformer has them.
 
@@ -45,11 +48,13 @@ def read_map(path: str | os.PathLike, num_classes: int | None = None) -> ImageMa
         common, text = _read_lines(file)
     limit = num_classes if num_classes is not None else 2**31
     folder = os.path.dirname(os.path.abspath(path))
+    if _is_from_windows(common, text, folder, path):
+        common, text = _read_lines(io.BytesIO(_whole(common, text).replace(b"\\", b"/")))
     if rows := _plain_rows(text, limit):
         starts, labels = rows
         paths = PathList(text, starts, folder, common)
     else:
-        text = (b"\n" + text[:-1]).replace(b"\n", b"\n" + common)[1:] + b"\n"
+        text = _whole(common, text)
         starts, labels = _checked_rows(text, limit, path)
         if not starts:
             raise UserError(f"{path} has no images: expected lines of <path> TAB <integer label>; {WRITE_AGAIN}.")
@@ -61,12 +66,6 @@ def read_map(path: str | os.PathLike, num_classes: int | None = None) -> ImageMa
         paths = paths.inside(archive)
     fingerprint = hashlib.sha256(text).hexdigest()
     return ImageMap(paths, labels, fingerprint, str(path), _locations(paths, fingerprint, path))
-
-
-def write_map(path: str | os.PathLike, rows: Iterable[tuple[str, int]]) -> None:
-    """Writes `<path>\\t<label>` lines, whole or not at all."""
-    with atomic_path(path) as partial:
-        write_lines(partial, map_lines(rows))
 
 
 def map_lines(rows: Iterable[tuple[str, int]]) -> Iterator[str]:
@@ -136,6 +135,42 @@ def _read_lines(file: BinaryIO) -> tuple[bytes, bytes]:
     pieces[0] = pieces[0][1:]
     pieces.append(b"\n")
     return folder, b"".join(pieces)
+
+
+def _whole(common: bytes, text: bytes) -> bytes:
+    """The lines of a map with the folder that all of them begin with."""
+    return (b"\n" + text[:-1]).replace(b"\n", b"\n" + common)[1:] + b"\n" if common else text
+
+
+def _is_from_windows(common: bytes, text: bytes, folder: str, path: str | os.PathLike) -> bool:
+    """Whether backslashes in the paths of a map divide folders, which they do not on other systems.
+
+    Raises:
+        UserError: the paths begin with a drive or a server.
+    """
+    if os.name == "nt" or (b"\\" not in text and b":" not in text and b":" not in common):
+        return False
+    first, last = (os.fsdecode(_path(common, text, at)) for at in (0, len(text) - 2))
+    if _WINDOWS_ROOT.match(first):
+        shared = ntpath.dirname(first)
+        with contextlib.suppress(ValueError):  # They are on different drives.
+            shared = ntpath.commonpath([shared, ntpath.dirname(last)])
+        raise UserError(
+            f"{path} has Windows paths, such as {first}, which do not exist here. Replace {shared} with the folder "
+            "that has these images on this machine, and backslashes with slashes, for example with\n"
+            f"  sed -e 's|\\\\|/|g' -e 's|{shared.replace(chr(92), '/')}|/NEW/FOLDER|' OLD.txt > NEW.txt"
+        )
+    at = text.find(b"\\")
+    if at < 0 or os.path.isabs(path_with_backslash := _path(common, text, at)):
+        return False
+    file = os.path.join(os.fsencode(folder), path_with_backslash)
+    return is_missing(file) and not split_archive(os.fsdecode(file))
+
+
+def _path(common: bytes, text: bytes, at: int) -> bytes:
+    """The path in the line at a position of the lines of a map."""
+    start = text.rfind(b"\n", 0, at) + 1
+    return (common + text[start : text.find(b"\n", start)]).rpartition(b"\t")[0].rpartition(b"\t")[2]
 
 
 def _plain_rows(text: bytes, limit: int) -> tuple[Sequence[int], Sequence[int]] | None:

@@ -22,6 +22,7 @@ from keras_alexnet.data.scanning.layout import find_layout
 from keras_alexnet.data.scanning.official_archives import check_archives
 from keras_alexnet.data.scanning.shards import find_shards
 from keras_alexnet.data.scanning.synset_mapping import SYNSET_MAPPING
+from keras_alexnet.data.scanning.val_labels import VAL_ANNOTATIONS
 from keras_alexnet.errors import SettingError, UserError
 from keras_alexnet.system.atomic import make_folder
 from keras_alexnet.system.lock import exclusive
@@ -92,12 +93,13 @@ def prepare_data(config: PreparationConfig) -> tuple[DataSet, list[str]]:
         with WorkProgress() as progress:
             checked = check_archives([path for path in (train_dir, val_dir, val_labels) if path], progress)
         say(f"As published: {', '.join(checked)}")
+    synset_mapping = _synset_mapping(config, train_dir or val_dir)
     with ScanProgress() as progress:
         data_set = scan(
             train_dir,
             val_dir,
             val_labels,
-            _synset_mapping(config, train_dir),
+            synset_mapping,
             progress,
             classes=read_class_mappings(config.classmappings) if config.classmappings else None,
             val_fraction=config.val_fraction,
@@ -105,6 +107,12 @@ def prepare_data(config: PreparationConfig) -> tuple[DataSet, list[str]]:
             pass_links=reads_images,
             mapper=functools.partial(_in_parallel, num_processes, progress),
         )
+    for note in data_set.notes:
+        say(note)
+    if data_set.class_names is not None:
+        say(f"Class names: {synset_mapping}")
+    elif config.imagenet_dir and not synset_mapping:
+        say(f"Class names: none, as there is no {SYNSET_MAPPING} in or next to {config.imagenet_dir}")
     with contextlib.ExitStack() as held:
         folders = [folder for folder in (config.output_dir, resized_dir) if folder]
         for folder in folders:
@@ -162,6 +170,9 @@ def _folders(config: PreparationConfig) -> list[str | None]:
     given = {name: getattr(config, name) for name in ("train_dir", "val_dir", labels)}
     if given["val_dir"] and find_shards(given["val_dir"], "val"):
         given[labels] = given[labels] or ""
+    elif given["val_dir"] and given[labels] is None:
+        listed = os.path.join(given["val_dir"], VAL_ANNOTATIONS)
+        given[labels] = listed if exists(listed) else None
     if None in given.values() and config.imagenet_dir:
         layout = find_layout(config.imagenet_dir)
         say(f"Found {layout.description}" + (f", labels in {layout.val_labels}" if layout.val_labels else ""))
@@ -171,10 +182,11 @@ def _folders(config: PreparationConfig) -> list[str | None]:
     if missing == ["train_dir"]:
         say("Found no training images: preparing the validation images alone")
     elif missing and config.imagenet_dir:
-        first = next(name for name in missing if name != "train_dir")
+        lacking = "validation images" if "val_dir" in missing else "labels of the validation images"
+        flag = "val_dir" if "val_dir" in missing else "val_labels"
         raise UserError(
-            f"{config.imagenet_dir} has {layout.description}, but not what --{first} is for: put it there, or "
-            "give the flag."
+            f"{config.imagenet_dir} has {layout.description}, but no {lacking}: add them, or give --{flag}. To take "
+            "validation images from the training images, give --train_dir and --val_fraction."
         )
     elif missing:
         raise UserError(
@@ -220,12 +232,11 @@ def _in_parallel(num_processes: int, progress: ScanProgress, function: Callable,
     return map_in_processes(function, items, num_processes, lambda done, total: progress(done, total, "archives read"))
 
 
-def _synset_mapping(config: PreparationConfig, train_dir: str | None) -> str | None:
-    """ILSVRC's list of class names, if it lies where ILSVRC has it."""
+def _synset_mapping(config: PreparationConfig, images_dir: str) -> str | None:
+    """ILSVRC's list of class names, if it is where ILSVRC has it: Kaggle's tree has it next to `ILSVRC`."""
     folders = [config.imagenet_dir] if config.imagenet_dir else []
-    if train_dir is not None:
-        folders += map(str, list(Path(os.path.abspath(train_dir)).parents)[:3])
-        if archived := split_archive(train_dir):
-            folders.append(f"{archived[0]}@")
+    folders += map(str, list(Path(os.path.abspath(images_dir)).parents)[:4])
+    if archived := split_archive(images_dir):
+        folders.append(f"{archived[0]}@")
     candidates = (os.path.join(folder, SYNSET_MAPPING) for folder in folders)
     return next(filter(exists, candidates), None)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 from keras_alexnet.errors import UserError
+from keras_alexnet.system.text_file import strip_mark
 
 # File names are bytes, and pass through a map unharmed: see `file_names`.
 TEXT = {"encoding": "utf-8", "errors": "surrogateescape"}
@@ -16,9 +17,11 @@ WRITE_AGAIN = "write it again with python -m keras_alexnet.prepare"
 
 @contextlib.contextmanager
 def open_for_reading(path: str | os.PathLike, what: str) -> Iterator[BinaryIO]:
-    """Opens a file, of which `what` is expected; raises `UserError` where it cannot be read."""
+    """Opens a file behind its byte-order mark; raises `UserError`, which says that `what` was expected."""
     try:
         with open(path, "rb") as file:
+            head = file.read(64)
+            file.seek(len(head) - len(strip_mark(head, path)))
             yield file
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}. Expected {what}.") from None

@@ -9,6 +9,7 @@ from PIL import UnidentifiedImageError
 
 from keras_alexnet.data import image_file
 from keras_alexnet.data.decode import decode_image
+from keras_alexnet.data.file_kinds import HEAD_BYTES, why_not_an_image
 from keras_alexnet.data.image_map import ImageMap
 from keras_alexnet.data.transforms import evaluation_image
 from keras_alexnet.errors import UserError
@@ -47,7 +48,8 @@ def why_unreadable(image_map: ImageMap, row: int) -> str | None:
     except FileNotFoundError:
         return "the file is missing"
     except UnidentifiedImageError:
-        return "the file is empty" if not data else "it is not an image, or of an unknown kind"
+        reason = why_not_an_image(data[:HEAD_BYTES])
+        return f"it is {reason}" if reason.startswith(("not ", "truncated ")) else reason
     except tf.errors.OpError:
         return "TensorFlow cannot decode it"
     # Pillow raises errors of every kind on damaged files.

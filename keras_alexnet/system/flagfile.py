@@ -11,6 +11,7 @@ from pathlib import Path
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.system.file_names import from_utf8
+from keras_alexnet.system.text_file import decode
 
 _FLAG = re.compile(r"--?flagfile(?:=(.*))?", re.DOTALL)
 _LINE = re.compile(
@@ -21,7 +22,6 @@ _LINE = re.compile(
 )
 _SUFFIX = ".flags"
 _RECIPES = Path(__file__).parent.parent / "flags"
-_UTF8_MARK, _UTF16_MARKS = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
 
 
 def expand_flagfiles(arguments: Sequence[str]) -> list[str]:
@@ -89,11 +89,8 @@ def read_flagfile(path: str | os.PathLike) -> list[str]:
         ) from None
     except OSError as error:
         raise UserError(f"cannot read the flagfile {path}: {error.strerror}. Expected --name=value lines.") from None
-    if data.startswith(_UTF16_MARKS) or b"\0" in data:
-        raise UserError(f"the flagfile {path} is not UTF-8 text. Save it as UTF-8.")
-    text = from_utf8(data.removeprefix(_UTF8_MARK).decode("utf-8", "surrogateescape"))
     found = []
-    for number, line in enumerate(re.split(r"\r?\n", text), 1):
+    for number, line in enumerate(from_utf8(decode(data, f"the flagfile {path}")).split("\n"), 1):
         line = line.strip()
         if not line or line.startswith(("#", "//")):
             continue

@@ -6,6 +6,7 @@ from keras_alexnet.data.archives.entries import Entries, opened, read_range
 from keras_alexnet.data.archives.tar import TarPart, is_tar, read_tar
 from keras_alexnet.data.archives.tfrecord import is_tfrecord, read_tfrecord
 from keras_alexnet.data.archives.zip import read_zip
+from keras_alexnet.data.file_kinds import COMPRESSIONS, detect
 from keras_alexnet.errors import UserError
 
 # Computes a function of each item, in order: `map`, or something parallel that reports its progress.
@@ -14,13 +15,6 @@ Mapper = Callable[[Callable, Sequence], Iterable]
 Progress = Callable[[int, int, str], None]
 
 _HEAD = 2048
-_COMPRESSED = {
-    b"\x1f\x8b": "gzip",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ": "xz",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"7z\xbc\xaf": "7-Zip",
-}
 
 
 def read_archive(path: str, mapper: Mapper = map, progress: Progress | None = None) -> Entries:
@@ -45,15 +39,25 @@ def read_archive(path: str, mapper: Mapper = map, progress: Progress | None = No
         return entries
     if is_tfrecord(head):
         return read_tfrecord(path).entries
-    for start, kind in _COMPRESSED.items():
-        if head.startswith(start):
-            raise UserError(
-                f"the archive {path} is compressed ({kind}), so that an image in it can only be read by decompressing "
-                f"all before it. Decompress it once, such as with gzip -d for .tar.gz, and give the .tar."
-            )
+    if (kind := detect(head)) in COMPRESSIONS:
+        raise UserError(
+            f"the archive {path} is compressed ({kind}), so that an image in it can only be read by decompressing "
+            f"all before it. Decompress it once, such as with gzip -d for .tar.gz, and give the .tar."
+        )
     if not head:
         raise UserError(f"the archive {path} is empty.")
-    return read_zip(path)  # A zip may have other bytes in front. Else it raises an error.
+    try:
+        return read_zip(path)  # A zip may have other bytes in front.
+    except UserError as error:
+        expected = "Expected a folder, a zip, a tar or a TFRecord file."
+        if kind or _is_text(head):
+            raise UserError(f"{path} is a {kind or 'text'} file. {expected}") from None
+        raise UserError(f"{error} {expected}") from None
+
+
+def _is_text(head: bytes) -> bool:
+    """Whether a file begins like a text, and not like a script that unpacks itself."""
+    return len(head) > 4 and all(byte >= 32 or byte in b"\t\n\r" for byte in head) and not head.startswith(b"#!")
 
 
 def duplicates(names: Iterable[bytes]) -> set[bytes]:

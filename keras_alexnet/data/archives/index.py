@@ -25,7 +25,7 @@ from keras_alexnet.system.progress import ScanProgress
 _VERSION = 1
 # Blocks of an archive that identify it.
 _SAMPLED_BLOCKS, _BLOCK = 8, 4096
-_ANEW = "run python -m keras_alexnet.prepare again"
+_AGAIN = "run python -m keras_alexnet.prepare again"
 
 
 def locate(paths: Sequence[str], source: str) -> Locations | None:
@@ -68,7 +68,7 @@ def locate(paths: Sequence[str], source: str) -> Locations | None:
                 values_of_all.append(value)
             if not row % 4096:
                 progress(row, len(paths), "map lines looked up in archives")
-    raise_if_any(problems, f"{source} names images that cannot be read from their archives; correct it or {_ANEW}")
+    raise_if_any(problems, f"{source} names images that cannot be read from their archives; correct it or {_AGAIN}")
     if not archives:
         return None
     return Locations.of(archives, number, offset, size, method)
@@ -140,15 +140,17 @@ def _checked(image: str, size: int, mtime_ns: int, digest: str, index: str | os.
     try:
         state = ArchiveState.of(archive)
     except OSError as error:
+        if not isinstance(error, FileNotFoundError):
+            raise UserError(f"cannot read the archive {archive}: {error.strerror}.") from None
         raise UserError(
-            f"cannot read the archive {archive}: {error.strerror}. Is its disk mounted? If it has been moved, {_ANEW}; "
-            "with --relative_paths it writes maps that can be moved together with their archives."
+            f"the archive {archive} does not exist. Is its disk mounted? If it has been moved, {_AGAIN}; with "
+            "--relative_paths it writes maps that can be moved together with their archives."
         ) from None
     # A copy may have another time.
     if state.size != size or (state.mtime_ns != mtime_ns and _digest(archive) != digest):
         raise UserError(
             f"the archive {archive} is not the one that {os.fspath(index)} was written for: expected {size:,} bytes, "
-            f"found {state.size:,}{'' if state.size != size else ' with other contents'}. Restore it, or {_ANEW}."
+            f"found {state.size:,}{'' if state.size != size else ' with other contents'}. Restore it, or {_AGAIN}."
         )
     return state
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_alexnet.data.archives.entries import PLAIN, ZIP_DEFLATED, read_range
+from keras_alexnet.data.archives.entries import PLAIN, ZIP_DEFLATED, ZIP_STORED, read_range
 from keras_alexnet.data.archives.state import ArchiveState
 from keras_alexnet.data.archives.zip import LOCAL_HEADER, LOCAL_HEADER_SIZE
 from keras_alexnet.system.process_pool import cpu_count
@@ -47,6 +47,14 @@ class ArchivedImage(NamedTuple):
     def read(self) -> bytes:
         """The bytes of the image file; raises `OSError` if it cannot be read."""
         return _read(_File(self.archive), self.archive, self.offset, self.size, self.method)
+
+    def head(self, count: int) -> bytes:
+        """The first `count` bytes of the file, or fewer; raises as `read`."""
+        if self.method != ZIP_DEFLATED:
+            return self._replace(size=min(count, self.size)).read()
+        # Deflated data are longer than what they stand for by less than this.
+        deflated = self._replace(size=min(count + 1024, self.size), method=ZIP_STORED).read()
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(deflated, count)
 
 
 class Reader:

@@ -10,9 +10,10 @@ from itertools import groupby, islice
 
 from keras_alexnet.data.archives.entries import Entries, Samples, opened, read_range
 from keras_alexnet.data.archives.tar import TarPart, members, read_tar
+from keras_alexnet.data.file_kinds import IMAGE_SUFFIXES
 from keras_alexnet.errors import UserError
 
-_IMAGES = (b"jpg", b"jpeg", b"png", b"webp", b"bmp", b"gif")
+_IMAGES = tuple(suffix[1:].encode() for suffix in IMAGE_SUFFIXES)
 _LABELS = (b"cls", b"json")
 _LONGEST_LABEL = 2**20
 _FIRST = 16  # A sample has fewer files.
@@ -50,7 +51,7 @@ def read_webdataset(path: str | os.PathLike) -> Samples:
                 if not others:
                     continue  # Not a sample of an image.
                 problem = (
-                    f"no image: expected a file with the suffix {', '.join(map(bytes.decode, _IMAGES))} behind the "
+                    f"no image: expected a file with the suffix of one, such as .jpg, behind the "
                     f"first dot of the name, found {b', '.join(others).decode(errors='replace')}"
                 )
             elif problem:
@@ -58,7 +59,7 @@ def read_webdataset(path: str | os.PathLike) -> Samples:
             elif len(images) > 1:
                 problem = f"several images ({', '.join(map(bytes.decode, images))})"
             elif (source := next((kind for kind in _LABELS if kind in by_kind), None)) is None:
-                problem = "no label: expected a .cls or .json file beside the image"
+                problem = "no label: expected a .cls or .json file next to the image"
             else:
                 at = by_kind[source]
                 text = read_range(file, files.offset[at], min(files.size[at], _LONGEST_LABEL))

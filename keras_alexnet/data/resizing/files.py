@@ -11,16 +11,17 @@ from PIL import Image
 
 from keras_alexnet.data import ppm
 from keras_alexnet.data.checking import (
-    FORMAT_OF_SUFFIX,
     Progress,
     Source,
     UnusableError,
+    load,
     note_orientation,
     open_image,
     problems_told,
 )
+from keras_alexnet.data.file_kinds import FORMAT_OF_SUFFIX
 from keras_alexnet.data.findings import Finding
-from keras_alexnet.data.image_file import upright_rgb
+from keras_alexnet.data.image_file import JPEG_END, upright_rgb
 from keras_alexnet.data.image_map import ImageMap
 from keras_alexnet.errors import UserError
 from keras_alexnet.system import atomic
@@ -32,7 +33,6 @@ JPEG_QUALITY = 92
 FORMATS = ("files", "tar", "pixels")
 
 _LONGEST_SIDE = 65_500  # of a JPEG
-JPEG_END = b"\xff\xd9"
 _SETTINGS = "resize.json"
 
 
@@ -121,7 +121,7 @@ def resize(
 
 
 def reject_overlap(sources: Iterable[str], targets: Iterable[str]) -> None:
-    """Raises `UserError` if a folder to write to lies in a folder of original images or the other way round."""
+    """Raises `UserError` if a folder to write to is in a folder of original images or the other way round."""
     sources = {os.path.realpath(folder): folder for folder in sources}
     targets = {os.path.realpath(folder): folder for folder in targets}
     for inner, outer in ((sources, targets), (targets, sources)):
@@ -129,7 +129,7 @@ def reject_overlap(sources: Iterable[str], targets: Iterable[str]) -> None:
             hit = next((outer[above] for above in _with_parents(real) if above in outer), None)
             if hit:
                 raise UserError(
-                    f"--resized_dir must be apart from the images: {folder} is {hit} or lies in it. Give a folder of "
+                    f"--resized_dir must be apart from the images: {folder} is {hit} or inside it. Give a folder of "
                     "its own."
                 )
 
@@ -160,7 +160,7 @@ def claim_resized_dir(folder: str, shorter_side: int, resized_format: str = "fil
             ) from None
         atomic.write_text(path, json.dumps(settings) + "\n")
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}, which says what the copies beside it are: {error}. {remedy}") from None
+        raise UserError(f"cannot read {path}, which says what the copies next to it are: {error}. {remedy}") from None
     else:
         if found != settings:
             expected, received = (json.dumps(value, sort_keys=True) for value in (settings, found))
@@ -182,12 +182,11 @@ def resized_copy(
     """
     source, has_copy = item
     resized = None
-    with problems_told(source) as problems, open_image(source, problems) as image:
-        if not has_copy:
-            image.load()
+    with problems_told(source) as problems, open_image(source, problems) as (image, file):
+        loaded = None if has_copy else load(image, file, problems)
         turn = note_orientation(image, problems)
-        if not has_copy:
-            resized = _resized(upright_rgb(image, turn), shorter_side)
+        if loaded:
+            resized = _resized(upright_rgb(loaded, turn), shorter_side)
     if resized is None:
         return problems.finding, None
     if resized_format == "pixels":
@@ -264,7 +263,7 @@ def cannot_write(path: str, error: OSError) -> UserError:
     """The error of a copy, or a tar of them, that cannot be written."""
     return UserError(
         f"cannot write {path}: {error.strerror or error}. Make room or permit writing there, or give another "
-        "--resized_dir; the same command then goes on where this one has stopped."
+        "--resized_dir; the same command then continues where this one stopped."
     )
 
 

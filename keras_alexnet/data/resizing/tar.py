@@ -19,9 +19,10 @@ from keras_alexnet.data.archives.state import ArchiveState
 from keras_alexnet.data.archives.tar import Member, TarPart, members
 from keras_alexnet.data.checking import Progress, Source
 from keras_alexnet.data.findings import Finding
+from keras_alexnet.data.image_file import JPEG_END
 from keras_alexnet.data.image_map import ImageMap
 from keras_alexnet.data.image_rows import ImageRows
-from keras_alexnet.data.resizing.files import JPEG_END, cannot_write, modified, resized_copy, resized_paths
+from keras_alexnet.data.resizing.files import cannot_write, modified, resized_copy, resized_paths
 from keras_alexnet.errors import UserError
 from keras_alexnet.system.atomic import sync_folder
 from keras_alexnet.system.process_pool import imap_in_processes

@@ -4,9 +4,10 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable
 
 from keras_alexnet.data.archives.small_files import read_file
+from keras_alexnet.data.class_ids import escaped, similar
 from keras_alexnet.system.file_names import from_utf8
 
-# ILSVRC's annotations have at most some 10 kB; a limit keeps a wrong file from taking for ever.
+# ILSVRC's annotations have at most some 10 kB; a limit keeps a wrong file from taking forever.
 _MOST_BYTES = 1 << 20
 
 
@@ -41,10 +42,10 @@ def annotated_label(
         problems.append(f"{image} has no annotation: expected {annotation}; add it, or remove the image")
         return None
     except OSError as error:
-        problems.append(f"cannot read {annotation}: {error.strerror}; expected XML; mend it, or remove it and {image}")
+        problems.append(f"cannot read {annotation}: {error.strerror}; expected XML; fix it, or remove it and {image}")
         return None
     except (ET.ParseError, ValueError, LookupError) as error:
-        problems.append(f"{annotation} is not XML as expected: {error}; fetch it anew, or remove it and {image}")
+        problems.append(f"{annotation} is not XML as expected: {error}; correct it, or remove it and {image}")
         return None
     named = {from_utf8((element.findtext("name") or "").strip()) for element in objects}
     if len(named) == 1 and (label := label_of.get(*named)) is not None:
@@ -54,7 +55,8 @@ def annotated_label(
     elif len(named) > 1:
         wrong = f"names several classes ({', '.join(sorted(named))})"
     else:
-        wrong = f"names class {min(named)}, which is none of the classes"
+        unknown = min(named)
+        wrong = f"names class {escaped(unknown)}, which is not one of the classes{similar(unknown, label_of)}"
     problems.append(
         f"{annotation} {wrong}: expected objects of one training class in object/name; correct it, or "
         f"remove it and {image}"

@@ -23,12 +23,14 @@ class DataSet:
         class_names: a readable name per class, or None if there is no `LOC_synset_mapping.txt`.
         train: the training images, by class and then by path; none, if only validation images were looked for.
         val: the validation images, by path, or like `train` if their folders are classes.
+        notes: what a user should know, such as what was left out.
     """
 
     classes: Sequence[str]
     class_names: Sequence[str] | None
     train: ImageMap
     val: ImageMap
+    notes: Sequence[str] = ()
 
 
 def scan(
@@ -64,6 +66,7 @@ def scan(
         UserError: names all that is wrong in any of them (the first ten, and how many).
     """
     problems: list[str] = []
+    notes: list[str] = []
     train_shards, val_shards = _shards(train_dir, "train"), _shards(val_dir, "val")
     if train_shards and val_shards and (both := sorted({*train_shards} & {*val_shards})):
         raise UserError(
@@ -80,7 +83,7 @@ def scan(
     elif train_dir is not None:
         if classes is not None:
             raise UserError("--classmappings is for shards and for validation images alone: leave it out.")
-        classes, train = scan_training(train_dir, problems, progress, pass_links, mapper)
+        classes, train = scan_training(train_dir, problems, notes, progress, pass_links, mapper)
     else:
         train = ImageMap([], array("i"))
     if val_fraction is not None:
@@ -92,12 +95,12 @@ def scan(
     else:
         classes = CLASS_IDS if classes is None else classes
         if val_labels:
-            val = scan_validation(val_dir, val_labels, classes, problems, progress, pass_links, mapper)
+            val = scan_validation(val_dir, val_labels, classes, problems, notes, progress, pass_links, mapper)
         else:
-            val = scan_validation_tree(val_dir, classes, problems, progress, pass_links, mapper)
-    class_names = read_synset_names(synset_mapping, classes, problems) if synset_mapping else None
+            val = scan_validation_tree(val_dir, classes, problems, notes, progress, pass_links, mapper)
+    class_names = read_synset_names(synset_mapping, classes, problems, notes) if synset_mapping else None
     raise_if_any(problems, "the images cannot be used as they are, nothing was written")
-    return DataSet(classes, class_names, train, val)
+    return DataSet(classes, class_names, train, val, notes)
 
 
 def _shards(path: str | None, part: str) -> list[str] | None:

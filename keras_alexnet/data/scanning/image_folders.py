@@ -6,21 +6,27 @@ Needs NumPy, and no framework.
 import os
 import re
 from array import array
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby, pairwise
 
 from keras_alexnet.data.archives.directory import Mapper, Progress
 from keras_alexnet.data.archives.small_files import exists
+from keras_alexnet.data.class_ids import alike_key, difference, escaped, similar
 from keras_alexnet.data.image_map import ImageMap
 from keras_alexnet.data.image_rows import ImageRows
-from keras_alexnet.data.scanning.trees import Tree, breaking_lines, open_tree
-from keras_alexnet.data.scanning.val_labels import validation_labels
+from keras_alexnet.data.image_search import LeftOut
+from keras_alexnet.data.scanning.misplaced import breaking_lines
+from keras_alexnet.data.scanning.trees import Tree, notes_of, open_tree
+from keras_alexnet.data.scanning.val_labels import VAL_ANNOTATIONS, validation_labels
+
+_NUMBERS = re.compile(r"(\d{1,9})")
 
 
 def scan_training(
     train_dir: str,
     problems: list[str],
+    notes: list[str],
     progress: Progress | None = None,
     pass_links: bool = False,
     mapper: Mapper = map,
@@ -28,8 +34,9 @@ def scan_training(
     """Finds the images of a tree with one folder per class.
 
     Args:
-        train_dir: holds the class folders, each of which holds its images directly.
+        train_dir: holds the class folders, each of which holds its images, directly or in folders.
         problems: what is wrong is appended here, for `errors.raise_if_any`.
+        notes: what a user should know is appended here.
         progress: called with (done, total, what is counted).
         pass_links, mapper: as for `trees.open_tree`.
 
@@ -42,13 +49,20 @@ def scan_training(
     problems.extend(_alike(folders))
     classes = list(folders)
     label_of = {class_id: label for label, class_id in enumerate(classes)}
-    return classes, _images_of_classes(tree, folders, label_of, problems, progress)
+    images = _images_of_classes(tree, folders, label_of, problems, progress)
+    notes.extend(notes_of(tree))
+    for label, (as_text, as_number) in enumerate(zip(classes, _natural_order(classes), strict=True)):
+        if as_text != as_number:
+            notes.append(f"Note: class names are sorted as text, so label {label} is class {as_text}, not {as_number}")
+            break
+    return classes, images
 
 
 def scan_validation_tree(
     val_dir: str,
     classes: Sequence[str],
     problems: list[str],
+    notes: list[str],
     progress: Progress | None = None,
     pass_links: bool = False,
     mapper: Mapper = map,
@@ -59,21 +73,27 @@ def scan_validation_tree(
         val_dir: holds the class folders, some or all of `classes`.
         classes: the class ids, in label order.
         problems: what is wrong is appended here, for `errors.raise_if_any`.
+        notes: what a user should know is appended here.
         progress: called with (done, total, what is counted).
         pass_links, mapper: as for `trees.open_tree`.
     """
     tree = open_tree(val_dir, pass_links, mapper, progress)
     folders = tree.class_folders("validation folder", "--val_dir", problems)
     label_of = {class_id: label for label, class_id in enumerate(classes)}
-    if classes:
+    listed = os.path.join(val_dir, VAL_ANNOTATIONS)
+    if os.path.isfile(listed):
+        problems.append(f"{listed} lists the classes of the validation images: give it with --val_labels")
+    elif classes:
         problems.extend(
-            f"validation folder {folder} is none of the {len(classes):,} classes: expected the name of one; rename or "
-            "remove it, or, without training images, give the list of the classes with --classmappings"
+            f"validation folder {folder} is not one of the {len(classes):,} classes{similar(class_id, classes)}: "
+            "rename or remove it, or, without training images, give the list of the classes with --classmappings"
             for class_id, folder in folders.items()
             if class_id not in label_of
         )
     known = {class_id: folder for class_id, folder in folders.items() if class_id in label_of}
-    return _images_of_classes(tree, known, label_of, problems, progress)
+    images = _images_of_classes(tree, known, label_of, problems, progress)
+    notes.extend(notes_of(tree))
+    return images
 
 
 def scan_validation(
@@ -81,6 +101,7 @@ def scan_validation(
     val_labels: str,
     classes: Sequence[str],
     problems: list[str],
+    notes: list[str],
     progress: Progress | None = None,
     pass_links: bool = False,
     mapper: Mapper = map,
@@ -88,10 +109,11 @@ def scan_validation(
     """Finds validation images and their labels.
 
     Args:
-        val_dir: holds the images directly.
+        val_dir: holds the images.
         val_labels: as for `val_labels.validation_labels`.
         classes: the class ids, in label order.
         problems: what is wrong is appended here, for `errors.raise_if_any`.
+        notes: what a user should know is appended here.
         progress: called with (done, total, what is counted).
         pass_links, mapper: as for `trees.open_tree`.
 
@@ -100,8 +122,10 @@ def scan_validation(
     """
     tree = open_tree(val_dir, pass_links, mapper, progress)
     problems.extend(breaking_lines([tree.source]))
+    tree.left_out = LeftOut({os.path.abspath(val_labels)})
     rows = ImageRows()
     images = tree.add_images(tree.root, "validation folder", rows, problems)
+    notes.extend(notes_of(tree))
     has_labels = exists(val_labels)
     if not has_labels:
         problems.append(
@@ -136,25 +160,30 @@ def _images_of_classes(
 
 def _alike(folders: Mapping[str, str]) -> Iterator[str]:
     """Class folders such as `Cat` and `cat`, which on many disks cannot be side by side."""
-    for _, alike in groupby(sorted(folders, key=str.lower), str.lower):
+    for _, alike in groupby(sorted(folders, key=alike_key), alike_key):
         for first, second in pairwise(alike):
             yield (
-                f"class folders {folders[first]} and {folders[second]} differ only in case, so many disks cannot hold "
-                "both: expected different names; move the images into one of them, or rename it"
+                f"class folders {escaped(folders[first])} and {escaped(folders[second])} "
+                f"differ only in {difference(first, second)}, so "
+                "many disks cannot hold both: expected different names; move the images into one of them, or rename it"
             )
+
+
+def _natural_order(names: Iterable[str]) -> list[str]:
+    """Names in the order of the numbers in them."""
+    return sorted(names, key=lambda name: [int(part) if part.isdecimal() else part for part in _NUMBERS.split(name)])
 
 
 def _wrong_folder(paths: Sequence[str], class_id: str, telling: Collection[str]) -> Iterator[str]:
     """Images named `<another class>_…`, so that one copied to a second class folder is found."""
     own, start = f"{class_id}_", len(os.path.dirname(paths[0])) + 1 if paths else 0
     for path in paths:
-        if path.startswith(own, start):
+        if path.startswith(own, start) or (name := os.path.basename(path)).startswith(own):
             continue
-        name = path[start:]
         marks = [at for at, letter in enumerate(name) if letter == "_"]
         other = next((name[:at] for at in marks if name[:at] in telling), None)
         if other:
             yield (
-                f"{path} is named as an image of class {other} but lies in the folder of {class_id}: move it to "
+                f"{path} is named as an image of class {other} but is in the folder of {class_id}: move it to "
                 f"{other}, or remove or rename it"
             )

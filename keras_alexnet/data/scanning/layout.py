@@ -5,10 +5,10 @@ import os
 from dataclasses import dataclass
 
 from keras_alexnet.data.archives.small_files import exists
+from keras_alexnet.data.file_kinds import is_image_name
 from keras_alexnet.data.scanning.official_archives import TRAIN_TAR, VAL_TAR
 from keras_alexnet.data.scanning.shards import find_shards
-from keras_alexnet.data.scanning.trees import is_image
-from keras_alexnet.data.scanning.val_labels import DEVKIT, GROUND_TRUTH, SOLUTION
+from keras_alexnet.data.scanning.val_labels import DEVKIT, GROUND_TRUTH, SOLUTION, VAL_ANNOTATIONS
 from keras_alexnet.errors import UserError
 
 KAGGLE_ZIP = "imagenet-object-localization-challenge.zip"
@@ -40,7 +40,7 @@ def find_layout(folder: str) -> Layout:
     Args:
         folder: Kaggle's `ILSVRC`, or the folder above it, or one that holds Kaggle's zip (or that zip itself), or
             `ILSVRC2012_img_train.tar`, `ILSVRC2012_img_val.tar` and `ILSVRC2012_devkit_t12.tar.gz`; in place of the
-            tars also folders `train` and `val`; or shards of WebDataset or TFRecord.
+            tars also folders `train` and `val`, of Tiny ImageNet too; or shards of WebDataset or TFRecord.
 
     Raises:
         UserError: there is nothing of this in it, or a file of it is damaged.
@@ -83,9 +83,11 @@ def _labels(val: str | None, candidates: list[str]) -> str | None:
     """Empty if the validation images are in shards or in folders alone, else the first candidate that exists."""
     if val and find_shards(val, "val"):
         return ""
+    if val and os.path.isfile(listed := os.path.join(val, VAL_ANNOTATIONS)):
+        return listed
     if val and os.path.isdir(val):
         with contextlib.suppress(OSError), os.scandir(val) as entries:  # Who lists the images says why.
-            kinds = {entry.is_dir() for entry in entries if entry.is_dir() or is_image(os.fsencode(entry.name))}
+            kinds = {entry.is_dir() for entry in entries if entry.is_dir() or is_image_name(entry.name)}
             if kinds == {True}:
                 return ""
     return _first(candidates)

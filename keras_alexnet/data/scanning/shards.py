@@ -14,11 +14,13 @@ from keras_alexnet.data.archives.state import ArchiveState
 from keras_alexnet.data.archives.tar import is_tar
 from keras_alexnet.data.archives.tfrecord import FROM_ONE, is_tfrecord, read_tfrecord
 from keras_alexnet.data.archives.webdataset import is_webdataset, read_webdataset
+from keras_alexnet.data.class_ids import escaped
 from keras_alexnet.data.image_map import ImageMap
 from keras_alexnet.data.image_rows import ImageRows
+from keras_alexnet.data.scanning.archive_tree import add_entries
 from keras_alexnet.data.scanning.ilsvrc2012_classes import CLASS_IDS
-from keras_alexnet.data.scanning.trees import add_entries
 from keras_alexnet.errors import UserError, raise_if_any
+from keras_alexnet.system.text_file import decode
 
 # TensorFlow Datasets lists the classes in a file of this name beside the shards.
 _CLASS_LIST = "label.labels.txt"
@@ -166,8 +168,9 @@ def with_classes(found: LabelledImages, classes: Sequence[str], problems: list[s
     listed = _listed_classes(found)
     named = found.ids | (dict(enumerate(listed)) if listed and set(listed) == set(classes) else {})
     problems.extend(
-        f"the shards {found.shards[0]}, … have class {class_id} at label {label + found.first_label:,}, "
-        f"which is {classes[label]} in the class list: give the shards, or the class list, that belong to the others"
+        f"the shards {found.shards[0]}, … have class {escaped(class_id)} at label {label + found.first_label:,}, "
+        f"which is {escaped(classes[label])} in the class list: give the shards, or the class list, that "
+        "belong to the others"
         for label, class_id in named.items()
         if classes[label] != class_id
     )
@@ -175,12 +178,12 @@ def with_classes(found: LabelledImages, classes: Sequence[str], problems: list[s
 
 
 def _listed_classes(found: LabelledImages) -> list[str] | None:
-    """The classes of the list that TensorFlow Datasets writes beside its shards, in label order; None without one."""
+    """The classes of the list that TensorFlow Datasets writes next to its shards, in label order; None without one."""
     path = os.path.join(os.path.dirname(found.shards[0]), _CLASS_LIST)
     if not os.path.isfile(path):
         return None
     try:
-        return read_file(path).decode("utf-8-sig", "surrogateescape").splitlines()
+        return decode(read_file(path), path).removesuffix("\n").split("\n")
     except OSError as error:
         raise UserError(f"cannot read {path}, the list of the classes: {error.strerror}.") from None
 

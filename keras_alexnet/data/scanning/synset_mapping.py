@@ -4,24 +4,27 @@ from collections.abc import Sequence
 
 from keras_alexnet.data.archives.small_files import read_file
 from keras_alexnet.system.file_names import from_utf8
+from keras_alexnet.system.text_file import decode
 
 SYNSET_MAPPING = "LOC_synset_mapping.txt"
 
 
-def read_synset_names(path: str, classes: Sequence[str], problems: list[str]) -> list[str]:
+def read_synset_names(path: str, classes: Sequence[str], problems: list[str], notes: list[str]) -> list[str] | None:
     """Reads the readable class names from lines such as `n01440764 tench, Tinca tinca`.
 
     Args:
         path: ILSVRC's `LOC_synset_mapping.txt`; it may have more classes.
         classes: the class ids, in label order.
         problems: what is wrong is appended here, for `errors.raise_if_any`.
+        notes: what a user should know is appended here.
 
     Returns:
-        A name per class, in the order of `classes`.
+        A name per class, in the order of `classes`; None if the file lacks one of them, since it may be of another data
+        set in a folder above.
     """
     names: dict[str, str] = {}
     try:
-        for line in read_file(path).decode("utf-8-sig", "surrogateescape").splitlines():
+        for line in decode(read_file(path), path).split("\n"):
             class_id, *rest = line.split(maxsplit=1) or [""]
             if rest:
                 names[from_utf8(class_id)] = " ".join(rest[0].split())
@@ -29,11 +32,11 @@ def read_synset_names(path: str, classes: Sequence[str], problems: list[str]) ->
         problems.append(
             f"cannot read {path}: {error.strerror}; expected lines of '<class id> <names>'; fix or remove it"
         )
-        return []
-    problems.extend(
-        f"{path} has no name for class {class_id}: expected a line '{class_id} <names>'; add it, or move the file away "
-        "to do without names"
-        for class_id in classes
-        if class_id not in names
-    )
-    return [names.get(class_id, "") for class_id in classes]
+        return None
+    missing = [class_id for class_id in classes if class_id not in names]
+    if missing:
+        notes.append(
+            f"Note: no class names, as {path} has none for {len(missing):,} of the {len(classes):,} classes, such as "
+            f"{missing[0]}"
+        )
+    return None if missing else [names[class_id] for class_id in classes]

@@ -10,15 +10,18 @@ from collections.abc import Sequence
 from keras_alexnet.data.archives.directory import Progress
 from keras_alexnet.data.archives.paths import split_archive
 from keras_alexnet.data.archives.small_files import read_file, reader
+from keras_alexnet.data.class_ids import escaped, similar
+from keras_alexnet.data.file_kinds import FORMAT_OF_SUFFIX
 from keras_alexnet.data.scanning.annotations import annotated_label
 from keras_alexnet.data.scanning.ilsvrc2012_classes import CLASS_IDS_BY_ILSVRC2012_ID
-from keras_alexnet.data.scanning.trees import SUFFIXES
 from keras_alexnet.errors import UserError
 from keras_alexnet.system.file_names import from_utf8
+from keras_alexnet.system.text_file import decode
 
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 DEVKIT = "ILSVRC2012_devkit_t12"
 SOLUTION = "LOC_val_solution.csv"
+VAL_ANNOTATIONS = "val_annotations.txt"  # of Tiny ImageNet
 
 
 def validation_labels(
@@ -33,7 +36,8 @@ def validation_labels(
     Args:
         labels_path: a folder of XML annotations; `LOC_val_solution.csv` of Kaggle, in which the first token of a row's
             prediction is the class; or the devkit, packed or unpacked, or its `ILSVRC2012_validation_ground_truth.txt`,
-            whose lines are ILSVRC2012_IDs in the order of the images' names. May be inside an archive (`<archive>@/…`).
+            whose lines are ILSVRC2012_IDs in the order of the images' names; or a text of `<image>` TAB `<class id>`
+            lines, such as Tiny ImageNet's `val_annotations.txt`. May be inside an archive (`<archive>@/…`).
         images: the paths of the images, sorted.
         classes: the class ids, in label order.
         problems: what is wrong is appended here, for `errors.raise_if_any`.
@@ -65,13 +69,13 @@ def validation_labels(
                 progress(number, len(by_stem), "annotations")
         return positions, labels
     try:
-        if labels_path.lower().endswith(".csv"):
-            class_of = _solution(labels_path)
-            named = [class_of.get(_stem(image)) for image in images]
+        if _is_file(labels_path):
+            ground_truth = labels_path
+        class_of = _class_of_images(ground_truth)
+        if class_of is None:
+            named = _ground_truth(ground_truth, images, problems)
         else:
-            if _is_file(labels_path):
-                ground_truth = labels_path
-            named = _ground_truth(ground_truth, len(images), problems)
+            named = [class_of.get(_stem(image)) for image in images]
     except OSError as error:
         problems.append(f"cannot read {labels_path}: {error.strerror or error}; give another --val_labels")
         return positions, labels
@@ -80,8 +84,8 @@ def validation_labels(
             problems.append(f"{image} has no row in {labels_path}: add it, or remove the image")
         elif class_id not in label_of:
             problems.append(
-                f"{labels_path} names class {class_id} for {image}, which is none of the {len(classes):,} "
-                "classes: correct it, or remove the image"
+                f"{labels_path} names class {escaped(class_id)} for {image}, which is not one of the "
+                f"{len(classes):,} classes{similar(class_id, classes)}: correct it, or remove the image"
             )
         else:
             add(position, label_of[class_id])
@@ -97,7 +101,7 @@ def _stem(path: str) -> str:
     stem, suffix = os.path.splitext(os.path.basename(path))
     # A decoded copy keeps the name of its original in front of its own suffix: x.JPEG.ppm.
     original, original_suffix = os.path.splitext(stem)
-    return original if suffix == ".ppm" and original_suffix.lower() in SUFFIXES else stem
+    return original if suffix == ".ppm" and original_suffix.lower() in FORMAT_OF_SUFFIX else stem
 
 
 def _unambiguous(images: Sequence[str], problems: list[str]) -> dict[str, int]:
@@ -113,15 +117,21 @@ def _unambiguous(images: Sequence[str], problems: list[str]) -> dict[str, int]:
     return by_stem
 
 
-def _solution(path: str) -> dict[str, str]:
-    text = read_file(path).decode("utf-8-sig", "surrogateescape")
-    rows = csv.reader(io.StringIO(text, newline=""))
-    header = next(rows, [])
-    if header[:2] != ["ImageId", "PredictionString"]:
-        raise UserError(f"{path} is not a LOC_val_solution.csv: expected a header ImageId,PredictionString.")
-    return {
-        row[0].removesuffix(".JPEG"): from_utf8(row[1].split()[0]) for row in rows if len(row) > 1 and row[1].split()
-    }
+def _class_of_images(path: str) -> dict[str, str] | None:
+    """The class id of each image of a list, by its name without suffix; None if the file is not such a list."""
+    if path.lower().endswith(".csv"):
+        rows = list(csv.reader(io.StringIO(decode(read_file(path), path), newline="")))
+        if not rows or rows[0][:2] != ["ImageId", "PredictionString"]:
+            raise UserError(f"{path} is not a LOC_val_solution.csv: expected a header ImageId,PredictionString.")
+        del rows[0]
+    elif path.lower().endswith(".txt"):
+        text = decode(read_file(path), path)
+        if "\t" not in text:
+            return None
+        rows = [line.split("\t") for line in text.split("\n")]
+    else:
+        return None
+    return {_stem(from_utf8(row[0])): from_utf8(row[1].split()[0]) for row in rows if len(row) > 1 and row[1].split()}
 
 
 def _ground_truth_below(folder: str) -> str | None:
@@ -130,7 +140,7 @@ def _ground_truth_below(folder: str) -> str | None:
     return next(filter(os.path.isfile, paths), None)
 
 
-def _ground_truth(path: str, num_images: int, problems: list[str]) -> list[str] | None:
+def _ground_truth(path: str, images: Sequence[str], problems: list[str]) -> list[str] | None:
     data = read_file(path)
     if not path.lower().endswith(".txt"):
         try:
@@ -142,15 +152,16 @@ def _ground_truth(path: str, num_images: int, problems: list[str]) -> list[str] 
                 f"{path} gives no labels: expected a folder of XML annotations, {SOLUTION}, {DEVKIT}.tar.gz or its "
                 f"{GROUND_TRUTH}. Give one of these with --val_labels."
             ) from None
-    numbers = data.split()
+    numbers = decode(data, path).split()
     count = len(CLASS_IDS_BY_ILSVRC2012_ID)
-    if not all(number.isdigit() and len(number) < 5 and 0 < int(number) <= count for number in numbers):
+    if not all(number.isdecimal() and len(number) < 5 and 0 < int(number) <= count for number in numbers):
         raise UserError(f"{path} is damaged: expected ILSVRC2012_IDs, from 1 to {count:,}, one per line.")
-    if len(numbers) != num_images:
+    if len(numbers) != len(images):
         problems.append(
-            f"{path} has labels of {len(numbers):,} images, but there are {num_images:,}: they go by the order of the "
+            f"{path} has labels of {len(numbers):,} images, but there are {len(images):,}: they go by the order of the "
             "images, so that none may be missing; complete the images, or give --val_labels with names, such as "
             f"{SOLUTION}"
         )
         return None
-    return [CLASS_IDS_BY_ILSVRC2012_ID[int(number) - 1] for number in numbers]
+    class_of = dict(zip(sorted(images, key=os.path.basename), numbers, strict=True))
+    return [CLASS_IDS_BY_ILSVRC2012_ID[int(class_of[image]) - 1] for image in images]

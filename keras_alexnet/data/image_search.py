@@ -1,0 +1,115 @@
+"""Searches folders for image files, and keeps count of what it leaves out. Standard library only.
+
+No file is opened whose suffix says what it is, and nothing is asked of the disk per file, except where it is a link.
+"""
+
+import os
+from collections.abc import Callable, Collection, Iterator
+
+from keras_alexnet.data.file_kinds import is_hidden, is_image_file, is_image_name, suffix_of
+
+_MAX_KINDS = 8
+
+
+class LeftOut:
+    """Files that a search finds and leaves out, by kind.
+
+    Args:
+        used: files that are not counted, as they are read for another purpose.
+    """
+
+    def __init__(self, used: Collection[str] = ()) -> None:
+        self.used = used
+        self._counts: dict[tuple[str, str], int] = {}  # by the kind in singular and plural
+        self._examples: dict[tuple[str, str], str] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._counts)
+
+    def add(self, path: str) -> None:
+        """Adds a file, by its suffix."""
+        if path in self.used:
+            return
+        suffix = suffix_of(path)
+        kind = (f"{suffix} file", f"{suffix} files") if suffix else ("file without a suffix", "files without a suffix")
+        self._add(kind, 1, path)
+
+    def add_stray(self, path: str) -> None:
+        """Adds an image that is in no class folder."""
+        self._add(("image outside the class folders", "images outside the class folders"), 1, path)
+
+    def update(self, other: "LeftOut") -> None:
+        """Adds the files of another."""
+        for kind, count in other._counts.items():
+            self._add(kind, count, other._examples[kind])
+
+    def describe(self) -> str:
+        """How many files there are of which kind, with an example of each, in a line."""
+        kinds = sorted(self._counts, key=lambda kind: (-self._counts[kind], kind))
+        parts = []
+        for kind in kinds[:_MAX_KINDS]:
+            count = self._counts[kind]
+            remedy = "; not supported: convert to JPEG" if kind[0].startswith((".heic", ".heif")) else ""
+            parts.append(f"{count:,} {kind[count > 1]} (such as {self._examples[kind]}{remedy})")
+        if rest := kinds[_MAX_KINDS:]:
+            parts.append(f"{sum(self._counts[kind] for kind in rest):,} of other kinds")
+        return ", ".join(parts)
+
+    def _add(self, kind: tuple[str, str], count: int, path: str) -> None:
+        self._counts[kind] = self._counts.get(kind, 0) + count
+        self._examples[kind] = min(path, self._examples.get(kind, path))  # A disk lists files in any order.
+
+
+def images_below(
+    folder: str, left_out: LeftOut, unreadable: Callable[[OSError], None]
+) -> Iterator[tuple[str, list[os.DirEntry]]]:
+    """Finds the images in a folder and in those below it; follows links, and does not look at hidden ones.
+
+    Args:
+        folder: where to search.
+        left_out: other files are added here.
+        unreadable: called with the error of a folder that cannot be listed.
+
+    Yields:
+        Each folder, by name, and its entries that are images by their suffix, or by their first bytes where the suffix
+        says nothing, in the order of their names. A link, or what has the name of an image, need not be a file.
+    """
+    yield from _below(folder, left_out, unreadable, set())
+
+
+def _below(
+    folder: str, left_out: LeftOut, unreadable: Callable[[OSError], None], seen: set[str]
+) -> Iterator[tuple[str, list[os.DirEntry]]]:
+    real = os.path.realpath(folder)
+    if real in seen:  # A link to a folder above itself would be followed again and again.
+        return
+    seen.add(real)
+    images, folders = [], []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if is_hidden(entry.name):
+                    continue
+                is_image = is_image_name(entry.name)
+                if is_image and entry.is_symlink():
+                    images.append(entry)
+                elif _is(entry.is_dir):
+                    folders.append(entry.path)
+                elif is_image or (is_image is None and _is(entry.is_file) and is_image_file(entry.path)):
+                    images.append(entry)
+                else:
+                    left_out.add(entry.path)
+    except OSError as error:
+        unreadable(error)
+        return
+    yield folder, sorted(images, key=lambda entry: entry.name)
+    for path in sorted(folders):
+        yield from _below(path, left_out, unreadable, seen)
+
+
+def _is(kind: Callable[[], bool]) -> bool:
+    """Whether an entry is of a kind; False for a link that leads to itself."""
+    try:
+        return kind()
+    except OSError:
+        return False
