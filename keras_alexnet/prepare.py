@@ -38,7 +38,8 @@ Writes to --output_dir, once the whole tree has been checked:
   val_map.txt        the same for the validation images
   *_map.index.npz    where the images are in their archives, if they are in archives
   classmappings.txt  <class id> TAB <label>, in label order
-  classnames.txt     <class id> TAB <label> TAB <names>, if there is a LOC_synset_mapping.txt
+  classnames.txt     <class id> TAB <label> TAB <names>, if there is a LOC_synset_mapping.txt in --imagenet_dir or
+                     up to four folders above the training images
   bad_images.tsv     <absolute path> TAB <unusable or odd> TAB <problems>, if the images are checked
 """
 
