@@ -52,7 +52,8 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     cli.define_path(
         "metrics_file",
         None,
-        "Also write examples, top1_error, top5_error (fractions), loss, resize and crops to this JSON file.",
+        "Also write the results to this JSON file: examples, top1_error, top1_accuracy, top5_error, top5_accuracy "
+        "(fractions), loss, resize and crops.",
         flag_values=flag_values,
     )
     cli.define_path(
@@ -98,8 +99,8 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
     predictions = predict_map(model, image_map, values.batch_size, **cut)
     results = predictions.error_rates()
     printed = say(
-        f"top-1 error {100 * results['top1_error']:.3f} %\n"
-        f"top-5 error {100 * results['top5_error']:.3f} %\n"
+        f"top-1 error {100 * results['top1_error']:.3f}% (accuracy {100 * results['top1_accuracy']:.3f}%)\n"
+        f"top-5 error {100 * results['top5_error']:.3f}% (accuracy {100 * results['top5_accuracy']:.3f}%)\n"
         f"loss        {results['loss']:.4f}\n"
         f"images      {results['examples']:,}"
     )

@@ -89,9 +89,9 @@ def test_addresses_of_every_kind_are_taken(address):
     [
         ("worker 0", "is not JSON (Expecting value: line 1 column 1 (char 0))"),
         ("[1]", "is [1], not a JSON object"),
-        ('{"cluster": ["a:1"]}', 'has the "cluster" ["a:1"], which is no object'),
-        ('{"cluster": {"worker": "a:1"}}', 'has "a:1" under "worker", which is no list'),
-        ('{"cluster": {"worker": {"0": "a:1"}}}', 'has {"0": "a:1"} under "worker", which is no list'),
+        ('{"cluster": ["a:1"]}', 'has the "cluster" ["a:1"], which is not an object'),
+        ('{"cluster": {"worker": "a:1"}}', 'has "a:1" under "worker", which is not a list'),
+        ('{"cluster": {"worker": {"0": "a:1"}}}', 'has {"0": "a:1"} under "worker", which is not a list'),
     ],
 )
 def test_a_malformed_tf_config_is_told_with_an_example(text, told):
@@ -115,9 +115,9 @@ def test_a_malformed_tf_config_is_told_with_an_example(text, told):
         ({"type": "trainer", "index": 0}, 'of type "trainer"'),
         ({"type": None, "index": 0}, "of type null"),
         ({"type": ["worker"], "index": 0}, 'of type ["worker"]'),
-        ({"type": "worker", "index": "0"}, 'the task "index" "0", which is no integer'),
-        ({"type": "worker", "index": 0.0}, 'the task "index" 0.0, which is no integer'),
-        ({"type": "worker", "index": True}, 'the task "index" true, which is no integer'),
+        ({"type": "worker", "index": "0"}, 'the task "index" "0", which is not an integer'),
+        ({"type": "worker", "index": 0.0}, 'the task "index" 0.0, which is not an integer'),
+        ({"type": "worker", "index": True}, 'the task "index" true, which is not an integer'),
         ({"type": "worker", "index": 2}, "makes this process worker 2, counted from 0, but its cluster has 2 worker"),
         ({"type": "worker", "index": -1}, "worker -1"),
         ({"type": "chief", "index": 0}, "makes this process chief 0"),
@@ -269,4 +269,4 @@ def test_workers_that_do_not_come_are_named(listener):
     cluster = Cluster(0, ("127.0.0.1:1", address_of(listener), "127.0.0.1:2", "no.such.host.invalid:3"))
     with pytest.raises(UserError) as caught:
         wait_for_workers(cluster, 0)
-    assert "2 of 4 workers did not come within 0 seconds: 2 at 127.0.0.1:2, 3 at no.such" in str(caught.value)
+    assert "2 of 4 workers did not connect within 0 seconds: 2 at 127.0.0.1:2, 3 at no.such" in str(caught.value)

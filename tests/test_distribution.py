@@ -1,8 +1,5 @@
-import importlib.util
 import json
-import os
-import subprocess
-import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +20,7 @@ BACKENDS = installed("tensorflow", "jax")
     ("batch_size", "replicas", "choices"), [(6, 4, "4 and 8"), (3, 4, "4"), (255, 2, "254 and 256"), (1, 8, "8")]
 )
 def test_a_batch_that_does_not_divide_is_refused_with_the_nearest_that_do(batch_size, replicas, choices):
-    with pytest.raises(UserError, match=rf"does not divide by the {replicas} devices; .* are {choices}\."):
+    with pytest.raises(UserError, match=rf"is not divisible by the {replicas} devices\. .* are: {choices}\."):
         check_batch_size(batch_size, replicas)
 
 
@@ -114,39 +111,29 @@ def test_xla_compiles_the_passes_of_a_replica(jit_compile, count):
 def test_several_devices_do_what_one_does(backend, data_dir, tmp_path):
     """24 training and 7 validation images, in batches of 8: the last one of validation has an image of padding."""
     config = {"data_dir": str(data_dir), "preset": "tiny", "epochs": 1, "batch_size": 8, "dropout": 0.0}
-    config |= {"report": True}
     # Under JAX everything is compiled.
-    compiled = {"auto", "on"} if backend == "tensorflow" else {"auto"}
-    for num_devices, jit_compile in ((1, "auto"), (4, "auto"), (1, "on"), (2, "on")):
-        if jit_compile not in compiled:
-            continue
-        name = f"{num_devices} {jit_compile}"
-        strategy = "mirrored" if num_devices > 1 else "none"
-        run = config | {"output_dir": str(tmp_path / name), "strategy": strategy, "jit_compile": jit_compile}
-        printed = finish(start_training(backend, run, num_devices))
-        assert (f"{num_devices} × CPU" in printed) == (num_devices > 1)
-        # One device evaluates for it, on batches that divide by no number of devices.
-        assert printed.splitlines()[-1] == f"The report is {tmp_path}/{name}/report/report.html"
-        assert_close(tmp_path / name, tmp_path / f"1 {jit_compile}")
-    odd = config | {"output_dir": str(tmp_path / "6"), "strategy": "mirrored", "batch_size": 6}
-    process = start_training(backend, odd, 4)
-    _, stderr = process.communicate()
-    assert "batch_size 6 does not divide by the 4 devices; the nearest that do are 4 and 8." in stderr
+    runs = [
+        config | {"output_dir": f"{tmp_path}/{strategy}-{setting}", "strategy": strategy, "jit_compile": setting}
+        for setting in (["auto", "on"] if backend == "tensorflow" else ["auto"])
+        for strategy in ("none", "mirrored")
+    ]
+    # One device evaluates for it, on batches that divide by no number of devices.
+    runs[1]["report"] = True
+    printed, _ = finish(start_training(backend, *runs, num_devices=4))
+    assert printed.count("4 × CPU") == len(runs) // 2
+    assert f"The report is {tmp_path}/mirrored-auto/report/report.html" in printed
+    for one, several in zip(runs[::2], runs[1::2], strict=True):
+        assert_close(Path(several["output_dir"]), Path(one["output_dir"]))
+
+
+def strategy_error(strategy: str) -> str:
+    with pytest.raises(UserError) as caught, choose_devices(strategy):
+        pass
+    return str(caught.value)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="torch is not installed")
-def test_torch_trains_on_one_device(data_dir, tmp_path):
-    result = subprocess.run(
-        [
-            *(sys.executable, "-m", "keras_alexnet.fit", f"--data_dir={data_dir}", f"--output_dir={tmp_path}/run"),
-            *("--strategy=multi_worker", "--batch_size=8"),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "KERAS_BACKEND": "torch"},
-    )
-    assert result.returncode == 1
-    assert "strategy is multi_worker, but Keras trains on one device under torch" in result.stderr
-    assert not (tmp_path / "run").exists()
+@pytest.mark.parametrize("backend", installed("torch"))
+def test_torch_trains_on_one_device(backend_process, backend):
+    message = backend_process(backend).run(strategy_error, "multi_worker")
+    assert message.startswith("strategy is multi_worker, but Keras trains on one device under torch")

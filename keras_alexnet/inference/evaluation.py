@@ -23,7 +23,8 @@ def evaluate_model(
     Args and errors are those of `predict_map`.
 
     Returns:
-        `examples` (their number), `top1_error` and `top5_error` (fractions) and `loss` (mean cross-entropy).
+        `examples` (their number), `top1_error`, `top1_accuracy`, `top5_error` and `top5_accuracy` (fractions) and
+        `loss` (mean cross-entropy).
     """
     return predict_map(model, image_map, batch_size, resize=resize, crops=crops).error_rates()
 

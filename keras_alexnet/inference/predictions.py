@@ -47,12 +47,14 @@ class Predictions:
         return np.exp(-self.losses)
 
     def error_rates(self) -> dict:
-        """`examples` (their number), `top1_error` and `top5_error` (fractions) and `loss` (mean cross-entropy)."""
-        total = len(self)
+        """`examples`, `top1_error`, `top1_accuracy`, `top5_error`, `top5_accuracy` (fractions), `loss` (the mean)."""
+        total, top1, top5 = len(self), int(self.right.sum()), int(self.in_top5.sum())
         return {
             "examples": total,
-            "top1_error": (total - int(self.right.sum())) / total,
-            "top5_error": (total - int(self.in_top5.sum())) / total,
+            "top1_error": (total - top1) / total,
+            "top1_accuracy": top1 / total,
+            "top5_error": (total - top5) / total,
+            "top5_accuracy": top5 / total,
             "loss": float(self.losses.mean()),
         }
 

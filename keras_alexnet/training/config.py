@@ -13,7 +13,7 @@ STRATEGIES = ("auto", "none", "mirrored", "multi_worker")
 JIT_COMPILE = ("auto", "on", "off")
 CACHES = ("auto", "off")
 
-# A run may go on with other values of these; with any other setting changed it would be another run.
+# A run may resume with other values of these; any other change makes it another run.
 _MAY_CHANGE = {
     "data_dir",
     "output_dir",
@@ -92,7 +92,7 @@ class TrainConfig:
         _check("freeze_through", layer, layer is None or layer in layers, ", ".join(layers))
         if self.initial_model and _folder(self.initial_model) == os.path.realpath(self.output_dir):
             raise UserError(
-                f"initial_model {self.initial_model} lies in output_dir, where this run replaces the models. Choose "
+                f"initial_model {self.initial_model} is in output_dir, where this run replaces the models. Choose "
                 "another --output_dir."
             )
         minutes = self.checkpoint_minutes
