@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -159,14 +160,12 @@ def test_recipes_of_evaluations_have_flags_that_there_are():
 
 
 def test_restart_of_a_finished_run(trained, data_dir, tmp_path, capsys):
-    arguments = [f"--data_dir={data_dir}", f"--output_dir={tmp_path}", *FIT[1:], "--epochs=1"]
-    for flag, told in (
-        ("--norestart", "Finished."),
-        ("--norestart", "Training is complete"),
-        ("--restart", "Finished."),
-    ):
-        fit.main(cli.parse(fit.define_flags, [*arguments, flag])[0], [])
-        assert told in capsys.readouterr().out
+    shutil.copytree(trained[0], tmp_path / "run")
+    arguments = [f"--data_dir={data_dir}", f"--output_dir={tmp_path}/run", *FIT[1:], "--epochs=1"]
+    fit.main(cli.parse(fit.define_flags, [*arguments, "--restart"])[0], [])
+    assert "Validation after epoch 1" in capsys.readouterr().out
+    fit.main(cli.parse(fit.define_flags, arguments)[0], [])
+    assert "Training is complete after 1 epochs" in capsys.readouterr().out
 
 
 def test_streams_may_be_closed(tmp_path):
@@ -178,9 +177,9 @@ def test_streams_may_be_closed(tmp_path):
     assert subprocess.run(f"{command} 2>&-", shell=True, stdout=subprocess.PIPE, check=False).returncode == 1
 
 
-def test_mistakes_are_one_message(trained, data_dir, tmp_path):
+def test_mistakes_are_one_message(trained):
     assert_told(run("evaluate", f"--model={trained[0]}/model.keras", "stray"), "unexpected argument 'stray'")
-    assert_told(run(*FIT, f"--data_dir={data_dir}", "--output_dir=/proc/no"), "cannot write to /proc/no")
+    assert_told(run("fit", "--epochs=0"), "epochs is 0; expected at least 1.")
 
 
 def test_evaluate_explains_mistakes(trained, data_dir, tmp_path):
@@ -204,10 +203,10 @@ def test_evaluate_explains_mistakes(trained, data_dir, tmp_path):
         assert all(part in message for part in parts), message
 
 
-def test_fit_explains_mistakes(tmp_path):
+def test_fit_explains_mistakes(data_dir, tmp_path):
     for arguments, parts in (
         ([f"--data_dir={tmp_path}"], ("cannot read", "keras_alexnet.prepare")),
-        (["--epochs=0"], ("epochs is 0; expected at least 1.",)),
+        ([*FIT[1:], f"--data_dir={data_dir}", "--output_dir=/proc/no"], ("cannot write to /proc/no",)),
         (["--epoch=1"], ("epoch", "--help")),
     ):
         message = error_of(fit, *arguments)
@@ -244,15 +243,15 @@ def test_a_killed_run_resumes_after_its_last_epoch(trained, data_dir, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     finished = len((tmp_path / "history.csv").read_text().splitlines()) - 1
-    result = run(*command[:-1], f"--epochs={finished + 2}")
+    result = run(*command[:-1], f"--epochs={finished + 1}")
     assert result.returncode == 0, result.stderr
     assert "resuming after epoch" in result.stdout
     # The rows of the two runs' common epochs are the same: nothing was lost, nothing done twice.
     rows = [
-        [row.split(",")[:9] for row in (folder / "history.csv").read_text().splitlines()]
+        [row.split(",")[:13] for row in (folder / "history.csv").read_text().splitlines()]
         for folder in (tmp_path, trained[0])
     ]
-    assert len(rows[0]) == finished + 3
+    assert len(rows[0]) == finished + 2
     assert rows[0][:3] == rows[1][:3]
     assert not list(tmp_path.rglob(".partial-*"))
 

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from backend_processes import NUM_DEVICES
 from training_process import arrays_of, assert_close, finish, history_of, installed, start_training
 
 from keras_alexnet.data.synthetic import synthetic_evaluation_batches, synthetic_training_batches
@@ -119,8 +120,9 @@ def test_several_devices_do_what_one_does(backend, data_dir, tmp_path):
     ]
     # One device evaluates for it, on batches that divide by no number of devices.
     runs[1]["report"] = True
-    printed, _ = finish(start_training(backend, *runs, num_devices=4))
-    assert printed.count("4 × CPU") == len(runs) // 2
+    num_devices = 2 if backend == "tensorflow" else NUM_DEVICES
+    printed, _ = finish(start_training(backend, *runs, num_devices=num_devices))
+    assert printed.count(f"{num_devices} × CPU") == len(runs) // 2
     assert f"The report is {tmp_path}/mirrored-auto/report/report.html" in printed
     for one, several in zip(runs[::2], runs[1::2], strict=True):
         assert_close(Path(several["output_dir"]), Path(one["output_dir"]))

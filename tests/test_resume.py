@@ -120,7 +120,8 @@ def test_killed_after_any_step_it_goes_on_bit_for_bit(whole, tmp_path, monkeypat
     assert [start["step"] for start in starts] == [0] + [step for step, _ in expected]
 
 
-@pytest.mark.parametrize("kind", [pytest.param("zip", marks=pytest.mark.slow), "pixels"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["zip", "pixels"])
 def test_images_inside_archives_are_as_good_as_files(whole, tmp_path, monkeypatch, kind):
     for part in ("train", "val"):
         images = map_file.read_map(Path(whole.data_dir) / f"{part}_map.txt")
@@ -143,6 +144,7 @@ def test_images_inside_archives_are_as_good_as_files(whole, tmp_path, monkeypatc
     assert (PixelStore.find(map_file.read_map(tmp_path / "train_map.txt")) is None) == (kind == "zip")
 
 
+@pytest.mark.slow
 def test_cached_images_change_nothing(whole, tmp_path, monkeypatch, capsys):
     run = dataclasses.replace(whole, output_dir=str(tmp_path / "off"), cache="off")
     loop.train(run)
@@ -273,7 +275,8 @@ def test_what_may_change_on_the_way_and_what_may_not(whole, tmp_path, monkeypatc
     assert_same_results(run, whole)
 
 
-@pytest.mark.parametrize("first_on_gpu", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("first_on_gpu", [True, False])
 def test_the_form_of_the_network_may_change_on_the_way(whole, tmp_path, monkeypatch, first_on_gpu):
     """As of a run that starts on a GPU and resumes on a CPU, or the other way round."""
     run = dataclasses.replace(whole, output_dir=str(tmp_path / "run"))

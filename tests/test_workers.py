@@ -34,6 +34,8 @@ class Workers:
     def __init__(self, process: BackendProcess, data_dir: Path):
         self.process = process
         self.environment = {**os.environ, "KERAS_BACKEND": process.backend}
+        # As for users: a killed process might leave half a program in the cache.
+        self.environment.pop("JAX_COMPILATION_CACHE_DIR", None)
         self.arguments = [
             *(f"--data_dir={data_dir}", "--preset=tiny", "--epochs=2", "--steps_per_epoch=8", "--batch_size=12"),
             *("--dropout=0", "--learning_rate=0.001", "--lr_drop_epochs=1", "--checkpoint_minutes=0.0001"),

@@ -54,7 +54,11 @@ def start_training(backend: str, *configs: dict, num_devices: int = 1) -> subpro
 
 def finish(process: subprocess.Popen) -> tuple[str, str]:
     """Waits for a success, and returns what was printed on stdout and stderr."""
-    stdout, stderr = process.communicate(timeout=300)
+    with process:
+        try:
+            stdout, stderr = process.communicate(timeout=600)
+        finally:
+            process.kill()
     assert process.returncode == 0, stderr
     return stdout, stderr
 
