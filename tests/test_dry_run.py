@@ -63,7 +63,7 @@ def test_it_counts_what_is_left_of_a_run(config, capsys):
     dry_run(config, restart=True)
     assert "9 of 8 images" in capsys.readouterr().out
     dry_run(dataclasses.replace(config, epochs=1))
-    assert capsys.readouterr().out.startswith("This run is complete after 1 epochs.")
+    assert capsys.readouterr().out.startswith("Training is complete after 1 epochs.")
     with pytest.raises(UserError, match="holds another run"):
         dry_run(dataclasses.replace(config, momentum=0.5))
     assert files(Path(config.output_dir)) == before
