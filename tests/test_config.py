@@ -92,7 +92,7 @@ def test_library_use_is_checked_too():
 
 
 def test_a_run_must_not_replace_the_model_that_it_starts_from(tmp_path):
-    with pytest.raises(UserError, match=r"initial_model .*best\.keras is in output_dir"):
+    with pytest.raises(UserError, match=r"initial_model .*best\.keras lies in output_dir"):
         TrainConfig(initial_model=f"{tmp_path}/run/best.keras", output_dir=f"{tmp_path}/other/../run")
 
 

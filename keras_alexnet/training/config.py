@@ -92,7 +92,7 @@ class TrainConfig:
         _check("freeze_through", layer, layer is None or layer in layers, ", ".join(layers))
         if self.initial_model and _folder(self.initial_model) == os.path.realpath(self.output_dir):
             raise UserError(
-                f"initial_model {self.initial_model} is in output_dir, where this run replaces the models. Choose "
+                f"initial_model {self.initial_model} lies in output_dir, where this run replaces the models. Choose "
                 "another --output_dir."
             )
         minutes = self.checkpoint_minutes

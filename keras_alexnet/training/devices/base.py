@@ -87,7 +87,7 @@ def check_batch_size(batch_size: int, num_replicas: int) -> None:
         below = batch_size // num_replicas * num_replicas
         choices = [str(size) for size in (below, below + num_replicas) if size]
         raise UserError(
-            f"batch_size {batch_size} is not divisible by the {num_replicas} devices. The nearest sizes that are: "
+            f"batch_size {batch_size} does not divide by the {num_replicas} devices; the nearest that do are "
             f"{' and '.join(choices)}."
         )
 
