@@ -46,7 +46,7 @@ def test_so_they_are_at_full_width():
 @pytest.mark.parametrize("backend", installed("jax", "torch"))
 def test_so_they_are_on_other_backends(backend_process, backend):
     run = backend_process(backend).run
-    for preset, all_forms in (("cntk", [ALL]), ("caffenet", [Forms(norm="band"), ALL]), ("torchvision", [ALL])):
+    for preset, all_forms in (("caffenet", [Forms(norm="band"), ALL]), ("torchvision", [ALL])):
         assert_all_close(run(distances, preset, 3, all_forms, filters=NARROW, dense_units=256))
     np.testing.assert_allclose(*run(pool_gradients), atol=1e-6)
 
