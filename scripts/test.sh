@@ -12,5 +12,6 @@ else
   arguments=(-m "not slow" ${arguments[@]+"${arguments[@]}"})
   source "$(dirname "$0")/environment.sh" test
 fi
-# All tests of a file run in one process, since they share fixtures that are slow to build.
-exec .venv/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile ${arguments[@]+"${arguments[@]}"}
+# Each process gets consecutive tests, which share fixtures that are slow to build; an idle one takes over some of the
+# last ones of another.
+exec .venv/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal ${arguments[@]+"${arguments[@]}"}

@@ -1,10 +1,4 @@
-"""Compares the forms of a network: run as a program under each backend; prints one JSON object a form.
-
-python compute_forms.py PRESET BATCH_SIZE [FILTERS DENSE_UNITS]
-"""
-
-import json
-import sys
+"""Compares the forms of a network, under any backend."""
 
 import keras
 import numpy as np
@@ -140,12 +134,3 @@ def _input_gradient(layer: keras.Layer, x: np.ndarray, upstream: np.ndarray) -> 
     x = torch.from_numpy(x).requires_grad_()
     layer(x).backward(torch.from_numpy(upstream))
     return x.grad.numpy()
-
-
-if __name__ == "__main__":
-    for name in sys.argv[1:]:
-        # The full network once; others narrow, but with the shapes that are their own.
-        narrow = {} if name == "cntk" else {"filters": NARROW, "dense_units": 256}
-        all_forms = (Forms(norm="band"), ALL) if name == "caffenet" else (ALL,)
-        print(json.dumps(distances(name, 3, all_forms, **narrow)))
-    np.testing.assert_allclose(*pool_gradients(), atol=1e-6)

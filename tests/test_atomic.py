@@ -36,7 +36,7 @@ def test_only_files_are_replaced(tmp_path):
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     for target in (tmp_path / "folder", tmp_path / "pipe", "."):
-        with pytest.raises(UserError, match="no regular file"):
+        with pytest.raises(UserError, match="not a regular file"):
             write_text(target, "text")
     assert (tmp_path / "pipe").is_fifo()
 
@@ -119,7 +119,7 @@ def test_what_cannot_be_written_is_found_before_the_work(tmp_path):
     for path, message in (
         (tmp_path / ("x" * 256), "File name too long"),
         ("/proc/none/file.json", "cannot write to /proc"),
-        (tmp_path, "no regular file"),
+        (tmp_path, "not a regular file"),
     ):
         with pytest.raises(UserError, match=message):
             check_writable(path)

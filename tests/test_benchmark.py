@@ -32,7 +32,7 @@ def figures_of(tmp_path: Path, *arguments: object, **environment: str) -> tuple[
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["input", "--map={}/map.txt", "--json={}"], 1, "cannot write {}: it is no regular file"),
+        (["input", "--map={}/map.txt", "--json={}"], 1, "cannot write {}: it is not a regular file"),
         (["step", "--network=vgg"], 2, "--network: invalid choice: 'vgg'"),
         (["step", "--forms=slices"], 2, "expected auto or {{blocks,none}}:{{band,slices,none}}:{{slices,none}}"),
     ],

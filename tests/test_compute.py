@@ -1,11 +1,5 @@
 """The compute form of a network computes what the network does."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import keras
 import numpy as np
 import pytest
@@ -13,7 +7,7 @@ from compute_forms import ALL, NARROW, TOLERANCE, distances, lively, pool_gradie
 from training_process import installed
 
 from keras_alexnet import model as model_module
-from keras_alexnet.compute import PORTABLE, choose_forms, compute_form
+from keras_alexnet.compute import PORTABLE, Forms, choose_forms, compute_form
 from keras_alexnet.compute_layers import BlockConv2D, SlicedMaxPool
 from keras_alexnet.inference.outputs import Outputs
 from keras_alexnet.model import build_alexnet, set_precision
@@ -52,18 +46,17 @@ def test_so_they_are_with_other_constants_of_the_normalization(lrn):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", installed("tensorflow", "jax", "torch"))
-def test_so_they_are_on_all_backends_and_at_full_width(backend):
-    result = subprocess.run(
-        [sys.executable, Path(__file__).with_name("compute_forms.py"), "cntk", "caffenet", "torchvision"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "KERAS_BACKEND": backend},
-    )
-    assert result.returncode == 0, result.stderr
-    for line in result.stdout.splitlines():
-        assert_all_close(json.loads(line))
+def test_so_they_are_at_full_width():
+    assert_all_close(distances("cntk", 3, [ALL]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", installed("jax", "torch"))
+def test_so_they_are_on_other_backends(backend_process, backend):
+    run = backend_process(backend).run
+    for preset, all_forms in (("caffenet", [Forms(norm="band"), ALL]), ("torchvision", [ALL])):
+        assert_all_close(run(distances, preset, 3, all_forms, filters=NARROW, dense_units=256))
+    np.testing.assert_allclose(*run(pool_gradients), atol=1e-6)
 
 
 @pytest.mark.parametrize(("width", "strides"), [(227, 55), (228, 55), (229, 55), (230, 55), (231, 56), (11, 1)])

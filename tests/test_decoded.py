@@ -356,3 +356,4 @@ def test_memory_is_that_of_the_control_groups_of_the_process(tmp_path, monkeypat
     monkeypatch.setattr(machine, "_CONTROL_GROUPS", tmp_path / "cgroup")
     monkeypatch.setattr(machine, "_GROUPS", tmp_path)
     assert machine.available_bytes() == 3000
+    assert machine.total_bytes() == 5000

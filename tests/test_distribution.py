@@ -1,11 +1,9 @@
-import importlib.util
 import json
-import os
-import subprocess
-import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from backend_processes import NUM_DEVICES
 from training_process import arrays_of, assert_close, finish, history_of, installed, start_training
 
 from keras_alexnet.data.synthetic import synthetic_evaluation_batches, synthetic_training_batches
@@ -114,39 +112,30 @@ def test_xla_compiles_the_passes_of_a_replica(jit_compile, count):
 def test_several_devices_do_what_one_does(backend, data_dir, tmp_path):
     """24 training and 7 validation images, in batches of 8: the last one of validation has an image of padding."""
     config = {"data_dir": str(data_dir), "preset": "tiny", "epochs": 1, "batch_size": 8, "dropout": 0.0}
-    config |= {"report": True}
     # Under JAX everything is compiled.
-    compiled = {"auto", "on"} if backend == "tensorflow" else {"auto"}
-    for num_devices, jit_compile in ((1, "auto"), (4, "auto"), (1, "on"), (2, "on")):
-        if jit_compile not in compiled:
-            continue
-        name = f"{num_devices} {jit_compile}"
-        strategy = "mirrored" if num_devices > 1 else "none"
-        run = config | {"output_dir": str(tmp_path / name), "strategy": strategy, "jit_compile": jit_compile}
-        printed = finish(start_training(backend, run, num_devices))
-        assert (f"{num_devices} × CPU" in printed) == (num_devices > 1)
-        # One device evaluates for it, on batches that divide by no number of devices.
-        assert printed.splitlines()[-1] == f"The report is {tmp_path}/{name}/report/report.html"
-        assert_close(tmp_path / name, tmp_path / f"1 {jit_compile}")
-    odd = config | {"output_dir": str(tmp_path / "6"), "strategy": "mirrored", "batch_size": 6}
-    process = start_training(backend, odd, 4)
-    _, stderr = process.communicate()
-    assert "--batch_size is 6, which is not divisible by the 4 devices; the nearest that are: 4 and 8." in stderr
+    runs = [
+        config | {"output_dir": f"{tmp_path}/{strategy}-{setting}", "strategy": strategy, "jit_compile": setting}
+        for setting in (["auto", "on"] if backend == "tensorflow" else ["auto"])
+        for strategy in ("none", "mirrored")
+    ]
+    # One device evaluates for it, on batches that divide by no number of devices.
+    runs[1]["report"] = True
+    num_devices = 2 if backend == "tensorflow" else NUM_DEVICES
+    printed, _ = finish(start_training(backend, *runs, num_devices=num_devices))
+    assert printed.count(f"{num_devices} × CPU") == len(runs) // 2
+    assert f"The report is {tmp_path}/mirrored-auto/report/report.html" in printed
+    for one, several in zip(runs[::2], runs[1::2], strict=True):
+        assert_close(Path(several["output_dir"]), Path(one["output_dir"]))
+
+
+def strategy_error(strategy: str) -> str:
+    with pytest.raises(UserError) as caught, choose_devices(strategy):
+        pass
+    return str(caught.value)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="torch is not installed")
-def test_torch_trains_on_one_device(data_dir, tmp_path):
-    result = subprocess.run(
-        [
-            *(sys.executable, "-m", "keras_alexnet.fit", f"--data_dir={data_dir}", f"--output_dir={tmp_path}/run"),
-            *("--strategy=multi_worker", "--batch_size=8"),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "KERAS_BACKEND": "torch"},
-    )
-    assert result.returncode == 1
-    assert "strategy is multi_worker, but Keras trains on one device under torch" in result.stderr
-    assert not (tmp_path / "run").exists()
+@pytest.mark.parametrize("backend", installed("torch"))
+def test_torch_trains_on_one_device(backend_process, backend):
+    message = backend_process(backend).run(strategy_error, "multi_worker")
+    assert message.startswith("strategy is multi_worker, but Keras trains on one device under torch")

@@ -36,7 +36,7 @@ def test_it_tells_what_a_run_costs_and_writes_nothing(config, tmp_path, capsys):
     assert "24 to train on, 7 to validate on, 3 classes" in printed
     assert "874,195 parameters, float32" in printed
     assert "9 of 8 images (3 epochs of 3), and 3 validations" in printed
-    for line in ("Devices     CPU", "Speed ", "Time        about 0:", "Memory ", "Disk        0.0 GB in "):
+    for line in ("Devices     CPU", "Throughput ", "Time        about 0:", "Memory ", "Disk        0.0 GB in "):
         assert line in printed
     assert printed.endswith("Nothing was written. The run can start.\n")
     assert list(tmp_path.iterdir()) == []
@@ -58,12 +58,12 @@ def test_it_counts_what_is_left_of_a_run(config, capsys):
     capsys.readouterr()
     dry_run(config)
     printed = capsys.readouterr().out
-    assert "goes on after step 3" in printed
+    assert "resumes after step 3" in printed
     assert "6 of 8 images (3 epochs of 3), and 2 validations" in printed
     dry_run(config, restart=True)
     assert "9 of 8 images" in capsys.readouterr().out
     dry_run(dataclasses.replace(config, epochs=1))
-    assert capsys.readouterr().out.startswith("This run is finished: 1 epochs.")
+    assert capsys.readouterr().out.startswith("Training is complete after 1 epochs.")
     with pytest.raises(UserError, match="holds another run"):
         dry_run(dataclasses.replace(config, momentum=0.5))
     assert files(Path(config.output_dir)) == before

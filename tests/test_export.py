@@ -218,7 +218,7 @@ def test_a_file_is_no_folder_and_a_folder_no_file(cntk, tmp_path):
         export_model(cntk, tmp_path / "model")
     assert (tmp_path / "model").read_text() == "mine"
     (tmp_path / "model.onnx").mkdir()
-    with pytest.raises(UserError, match="no regular file"):
+    with pytest.raises(UserError, match="not a regular file"):
         export_model(cntk, tmp_path / "model.onnx")
 
 

@@ -1,11 +1,9 @@
 """Batches on their way to the devices."""
 
-import os
-import subprocess
-import sys
 import threading
 import time
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -13,7 +11,9 @@ from training_process import installed
 
 from keras_alexnet.data.synthetic import synthetic_evaluation_batches
 from keras_alexnet.training import loop
+from keras_alexnet.training.build import build_model, build_network
 from keras_alexnet.training.config import TrainConfig
+from keras_alexnet.training.devices.choice import choose_devices
 from keras_alexnet.training.devices.feed import AHEAD, DataWait, DeviceFeed, device_feed
 from keras_alexnet.training.devices.tensorflow import OneGPU
 
@@ -117,61 +117,41 @@ def test_tensorflow_copies_ahead_to_a_gpu():
             np.testing.assert_array_equal(found, expected)
 
 
-# Four devices of a CPU, which stand in for GPUs.
-ON_DEVICES = """
-import os
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
-import keras, numpy as np
-from keras_alexnet.training.config import TrainConfig
-from keras_alexnet.training.devices.choice import choose_devices
-from keras_alexnet.training.devices.feed import DataWait, device_feed
-from keras_alexnet.training.build import build_model, build_network
-
 class Batches(keras.utils.PyDataset):
     num_batches = 3
 
-    def __init__(self):
-        super().__init__()
-        self.read = []
-
     def __getitem__(self, index):
-        self.read.append(index)
         weights = np.full(4, index + 1, np.float32)
         return np.full((4, 227, 227, 3), index, np.uint8), np.zeros(4, np.int32), weights
 
-is_jax = keras.backend.backend() == "jax"
-config = TrainConfig(preset="tiny", batch_size=4)
-for strategy in ("none", "mirrored") if is_jax else ("none",):
+
+def train_and_evaluate(strategy: str) -> None:
+    """Four devices of a CPU stand in for GPUs."""
+    config = TrainConfig(preset="tiny", batch_size=4)
     with choose_devices(strategy) as devices:
         put = None
-        if is_jax:
+        if keras.backend.backend() == "jax":
             from keras_alexnet.training.devices.jax import _jax_put
 
             put = _jax_put()
         for name, steps in (("evaluate", "steps"), ("fit", "steps_per_epoch")):
             network = build_network(build_model(config, 3), config, 1, devices)
-            batches = Batches()
-            with device_feed(batches, DataWait(), put) as feed:
+            with device_feed(Batches(), DataWait(), put) as feed:
                 getattr(network, name)(feed, verbose=0, **{steps: 2})
             # The weights of batches 0 and 1; the thread may have read ahead.
             (metrics,) = (metric for metric in network.metrics if metric.name == "compile_metrics")
             (weight,) = (metric.count for metric in metrics.metrics if metric.name == "cross_entropy")
-            assert float(keras.ops.convert_to_numpy(weight)) == 4 * 1 + 4 * 2, (name, batches.read)
+            assert float(keras.ops.convert_to_numpy(weight)) == 4 * 1 + 4 * 2, name
         if put:
             with device_feed(Batches(), DataWait(), put) as feed:
                 images, *_ = feed[0]
             parts = 4 if strategy == "mirrored" else 1
-            assert {part.data.shape[0] for part in images.addressable_shards} == {4 // parts}
-            assert len(images.addressable_shards) == parts
-"""
+            assert [part.data.shape[0] for part in images.addressable_shards] == [4 // parts] * parts
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", installed("jax", "torch"))
-def test_no_batch_is_lost_and_each_device_gets_its_part(backend):
+def test_no_batch_is_lost_and_each_device_gets_its_part(backend_process, backend):
     """Keras takes a batch to build what is not built, whatever is computed first."""
-    environment = os.environ | {"KERAS_BACKEND": backend}
-    result = subprocess.run(
-        [sys.executable, "-c", ON_DEVICES], capture_output=True, text=True, check=False, env=environment
-    )
-    assert result.returncode == 0, result.stderr
+    for strategy in ("none", "mirrored") if backend == "jax" else ("none",):
+        backend_process(backend).run(train_and_evaluate, strategy)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from unittest import mock
 
 import keras
 import pytest
@@ -46,19 +47,17 @@ def test_it_takes_the_cpu_if_asked_to(with_a_gpu, monkeypatch, name):
         assert devices.platform == "cpu"
 
 
+def error_without_gpu(backend: str) -> str:
+    with mock.patch.object(gpu, "count_gpus", return_value=1), pytest.raises(UserError) as caught:
+        gpu.check_gpu_is_used(backend, "cpu")
+    return str(caught.value)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", installed("jax", "torch"))
-def test_other_backends_say_what_they_lack(backend):
-    program = f"import {backend}; from keras_alexnet.system import gpu; gpu.count_gpus = lambda: 1; "
-    program += f"gpu.check_gpu_is_used('{backend}', 'cpu')"
-    result = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"},
-    )
-    assert f"an NVIDIA GPU, but {backend} does not see it: it " in result.stderr
+def test_other_backends_say_what_they_lack(backend_process, backend):
+    message = backend_process(backend).run(error_without_gpu, backend)
+    assert f"an NVIDIA GPU, but {backend} does not see it: it " in message
 
 
 def test_hidden_gpus_do_not_count(monkeypatch):
@@ -85,7 +84,7 @@ def test_too_little_memory_is_told_with_the_batch_that_fits(monkeypatch, error):
     assert message.startswith("out of memory on the GPU: 1,024 images at a time need very roughly")
     assert "enough for about 200 images. Use a lower --batch_size." in message
     assert "\n" not in message
-    monkeypatch.setattr(memory, "machine_bytes", lambda: None)
+    monkeypatch.setattr(memory, "total_bytes", lambda: None)
     with pytest.raises(UserError) as caught, explained_memory(model, 1024, 1, "cpu"):
         raise error
     assert "available" not in str(caught.value)
@@ -94,7 +93,7 @@ def test_too_little_memory_is_told_with_the_batch_that_fits(monkeypatch, error):
 def test_far_too_little_memory_on_a_cpu_is_found_before_tensorflow_crashes(monkeypatch):
     model = build_alexnet(10, preset="tiny")
     fixed, per_image = bytes_needed(model)
-    monkeypatch.setattr(memory, "machine_bytes", lambda: fixed + 100 * per_image)
+    monkeypatch.setattr(memory, "total_bytes", lambda: fixed + 100 * per_image)
     message = r"out of memory on the CPU: 300 images .* enough for about \d\d images"
     with pytest.raises(UserError, match=message), explained_memory(model, 300, 1, "cpu"):
         pytest.fail("it was tried")

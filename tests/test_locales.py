@@ -108,9 +108,9 @@ def test_a_training_and_its_model(environments, tree, tmp_path):
     assert json.loads((model / "run.json").read_text())["epochs"] == 2
     assert list((model / "tensorboard").glob("events*"))
     predict = [f"--model={model}/model.keras", f"{tree}/val"]
-    printed = [run(environments[name], "predict", *predict, "--format=csv") for name in ("UTF-8", encoding)]
-    assert printed[0] == printed[1]
-    assert "Bücher".encode() in printed[0]
+    printed = run(environment, "predict", *predict, "--format=csv")
+    assert "Bücher".encode() in printed
+    assert os.fsencode(tree) in printed
     features = tmp_path / "é.csv"
     run(environment, "predict", *predict, "--features=fc8", f"--output={features}")
     assert os.fsencode(tree) in features.read_bytes()

@@ -377,7 +377,7 @@ def test_nothing_is_written_where_no_image_can_be_read(folder, tmp_path, capsys)
         (["{0}/images/0.jpg", "--top_k=0"], "top_k is 0; expected at least 1"),
         (["{0}/images/0.jpg", "--batch_size=0"], "batch_size is 0; expected at least 1"),
         (["{0}/images/0.jpg", "--crops=3"], "crops is 3; expected 1 or 10"),
-        (["{0}/images/0.jpg", "--output={0}"], "it is no regular file"),
+        (["{0}/images/0.jpg", "--output={0}"], "it is not a regular file"),
         (["{0}/images/0.jpg", "--data_dir=a", "--classmappings=b"], "both --data_dir and --classmappings"),
         (["{0}/images/0.jpg", "--data_dir={0}"], "cannot read {0}/classmappings.txt"),
         (["{0}/images/0.jpg", "--classmappings={0}/two.txt"], "model.keras has 4 classes, but {0}/two.txt has 2"),

@@ -54,6 +54,7 @@ def test_tensorboard_has_epochs_and_logged_steps(run):
         ("epoch/top1_error", "top1_error"),
         ("epoch/learning_rate", "learning_rate"),
         ("validation/top1_error", "val_top1_error"),
+        ("validation/top1_accuracy", "val_top1_accuracy"),
         ("validation/loss", "val_loss"),
     ):
         assert curves[curve] == [(int(row["steps"]), pytest.approx(float(row[column]))) for row in rows]
@@ -76,6 +77,7 @@ def test_run_file_tells_what_ran_where(run):
     with open(folder / "history.csv", newline="") as file:
         last = list(csv.DictReader(file))[-1]
     assert facts["last"]["val_top1_error"] == float(last["val_top1_error"])
+    assert facts["last"]["val_top1_accuracy"] == float(last["val_top1_accuracy"])
     assert facts["best"]["val_top1_error"] <= facts["last"]["val_top1_error"]
 
 

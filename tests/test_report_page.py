@@ -19,7 +19,7 @@ HOSTILE = '<script>alert(1)</script> & "quotes" \'n </script><img src=x onerror=
 # From right to left; the last turns what follows, and closes what a page might have opened around it.
 HEBREW, TURNED = "\u05d0\u05d1\u05d2, \u05d3", "photo \u2069\u202egpj.exe"
 LONG = "a very long name of nothing " * 72
-COLUMNS = ("loss", "top1_error", "top5_error")
+COLUMNS = ("loss", "top1_error", "top1_accuracy", "top5_error", "top5_accuracy")
 HISTORY = [
     {"epoch": epoch, "learning_rate": 0.1 / epoch} | {p + c: 0.9 / epoch for p in ("", "val_") for c in COLUMNS}
     for epoch in range(1, 8)
@@ -41,7 +41,7 @@ def page_with(**changes) -> Page:
     values = {
         "title": f"AlexNet on {HOSTILE}",
         "subtitle": "23 November 2026, models/model.keras",
-        "headlines": [Headline("top-1 error", "40.0%", "12.2% to 73.8%"), Headline("loss", "1.234", "")],
+        "headlines": [Headline("top-1 error", "40.0%", "12.2% to 73.8%", "60.0%"), Headline("loss", "1.234", "")],
         "history": HISTORY,
         "curves": plots.curves_figures(HISTORY),
         "curves_note": "",
@@ -124,6 +124,7 @@ def test_names_are_text_and_told_apart_wherever_they_stand(source):
     words = words_of(source)
     assert words.count(HOSTILE) > 6
     assert "crane (n02012849)" in words
+    assert "40.0% accuracy 60.0%" in words
     assert "is crane (n03126707)" in words
     assert "photo gpj.exe" in words
     assert f"<bdi>{HEBREW}</bdi>" in source

@@ -10,9 +10,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
+from backend_processes import BackendProcess
 from training_process import assert_close, installed, newest_checkpoint
+
+from keras_alexnet import cli, fit
+from keras_alexnet.errors import UserError
+from keras_alexnet.training import loop
+from keras_alexnet.training.devices.choice import choose_devices
 
 pytestmark = pytest.mark.slow
 
@@ -24,12 +31,20 @@ BACKENDS = installed("tensorflow", "jax")
 class Workers:
     """Runs of the same training by any number of workers."""
 
-    def __init__(self, backend: str, data_dir: Path):
-        self.environment = {**os.environ, "KERAS_BACKEND": backend}
+    def __init__(self, process: BackendProcess, data_dir: Path):
+        self.process = process
+        self.environment = {**os.environ, "KERAS_BACKEND": process.backend}
+        # As for users: a killed process might leave half a program in the cache.
+        self.environment.pop("JAX_COMPILATION_CACHE_DIR", None)
         self.arguments = [
             *(f"--data_dir={data_dir}", "--preset=tiny", "--epochs=2", "--steps_per_epoch=8", "--batch_size=12"),
             *("--dropout=0", "--learning_rate=0.001", "--lr_drop_epochs=1", "--checkpoint_minutes=0.0001"),
         ]
+
+    def run_in_one_process(self, folder: Path) -> str:
+        flags, _ = cli.parse(fit.define_flags, [*self.arguments, f"--output_dir={folder}"])
+        self.process.run(loop.train, fit.config_from(flags))
+        return self.process.printed
 
     def start(self, count: int, folder: Path, *arguments: str, **environment: str) -> subprocess.Popen:
         return subprocess.Popen(
@@ -68,18 +83,18 @@ def wait_for_checkpoint(process: subprocess.Popen, folder: Path, step: int) -> N
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
-def workers(request, data_dir, tmp_path_factory):
-    """Workers of a backend, and the folder of a run of one process."""
+def workers(request, data_dir, tmp_path_factory, backend_process):
+    """Workers of a backend, and the folder of the same run in one process."""
     folder = tmp_path_factory.mktemp(request.param) / "single"
-    started = Workers(request.param, data_dir)
-    started.run(1, folder)
+    started = Workers(backend_process(request.param), data_dir)
+    started.run_in_one_process(folder)
     return started, folder
 
 
-def test_a_killed_worker_ends_the_others_and_the_same_command_goes_on(workers, tmp_path):
+def test_a_killed_worker_ends_the_others_and_the_same_command_resumes(workers, tmp_path):
     started, single = workers
     # JAX's worker 0 holds the service that the others ask; TensorFlow's is no different from the others.
-    victim = 0 if started.environment["KERAS_BACKEND"] == "jax" else 1
+    victim = 0 if started.process.backend == "jax" else 1
     folder = tmp_path / "run"
     process = started.start(2, folder)
     wait_for_checkpoint(process, folder, 2)
@@ -89,20 +104,20 @@ def test_a_killed_worker_ends_the_others_and_the_same_command_goes_on(workers, t
     assert len(re.findall("another (worker ended|process of the training)", stderr)) == 1, stderr
     assert "Traceback" not in stderr
     assert int(newest_checkpoint(folder).stem[5:]) < 16
-    if started.environment["KERAS_BACKEND"] == "tensorflow":
+    if started.process.backend == "tensorflow":
         # TensorFlow cannot be set up for workers once it has computed anything, as when a dry run has looked at images.
         assert started.run(2, folder, "--dry_run").splitlines()[-1] == "Nothing was written. The run can start."
     printed = started.run(2, folder, "--report", "--profile_steps=14:16")
-    assert "going on after epoch" in printed
+    assert "resuming after epoch" in printed
     assert len(list((folder / "profile").glob("plugins/profile/steps-*-16"))) == 1
     assert_close(folder, single)
     assert printed.splitlines()[-1] == f"The report is {folder}/report/report.html"
     assert (folder / "report" / "report.html").exists()
 
 
-def test_a_signal_to_one_worker_saves_and_ends_all_and_another_number_of_workers_goes_on(workers, tmp_path):
+def test_a_signal_to_one_worker_saves_and_ends_all_and_another_number_of_workers_resumes(workers, tmp_path):
     started, single = workers
-    count = 3 if started.environment["KERAS_BACKEND"] == "tensorflow" else 2
+    count = 3 if started.process.backend == "tensorflow" else 2
     folder = tmp_path / "run"
     process = started.start(count, folder)
     wait_for_checkpoint(process, folder, 2)
@@ -111,25 +126,25 @@ def test_a_signal_to_one_worker_saves_and_ends_all_and_another_number_of_workers
     assert process.returncode == 143, stderr
     assert stdout.count("Stopped and saved after step") == 1
     assert f"{count} workers with 1 CPU each" in stdout
-    assert "going on after epoch" in started.run(1, folder)
+    assert "resuming after epoch" in started.run_in_one_process(folder)
     assert_close(folder, single)
 
 
 @pytest.mark.parametrize("workers", ["tensorflow"], indirect=True)
-@pytest.mark.parametrize(("name", "status"), [("SIGHUP", 129), ("SIGKILL", -9)])
-def test_a_signal_to_the_launcher_has_all_workers_save_and_exit(workers, tmp_path, name, status):
+def test_workers_save_and_exit_when_the_launcher_is_killed(workers, tmp_path):
+    """Other signals: see test_launch_local."""
     started, _ = workers
     folder = tmp_path / "run"
     process = started.start(2, folder, "--epochs=100")
     wait_for_checkpoint(process, folder, 2)
-    process.send_signal(signal.Signals[name])
+    process.kill()
     # The pipes close when the last worker has exited.
     stdout, stderr = process.communicate(timeout=60)
     assert stdout.count("Stopped and saved after step") == 1
     # A worker that ends after worker 0 may still report that its heartbeat found nobody.
     of_launcher = [line for line in stderr.splitlines() if not line.startswith("[worker ")]
-    assert of_launcher == (["launch_local.sh: killed; stopping the workers"] if name == "SIGKILL" else [])
-    assert process.returncode == status
+    assert of_launcher == ["launch_local.sh: killed; stopping the workers"]
+    assert process.returncode == -signal.SIGKILL
 
 
 JOIN = """
@@ -200,7 +215,13 @@ def test_workers_that_see_different_folders_are_told(workers, tmp_path):
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_a_port_in_use_is_told(workers, tmp_path):
+def port_error(environment: dict[str, str]) -> str:
+    with mock.patch.dict(os.environ, environment), pytest.raises(UserError) as caught, choose_devices("auto"):
+        pass
+    return str(caught.value)
+
+
+def test_a_port_in_use_is_told(workers):
     started, _ = workers
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
@@ -211,16 +232,8 @@ def test_a_port_in_use_is_told(workers, tmp_path):
             "KERAS_DISTRIBUTION_NUM_PROCESSES": "2",
             "KERAS_DISTRIBUTION_PROCESS_ID": "0",
         }
-        result = subprocess.run(
-            [*FIT, *started.arguments, f"--output_dir={tmp_path}/run"],
-            capture_output=True,
-            text=True,
-            check=False,
-            env=started.environment | environment,
-        )
-    assert result.returncode == 1
-    assert f"cannot listen on port {address.split(':')[1]}" in result.stderr
-    assert "Traceback" not in result.stderr
+        message = started.process.run(port_error, environment)
+    assert f"cannot listen on port {address.split(':')[1]}" in message
 
 
 def free_ports(count: int) -> list[int]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from backend_processes import NUM_DEVICES
 
 # The columns of history.csv that no two runs share.
 TIMES = {"images_per_second", "data_wait", "seconds"}
@@ -17,8 +18,7 @@ TIMES = {"images_per_second", "data_wait", "seconds"}
 _PROGRAM = """
 import json, os, sys
 from keras_alexnet import cli
-num_devices, config = int(sys.argv[1]), json.loads(sys.argv[2])
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={num_devices}"
+num_devices = int(sys.argv[1])
 with cli.quiet_framework_start():
     import tensorflow as tf
     from keras_alexnet.report.train import train
@@ -26,7 +26,8 @@ with cli.quiet_framework_start():
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * num_devices
 )
-train(TrainConfig(**config))
+for config in sys.argv[2:]:
+    train(TrainConfig(**json.loads(config)))
 """
 
 
@@ -38,22 +39,28 @@ def installed(*backends: str) -> list:
     ]
 
 
-def start_training(backend: str, config: dict, num_devices: int = 1, **environment: str) -> subprocess.Popen:
-    """Starts `train` with so many logical CPU devices."""
+def start_training(backend: str, *configs: dict, num_devices: int = 1) -> subprocess.Popen:
+    """Starts a process that trains one run after the other, with so many logical devices under TensorFlow."""
+    # As many devices as a `BackendProcess` has under JAX, since they share the CPU's threads.
+    flags = f"--xla_force_host_platform_device_count={NUM_DEVICES}"
     return subprocess.Popen(
-        [sys.executable, "-c", _PROGRAM, str(num_devices), json.dumps(config)],
+        [sys.executable, "-c", _PROGRAM, str(num_devices), *map(json.dumps, configs)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "KERAS_BACKEND": backend, **environment},
+        env={**os.environ, "KERAS_BACKEND": backend, "XLA_FLAGS": flags},
     )
 
 
-def finish(process: subprocess.Popen) -> str:
-    """Waits for a success, and returns what was printed."""
-    stdout, stderr = process.communicate(timeout=300)
+def finish(process: subprocess.Popen) -> tuple[str, str]:
+    """Waits for a success, and returns what was printed on stdout and stderr."""
+    with process:
+        try:
+            stdout, stderr = process.communicate(timeout=600)
+        finally:
+            process.kill()
     assert process.returncode == 0, stderr
-    return stdout
+    return stdout, stderr
 
 
 def newest_checkpoint(folder: Path) -> Path:
@@ -71,8 +78,37 @@ def history_of(folder: Path) -> list[dict[str, float]]:
         return [{k: float(v) for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)]
 
 
+def traced_steps(folder: Path) -> list[int]:
+    """The steps in a trace for xprof, whose schema TensorFlow has."""
+    (host,) = (plane for plane in xspace(folder).planes if plane.name == "/host:CPU")
+    return sorted(
+        stat.int64_value
+        for line in host.lines
+        for event in line.events
+        if host.event_metadata[event.metadata_id].name == "train"
+        for stat in event.stats
+        if host.stat_metadata[stat.metadata_id].name == "step_num"
+    )
+
+
+def xspace(folder: Path):
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    (path,) = folder.glob("*.xplane.pb")
+    return xplane_pb2.XSpace.FromString(path.read_bytes())
+
+
+def assert_identical(folder: Path, expected: Path) -> None:
+    """The same history but for its times, and the same bits in the last checkpoint."""
+    assert history_of(folder) == history_of(expected)
+    arrays, expected_arrays = arrays_of(folder), arrays_of(expected)
+    assert arrays.keys() == expected_arrays.keys()
+    for name, array in expected_arrays.items():
+        assert (arrays[name].dtype, arrays[name].tobytes()) == (array.dtype, array.tobytes()), name
+
+
 def assert_close(folder: Path, expected: Path) -> None:
-    """The same weights, momenta and errors, but for rounding."""
+    """The same weights, momentum buffers and errors, but for rounding."""
     arrays, expected_arrays = arrays_of(folder), arrays_of(expected)
     assert arrays.keys() == expected_arrays.keys()
     for name, array in expected_arrays.items():

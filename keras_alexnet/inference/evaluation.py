@@ -23,7 +23,8 @@ def evaluate_model(
     Args and errors are those of `predict_map`.
 
     Returns:
-        See `Predictions.metrics`.
+        `examples` (their number), `top1_error`, `top1_accuracy`, `top5_error` and `top5_accuracy` (fractions) and
+        `loss` (mean cross-entropy).
     """
     return predict_map(model, image_map, batch_size, preprocessing=preprocessing, crops=crops).metrics()
 

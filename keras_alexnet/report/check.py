@@ -1,4 +1,4 @@
-"""Whether a report can be written, found out before long work. No framework is imported."""
+"""Checks before long work whether a report can be written. No framework is imported."""
 
 import importlib.util
 import os
@@ -21,7 +21,7 @@ def check_packages() -> None:
 
 
 def check_report(folder: str | os.PathLike) -> None:
-    """Finds out whether a report can be written to `folder`, and writes nothing.
+    """Checks whether a report can be written to `folder`, and writes nothing.
 
     Raises:
         UserError: packages are missing, or the folder cannot be written to.

@@ -1,4 +1,4 @@
-"""What a report's page tells, out of the predictions and of what lies beside the model."""
+"""Collects what a report's page shows, from the predictions and from the files next to the model."""
 
 import base64
 import datetime
@@ -17,10 +17,10 @@ from keras_alexnet.model import read_preset
 from keras_alexnet.model_file import model_sizes
 from keras_alexnet.presets import describe, preset_name
 from keras_alexnet.report import plots, statistics
-from keras_alexnet.report.files import described_tables
 from keras_alexnet.report.filters import filters_png
 from keras_alexnet.report.page import ClassRow, Example, Headline, Page
 from keras_alexnet.report.run_record import Run, run_of
+from keras_alexnet.report.tables import described_tables
 from keras_alexnet.report.thumbnails import thumbnail
 from keras_alexnet.system import machine
 from keras_alexnet.system.file_names import to_utf8
@@ -41,7 +41,7 @@ def build_page(
     model_path: Path,
     settings: Mapping[str, object],
 ) -> Page:
-    """Puts together what the page tells; arguments are those of `write_report`, and what `statistics` made of them."""
+    """Builds the content of the page from the arguments of `write_report` and what `statistics` made of them."""
     calibration = statistics.calibration(predictions)
     run = run_of(model_path)
     return Page(
@@ -82,13 +82,14 @@ def sha256_of(path: Path) -> str:
 
 def _headlines(predictions: Predictions, num_classes: int) -> list[Headline]:
     rates, total = predictions.metrics(), len(predictions)
-    # As many decimals as there are images to tell them by.
+    # As many decimals as the number of images supports.
     decimals = 1 if total < 1000 else 2 if total < 10_000 else 3
     headlines = []
     # With few classes the correct one is always among the best five.
     for title, name in [("top-1 error", "top1_error"), ("top-5 error", "top5_error")][: 1 + (num_classes > TOP)]:
         low, high = (f"{100 * bound:.{min(decimals, 2)}f}" for bound in statistics.wilson_interval(rates[name], total))
-        headlines.append(Headline(title, f"{100 * rates[name]:.{decimals}f}%", f"{low}% to {high}%"))
+        error, accuracy = (f"{100 * rate:.{decimals}f}%" for rate in (rates[name], 1 - rates[name]))
+        headlines.append(Headline(title, error, f"{low}% to {high}%", accuracy))
     interval = ""
     if total >= _MIN_IMAGES:
         interval = "{:.4f} to {:.4f}".format(*statistics.mean_interval(predictions.losses))

@@ -1,4 +1,4 @@
-"""A picture of the first layer's filters, as in figure 3 of Krizhevsky et al. 2012. NumPy and Pillow alone."""
+"""A picture of the first layer's filters, as in figure 3 of Krizhevsky et al. 2012. NumPy and Pillow only."""
 
 import io
 import math
@@ -6,7 +6,7 @@ import math
 import numpy as np
 from PIL import Image
 
-_APART = 1
+_GAP = 1
 
 
 def filters_png(kernel: np.ndarray) -> bytes:
@@ -18,7 +18,7 @@ def filters_png(kernel: np.ndarray) -> bytes:
         kernel: floats (height, width, 3, filters), the channels in the order red, green, blue.
 
     Returns:
-        a PNG of one pixel a weight; the filters are 1 pixel apart, and what is between them is transparent.
+        a PNG of one pixel per weight; the filters are 1 pixel apart, and what is between them is transparent.
 
     Raises:
         ValueError: `kernel` has another shape, or holds nothing.
@@ -32,10 +32,10 @@ def filters_png(kernel: np.ndarray) -> bytes:
     weights = np.nan_to_num(kernel.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     largest = np.abs(weights).max(axis=(0, 1, 2))
     pictures = np.round(127.5 + 127.5 * weights / np.where(largest > 0, largest, 1)).astype(np.uint8)
-    sheet = np.zeros((rows * (height + _APART) - _APART, columns * (width + _APART) - _APART, 4), np.uint8)
+    sheet = np.zeros((rows * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP, 4), np.uint8)
     for number in range(count):
         row, column = divmod(number, columns)
-        top, left = row * (height + _APART), column * (width + _APART)
+        top, left = row * (height + _GAP), column * (width + _GAP)
         sheet[top : top + height, left : left + width, :3] = pictures[..., number]
         sheet[top : top + height, left : left + width, 3] = 255
     buffer = io.BytesIO()

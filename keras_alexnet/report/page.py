@@ -28,6 +28,7 @@ _HISTORY_COLUMNS = (
     ("Learning rate", "learning_rate"),
     *((f"Training {name}", column) for name, column in _MEASURES),
     *((f"Validation {name}", f"val_{column}") for name, column in _MEASURES),
+    *((f"Validation top-{k} accuracy", f"val_top{k}_accuracy") for k in (1, 5)),
 )
 # Characters that turn the direction of what follows, up to a counterpart that a name may lack.
 _TURNS = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)])
@@ -40,12 +41,14 @@ class Headline:
     Attributes:
         name: what it is, as in "top-1 error".
         value: the figure, as in "40.106%".
-        interval: its 95 % confidence interval, as in "39.68% to 40.54%"; "" if it has none.
+        interval: its 95% confidence interval, as in "39.68% to 40.54%"; "" if it has none.
+        accuracy: of an error, the accuracy, as in "59.894%"; "" for other figures.
     """
 
     name: str
     value: str
     interval: str
+    accuracy: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class ClassRow:
     Attributes:
         label: the class's number.
         class_id: its id, as in classmappings.txt.
-        name: its name for people, or "". Where several have the same, the page tells the id as well.
+        name: its name for people, or "". Where several have the same, the page shows the id as well.
         images: how many images are of it.
         precision: correct predictions of it, as a fraction of all predictions of it; None if there are none.
         recall: the fraction of its images predicted as such; None if it has no images.

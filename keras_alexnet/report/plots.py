@@ -61,7 +61,7 @@ def curves_figures(history: Sequence[Mapping[str, float]]) -> list[dict]:
             (training, "training", {"color": _FIRST, "dash": "dash"}),
             (validation, "validation", {"color": _SECOND}),
         ):
-            # A single value is no line.
+            # A line needs more than one value.
             dots = len(epochs) <= _MAX_DOTS or np.isfinite(values).sum() == 1
             if np.isfinite(values).any():
                 mode = "lines+markers" if dots else "lines"
@@ -76,8 +76,8 @@ def curves_figures(history: Sequence[Mapping[str, float]]) -> list[dict]:
                 hoverinfo="skip",
             )
         # Half an epoch on either side of a single one.
-        beside = 0.02 * (epochs[-1] - epochs[0]) or 0.5
-        figure.update_xaxes(title="epoch", range=[epochs[0] - beside, epochs[-1] + beside], hoverformat="d")
+        margin = 0.02 * (epochs[-1] - epochs[0]) or 0.5
+        figure.update_xaxes(title="epoch", range=[epochs[0] - margin, epochs[-1] + margin], hoverformat="d")
         if len(epochs) <= _MAX_DOTS // 2:
             figure.update_xaxes(dtick=1)
         figure.update_yaxes(hoverformat=".4g", exponentformat="e", **_scale(np.concatenate([training, validation])))
@@ -214,7 +214,7 @@ def _figure(title: str, figure: go.Figure | None = None) -> go.Figure:
         paper_bgcolor=_CLEAR,
         plot_bgcolor=_CLEAR,
         legend={"orientation": "h", "y": 1, "yanchor": "bottom", "x": 0, "font": {"size": 11}},
-        # The label of all lines has no background of its own.
+        # plotly.js gives the label of all lines no background.
         hoverlabel={"bgcolor": "#2a2f38", "font": {"color": "#ffffff"}, "namelength": -1},
         modebar={"bgcolor": _CLEAR, "color": _NEUTRAL, "activecolor": _FIRST},
         margin={"l": 45, "r": 20, "t": 88, "b": 45},

@@ -1,4 +1,4 @@
-"""What lies beside a model of the run that made it. Standard library only."""
+"""Reads the files of the run next to its model. Standard library only."""
 
 import csv
 import json
@@ -12,14 +12,15 @@ from keras_alexnet.system.flagfile import read_flagfile
 from keras_alexnet.system.progress import duration
 from keras_alexnet.training.run_files import BEST_MODEL_FILE, FLAGS_FILE, HISTORY_FILE, MODEL_FILE, RUN_FILE
 
-_CURVES = ("epoch", "learning_rate", "loss", "top1_error", "top5_error", "val_loss", "val_top1_error", "val_top5_error")
-# Larger ones come from damaged files, and no axis has room for them.
+_RATES = ("loss", "top1_error", "top1_accuracy", "top5_error", "top5_accuracy")
+_CURVES = ("epoch", "learning_rate", *_RATES, *(f"val_{name}" for name in _RATES))
+# Larger ones come from corrupted files, and no axis has room for them.
 _LARGEST = 1e30
 
 
 @dataclass(frozen=True)
 class Run:
-    """The run of a model; empty where its files are not there, or are not what they should be.
+    """The run of a model; empty where its files are missing or corrupted.
 
     Attributes:
         history: the finished epochs, as in history.csv; NaN for what a row lacks.
@@ -35,9 +36,9 @@ class Run:
 
 
 def run_of(model_path: Path) -> Run:
-    """Reads what lies beside `model_path`; only models with the names that fit gives them belong to the run there."""
+    """Reads the files next to `model_path`; only models with the names that fit gives them belong to the run there."""
     if model_path.name not in (MODEL_FILE, BEST_MODEL_FILE):
-        note = f"Curves of the training are shown for {MODEL_FILE} and {BEST_MODEL_FILE} in the folder of a run."
+        note = f"Training curves are shown for {MODEL_FILE} and {BEST_MODEL_FILE} in the output directory of a run."
         return Run(history_note=note)
     folder = model_path.parent
     history, note = _history(folder / HISTORY_FILE)
@@ -49,11 +50,11 @@ def _history(path: Path) -> tuple[list[dict[str, float]], str]:
         with open(path, encoding="utf-8", newline="") as file:
             rows = [{name: _number(row.get(name)) for name in _CURVES} for row in csv.DictReader(file)]
     except FileNotFoundError:
-        return [], f"There is no {path.name} beside the model, so that there are no curves of its training."
+        return [], f"There are no training curves: {path.name} is not next to the model."
     except (OSError, TypeError, ValueError, csv.Error):
-        return [], f"{path.name} beside the model is damaged, so that there are no curves of its training."
+        return [], f"There are no training curves: {path.name} next to the model is corrupted."
     if not rows:
-        return [], f"{path.name} beside the model has no finished epochs yet."
+        return [], f"There are no training curves yet: {path.name} next to the model has no finished epochs."
     return rows, ""
 
 

@@ -1,4 +1,4 @@
-"""What predictions tell of a model: per class, by confidence, and which of them to look at. NumPy alone."""
+"""Statistics of predictions: per class, by confidence, and which of them to look at. NumPy only."""
 
 from dataclasses import dataclass
 
@@ -67,15 +67,15 @@ def confusion_matrix(predictions: Predictions, num_classes: int) -> ConfusionMat
 
 @dataclass(frozen=True)
 class ClassResults:
-    """How well each class is recognised; arrays (num_classes,), rates NaN where there is nothing to divide by.
+    """How well each class is recognized; arrays (num_classes,), rates NaN where there is nothing to divide by.
 
     Attributes:
         images: of the class.
-        predicted: images taken for it.
+        predicted: images predicted as it.
         precision: share of these that are of the class.
-        recall: share of its images that are recognised.
+        recall: share of its images that are recognized.
         top5_recall: share of them with the class among the best five.
-        confused_with: the class that its images are most often taken for instead; -1 for none.
+        confused_with: the class that its images are most often confused with; -1 for none.
         confused_count: how many of them.
     """
 
@@ -89,7 +89,7 @@ class ClassResults:
 
 
 def class_results(predictions: Predictions, confusion: ConfusionMatrix) -> ClassResults:
-    """What `predictions` and their confusion matrix tell of each class."""
+    """Computes the results of each class from `predictions` and their confusion matrix."""
 
     def per_class(labels: np.ndarray) -> np.ndarray:
         return np.bincount(labels, minlength=confusion.num_classes)
@@ -117,7 +117,7 @@ def class_results(predictions: Predictions, confusion: ConfusionMatrix) -> Class
 
 
 def most_confused(confusion: ConfusionMatrix, count: int) -> list[tuple[int, int, int, float]]:
-    """The most frequent mistakes: (class, class it was taken for, images, share of the class's images)."""
+    """The most frequent mistakes: (class, predicted class, images, share of the class's images)."""
     images = np.bincount(confusion.rows, weights=confusion.counts)
     cells = _mistakes_by_count(confusion)[:count]
     rows, columns, counts = confusion.rows[cells], confusion.columns[cells], confusion.counts[cells]

@@ -7,14 +7,31 @@ import numpy as np
 from keras_alexnet.data.class_names import Classes
 from keras_alexnet.data.image_map import ImageMap
 from keras_alexnet.inference.predictions import Predictions
-from keras_alexnet.report.files import MAX_DENSE_CLASSES
 from keras_alexnet.report.statistics import ClassResults, ConfusionMatrix
 from keras_alexnet.system.csv_file import csv_writer
 from keras_alexnet.system.file_names import to_utf8
+from keras_alexnet.training.run_files import CONFUSION_FILE, PER_CLASS_FILE, PREDICTIONS_FILE
+
+# With more classes than this, confusion.npz holds only the nonzero cells: all of them would take over 800 MB to load.
+MAX_DENSE_CLASSES = 10_000
+_DENSE = "the confusion matrix, for numpy.load: confusion, classes, names"
+_SPARSE = (
+    "the nonzero cells of the confusion matrix, for scipy.sparse.load_npz or numpy.load: row, col, data, shape, "
+    "classes, names"
+)
+
+
+def described_tables(num_classes: int) -> list[tuple[str, str]]:
+    """The names of the tables, and what the page says of them."""
+    return [
+        (PER_CLASS_FILE, "precision, recall and the most common mistake of each class"),
+        (CONFUSION_FILE, _DENSE if num_classes <= MAX_DENSE_CLASSES else _SPARSE),
+        (PREDICTIONS_FILE, "each image with its label, rank, probability and loss, and the five best classes"),
+    ]
 
 
 def write_per_class(path: Path, results: ClassResults, classes: Classes) -> None:
-    """Writes a row a class, in label order; rates are fractions, and empty where there is nothing to divide by."""
+    """Writes a row per class, in label order; rates are fractions, and empty where there is nothing to divide by."""
     columns = ("label", "class", "name", "images", "predicted", "precision", "recall", "top5_recall")
     confused = ("confused_with", "confused_with_class", "confused_count")
     ids = list(map(to_utf8, classes.ids))
@@ -46,7 +63,7 @@ def write_confusion(path: Path, confusion: ConfusionMatrix, classes: Classes) ->
 
 
 def write_predictions(path: Path, predictions: Predictions, image_map: ImageMap) -> None:
-    """Writes a row an image, in the order of the map.
+    """Writes a row per image, in the order of the map.
 
     Columns: path, label, rank (1 if no class is better than the true one), probability of the true class, loss, and
     label and probability of each of the best classes.

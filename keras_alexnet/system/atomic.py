@@ -16,7 +16,7 @@ from pathlib import Path
 
 from keras_alexnet.errors import UserError
 
-# Of older versions and of `partial_name` alone: without host and process.
+# Those of older versions and of `partial_name` lack the host and the process.
 _PARTIAL = re.compile(r"\.partial-[0-9a-f]{16}(-(?P<host>[0-9a-f]{8})-(?P<process>[0-9]+)-[0-9a-f]{8})?(\..*)?")
 _DAY = 24 * 60 * 60  # seconds
 
@@ -29,7 +29,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     partial file of its own, hidden (`.partial-…`); the next write to the folder removes those of killed processes.
 
     Raises:
-        UserError: `path` is something else than a file, its folder cannot be made or written, or the disk is full.
+        UserError: `path` is not a regular file, its folder cannot be made or written, or the disk is full.
     """
     path = Path(path)
     check_target(path)
@@ -115,7 +115,7 @@ def check_target(path: str | os.PathLike) -> None:
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}. Give another name.") from None
     if not stat.S_ISREG(mode):
-        raise UserError(f"cannot write {path}: it is no regular file. Give the name of a file.")
+        raise UserError(f"cannot write {path}: it is not a regular file. Give the name of a file.")
 
 
 def check_writable(path: str | os.PathLike) -> None:

@@ -28,7 +28,7 @@ def stderr_held_back() -> Iterator[None]:
 
     Another process holds the text, as nothing else survives the abort of a library that finds no AVX, and no writable
     temporary folder is needed. Where none can be started, nothing is held back. Processes that are started meanwhile
-    and live on have a stderr that nobody reads.
+    and outlive it have a stderr without a reader.
     """
     if sys.stderr is None:  # Nobody would see it.
         yield
@@ -88,7 +88,7 @@ def silenced(descriptor: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def silenced_but_python() -> Iterator[None]:
-    """Drops what C++ code writes to stderr, as libjpeg does about damaged images; Python's `sys.stderr` still works."""
+    """Drops what C++ code, such as libjpeg, writes to stderr; Python's `sys.stderr` still works."""
     stderr = sys.stderr
     if stderr is None:
         yield

@@ -1,4 +1,4 @@
-"""Facts of the machine and of the software, to stand beside every figure. No framework is imported."""
+"""Facts of the machine and of the software, recorded with every figure. No framework is imported."""
 
 import contextlib
 import importlib.metadata
@@ -42,6 +42,20 @@ def versions(packages: tuple[str, ...] = ("keras_alexnet", "keras", "tensorflow"
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def total_bytes() -> int | None:
+    """The memory that this process may use: the machine's, its control groups', or its own limit; None if unknown."""
+    limits = []
+    with contextlib.suppress(AttributeError, ImportError, OSError, ValueError):  # Windows has neither of these.
+        import resource
+
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        limits.append(resource.getrlimit(resource.RLIMIT_AS)[0])
+    for folder, (limit, *_) in _control_groups():
+        with contextlib.suppress(OSError, ValueError):  # "max" means unlimited.
+            limits.append(int((folder / limit).read_text()))
+    return min((limit for limit in limits if limit > 0), default=None)  # An infinite limit is -1.
 
 
 def available_bytes() -> int | None:

@@ -109,7 +109,7 @@ def _apply(function: Callable[[Item], Result], chunk: Sequence[Item]) -> list[Re
 
 
 def _prepare_process() -> None:
-    # A terminal sends Ctrl-C to all; the parent alone decides what then happens.
+    # A terminal sends Ctrl-C to all; only the parent decides what then happens.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # A process that waits for work would never notice that the parent was killed.
     threading.Thread(target=_end_with_parent, daemon=True).start()

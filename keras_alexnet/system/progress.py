@@ -138,7 +138,7 @@ def clear_status_line() -> None:
 
 
 def write_stderr(text: str) -> None:
-    """Writes to stderr, if there is one; nothing else depends on whether somebody reads it."""
+    """Writes to stderr, if there is one; nothing depends on whether it is read."""
     # Given no file, print would write to stdout.
     if _is_open(sys.stderr):
         try:

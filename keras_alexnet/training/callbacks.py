@@ -16,17 +16,17 @@ from keras_alexnet.training.metrics import error_rates
 from keras_alexnet.training.progress_line import Pace, training_line, validation_line
 
 _DIVERGED = (
-    "the training diverged. Begin anew with a lower --learning_rate, and with --restart or another --output_dir."
+    "the training diverged. Start over with a lower --learning_rate, and with --restart or another --output_dir."
 )
 # Workers agree on what is due about that often, as each time costs them a message.
 _AGREEMENT_SECONDS = 1.0
 
 
 class StepWatch(keras.callbacks.Callback):
-    """Shows progress, has checkpoints saved, heeds requests to stop, and stops on a loss that is not finite.
+    """Shows progress, saves checkpoints, and stops on a request or on a loss that is not finite.
 
-    It looks at the metrics only when a line is due: reading them waits for the device, and `on_train_batch_end`, which
-    this class leaves alone, would make Keras wait at every step. On several workers, all do each of these at the same
+    It looks at the metrics only when a line is due: reading them waits for the device. Defining `on_train_batch_end`
+    would make Keras wait at every step. On several workers, all do each of these at the same
     step, since reading metrics takes all of them.
 
     Args:
@@ -36,14 +36,14 @@ class StepWatch(keras.callbacks.Callback):
         devices: those of the run.
         stop_request: asked before each step.
         waited: gives the seconds in which there was no data, so far.
-        save: writes a checkpoint of the position that the attributes tell.
+        save: writes a checkpoint of the position in the attributes.
         log: takes (finished steps of the run, error rates, images per second, share of data wait) of log_every steps.
 
     Attributes:
         epoch: the one that is being computed, from 0.
         batch: of the epoch, or of its validation: the one that is being computed.
         validating: whether the training of the epoch is done.
-        stopped: whether it has ended the run at somebody's request.
+        stopped: whether it has ended the run on request.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class StepWatch(keras.callbacks.Callback):
         return time.monotonic() - self._begin
 
     def saved(self) -> None:
-        """To be called after a checkpoint of the step at hand: the next one is due `checkpoint_minutes` from now."""
+        """To be called after a checkpoint of the current step: the next one is due `checkpoint_minutes` from now."""
         self._saved_step = self.step
         self._next_save = time.monotonic() + 60 * self._config.checkpoint_minutes
 

@@ -1,7 +1,7 @@
-"""Checkpoints: all that a run needs to go on, in one file that is whole or not there.
+"""Checkpoints: everything that a run needs to resume, in one file that is written atomically.
 
 A checkpoint is an `.npz` of every variable of the model (weights and the seed states of dropout), of the optimizer and
-of the metrics, with a JSON text that says where the run stood. The zip format's CRCs tell a damaged one.
+of the metrics, with a JSON text of the run's position. The zip format's CRCs detect corrupted files.
 """
 
 import json
@@ -27,7 +27,7 @@ class Progress:
 
     Attributes:
         steps: finished steps.
-        history: one row a finished epoch, as in `history.csv`; the steps of the one after that may all be done, and
+        history: one row per finished epoch, as in `history.csv`; the steps of the one after that may all be done, and
             its validation not.
         identity: the settings, data and backend that make the run what it is.
         cores: CPU cores that it computed on.
@@ -84,7 +84,7 @@ def save_checkpoint(folder: Path, arrays: dict[str, np.ndarray], progress: Progr
     state = json.dumps({"format": _FORMAT, **asdict(progress)}).encode()
     with atomic_path(path) as partial:
         np.savez(partial, **{_STATE: np.frombuffer(state, np.uint8)}, **arrays)
-    # What lies beyond it was found damaged when the run went on from one before.
+    # Newer ones were found corrupted when the run resumed from an older one.
     kept = [other for other in _paths(folder) if other <= path][-_KEPT:]
     for other in set(_paths(folder)) - set(kept):
         other.unlink(missing_ok=True)
@@ -92,33 +92,33 @@ def save_checkpoint(folder: Path, arrays: dict[str, np.ndarray], progress: Progr
 
 
 def load_newest_checkpoint(folder: Path, warn=say) -> Checkpoint | None:
-    """Reads the newest checkpoint of `folder` that is whole; None where there is none.
+    """Reads the newest intact checkpoint of `folder`; None where there is none.
 
     Raises:
-        UserError: a checkpoint that another version wrote, or all of them damaged.
+        UserError: a checkpoint that another version wrote, or all of them corrupted.
     """
     paths = _paths(folder)
     for path in reversed(paths):
         try:
-            # Opened here, since NumPy leaves a damaged file open that it opened itself.
+            # Opened here, since NumPy leaves a corrupted file open that it opened itself.
             with open(path, "rb") as raw, np.load(raw) as file:
                 arrays = {name: file[name] for name in file.files}
             state = json.loads(arrays.pop(_STATE).tobytes())
             version = state.pop("format")
             progress = Progress(**state) if version == _FORMAT else None
         except MemoryError:
-            raise UserError(f"cannot read {path}: there is not enough memory for it. Make some free.") from None
-        except Exception as error:  # Damage shows as errors of many kinds.
+            raise UserError(f"cannot read {path}: not enough memory. Free some memory and retry.") from None
+        except Exception as error:  # Corruption shows as errors of many kinds.
             if isinstance(error, OSError) and error.errno:
-                raise UserError(f"cannot read {path}: {error.strerror}. Mend that, and start again.") from None
-            warn(f"The checkpoint {path} is damaged ({error}); looking for the one before.")
+                raise UserError(f"cannot read {path}: {error.strerror}. Fix this and try again.") from None
+            warn(f"The checkpoint {path} is corrupted ({error}); trying the previous one.")
             continue
         if progress is None:
             age = "a newer version of keras_alexnet; update it" if version > _FORMAT else "an older version; use that"
-            raise UserError(f"{path} was written by {age} to go on, or --restart to begin anew.")
+            raise UserError(f"{path} was written by {age} to resume, or pass --restart to start over.")
         return Checkpoint(path, progress, arrays)
     if paths:
-        raise UserError(f"no checkpoint in {folder} can be read. Use --restart to begin anew.")
+        raise UserError(f"no checkpoint in {folder} can be read. Pass --restart to start over.")
     return None
 
 
@@ -141,7 +141,7 @@ def restore(model: keras.Model, checkpoint: Checkpoint, architecture: str = "") 
         odd = min(name for name in shapes.keys() | saved.keys() if shapes.get(name) != saved.get(name))
         raise UserError(
             f"{checkpoint.path} is of another network: {odd} has shape {saved.get(odd)} there, {shapes.get(odd)} here. "
-            "Use --restart to begin anew, or another --output_dir."
+            "Pass --restart to start over, or choose another --output_dir."
         )
     assign(model, checkpoint.arrays)
 
@@ -165,7 +165,7 @@ def build_variables(model: keras.Model) -> None:
 
 
 def check_identity(checkpoint: Checkpoint, identity: dict) -> None:
-    """Refuses to go on with other settings, other data or another backend than the run began with."""
+    """Raises `UserError` where settings, data or backend differ from those that the run started with."""
     old = checkpoint.progress.identity
     changed = [
         f"  {key}: {old.get(key)} then, {identity.get(key)} now"
@@ -175,7 +175,7 @@ def check_identity(checkpoint: Checkpoint, identity: dict) -> None:
     if changed:
         raise UserError(
             f"{checkpoint.path.parent.parent} holds another run:\n" + "\n".join(changed) + "\n"
-            "Give the same settings to go on, another --output_dir for a new run, or --restart to throw that one away."
+            "Use the same settings to resume, another --output_dir for a new run, or --restart to discard this one."
         )
 
 
@@ -185,7 +185,7 @@ def _paths(folder: Path) -> list[Path]:
 
 def _copied(variable: keras.Variable) -> np.ndarray:
     array = keras.ops.convert_to_numpy(variable)
-    # TensorFlow has copied it; under JAX and PyTorch it lies in the variable's own memory.
+    # TensorFlow has copied it; under JAX and PyTorch it shares the variable's memory.
     return array if array.flags.owndata else array.copy()
 
 

@@ -13,7 +13,7 @@ STRATEGIES = ("auto", "none", "mirrored", "multi_worker")
 JIT_COMPILE = ("auto", "on", "off")
 CACHES = ("auto", "off")
 
-# A run may go on with other values of these; with any other setting changed it would be another run.
+# A run may resume with other values of these; any other change makes it another run.
 _MAY_CHANGE = {
     "data_dir",
     "output_dir",

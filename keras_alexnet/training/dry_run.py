@@ -1,4 +1,4 @@
-"""Everything that a run needs, tried in seconds, and what the run will cost."""
+"""Checks in seconds what a run needs, and estimates its cost."""
 
 import shutil
 import sys
@@ -11,27 +11,29 @@ from keras_alexnet.errors import UserError
 from keras_alexnet.model_file import model_sizes
 from keras_alexnet.system.atomic import check_folder
 from keras_alexnet.system.keras_settings import keras_defaults
+from keras_alexnet.system.machine import total_bytes
 from keras_alexnet.system.progress import duration, say
 from keras_alexnet.training.build import build_model, build_network
 from keras_alexnet.training.config import TrainConfig
 from keras_alexnet.training.devices.base import Devices, check_batch_size, check_same_settings
 from keras_alexnet.training.devices.choice import choose_devices
-from keras_alexnet.training.loop import open_data, run_identity, steps_in_epoch
-from keras_alexnet.training.memory import explained_memory, gpu_bytes, machine_bytes, peak_gpu_bytes
+from keras_alexnet.training.memory import explained_memory, gpu_bytes, peak_gpu_bytes
 from keras_alexnet.training.profile import check_profile_steps
 from keras_alexnet.training.run_folder import find_checkpoint, is_finished
+from keras_alexnet.training.setup import open_data, run_identity, steps_in_epoch
 
-# A checkpoint holds weights and momenta, and the two newest are there while one more is written.
+# A checkpoint holds weights and momentum buffers, and the two newest are kept while one more is written.
 _WEIGHTS_ON_DISK = 3 * 2 + 2
-_MOST_STEPS, _ENOUGH_SECONDS = 50, 2.0
+_MAX_STEPS, _MAX_SECONDS = 50, 2.0
 
 
 @keras_defaults()
 def dry_run(config: TrainConfig, *, restart: bool = False) -> None:
     """Tries what `train` with these settings needs, and writes nothing.
 
-    It reads the maps, the first and the last images, and the checkpoint to go on from; does a few steps and a batch of
-    validation with new weights; tries to write to the output folder; and prints steps, estimated time, memory and disk.
+    It reads the maps, the first and the last images, and the checkpoint to resume from; runs a few steps and a batch of
+    validation with new weights; checks that the output directory is writable; and prints the steps and estimates of
+    time, memory and disk use.
 
     Raises:
         UserError: what would stop the run; for its report, see `report.check`.
@@ -50,7 +52,7 @@ def dry_run(config: TrainConfig, *, restart: bool = False) -> None:
         steps_done = epochs_done = 0
         if checkpoint:
             if is_finished(folder, checkpoint.progress, config.epochs, steps_per_epoch):
-                report(f"This run is finished: {checkpoint.progress.epochs} epochs. There is nothing left to do.")
+                report(f"Training is complete after {checkpoint.progress.epochs} epochs. Nothing is left to do.")
                 return
             steps_done, epochs_done = checkpoint.progress.steps, checkpoint.progress.epochs
         writable = check_folder(folder)
@@ -76,18 +78,18 @@ def dry_run(config: TrainConfig, *, restart: bool = False) -> None:
             f"{data.num_classes:,} classes\n"
             f"Network     {model.count_params():,} parameters, {config.precision}\n"
             f"Devices     {devices.description}\n"
-            + (f"Checkpoint  goes on after step {steps_done:,}\n" if steps_done else "")
+            + (f"Checkpoint  the run resumes after step {steps_done:,}\n" if steps_done else "")
             + f"Steps       {steps:,} of {config.batch_size} images ({config.epochs} epochs of {steps_per_epoch:,}), "
             f"and {num_validations:,} validations\n"
-            f"Speed       {config.batch_size / step_seconds:,.0f} images per second, from a few steps\n"
+            f"Throughput  {config.batch_size / step_seconds:,.0f} images/s in a few steps\n"
             f"Time        about {duration(seconds)}, if images are read as fast as that\n"
             f"Memory      {_memory()}\n"
             f"Disk        {disk / 1e9:.1f} GB in {folder}, {free / 1e9:,.1f} GB are free"
         )
         if free < disk:
             raise UserError(
-                f"{folder} needs {disk / 1e9:.1f} GB, and only {free / 1e9:.1f} GB are free. Make room there, or "
-                "choose another --output_dir."
+                f"{folder} needs {disk / 1e9:.1f} GB, and only {free / 1e9:.1f} GB are free. Free space, or choose "
+                "another --output_dir."
             )
         report("Nothing was written. The run can start.")
 
@@ -102,7 +104,7 @@ def _try_steps(network: keras.Model, config: TrainConfig, data, devices: Devices
         devices.feed(batches) as feed,
     ):
         timer = _StepTimer(devices)
-        network.fit(feed, steps_per_epoch=_MOST_STEPS, shuffle=False, verbose=0, callbacks=[timer])
+        network.fit(feed, steps_per_epoch=_MAX_STEPS, shuffle=False, verbose=0, callbacks=[timer])
         step_seconds = timer.seconds()
     batches = data.validation_batches(config.batch_size, **share)
     with data.validation_errors(config.batch_size, batch=lambda: 0):
@@ -126,9 +128,9 @@ class _StepTimer(keras.callbacks.Callback):
             self._start = time.perf_counter()
         if batch:
             self._steps += 1
-            # The slowest worker counts, as all have to end at the same step; this one is done yet.
+            # The slowest worker counts, as all have to end at the same step.
             (seconds,) = self._devices.agree([time.perf_counter() - self._start])
-            self.model.stop_training = seconds > _ENOUGH_SECONDS
+            self.model.stop_training = seconds > _MAX_SECONDS
 
     def on_train_end(self, logs=None) -> None:
         self._end = time.perf_counter()
@@ -138,18 +140,18 @@ class _StepTimer(keras.callbacks.Callback):
 
 
 def _memory() -> str:
-    """The most that this process has taken, and what the machine has."""
+    """The peak memory use of this process, and what the machine has."""
     try:
         import resource
     except ImportError:  # Windows.
-        return "not known on this system"
+        return "unknown on this system"
     unit = 1 if sys.platform == "darwin" else 1024
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    text = f"{used / 1e9:.1f} GB at most in this trial"
-    if total := machine_bytes():
-        text += f", of the machine's {total / 1e9:.1f} GB"
+    text = f"peak {used / 1e9:.1f} GB in these steps"
+    if total := total_bytes():
+        text += f" of {total / 1e9:.1f} GB"
     if peak := peak_gpu_bytes():
-        text += f"; {peak / 1e9:.1f} GB of the first GPU's"
+        text += f"; first GPU: peak {peak / 1e9:.1f} GB"
         if of_gpu := gpu_bytes():
-            text += f" {of_gpu / 1e9:.1f} GB, so the batch fits"
+            text += f" of {of_gpu / 1e9:.1f} GB, so the batch fits"
     return text

@@ -13,7 +13,7 @@ class StopRequest:
 
     Those but Ctrl-C stay ignored where they are, as nohup ignores SIGHUP.
 
-    In other threads than the main one, where Python lets nobody handle signals, it notes nothing.
+    In other threads than the main one, where Python cannot handle signals, it notes nothing.
 
     Attributes:
         signal: the number of the signal that came, 0 for none.

@@ -2,14 +2,13 @@
 
 import contextlib
 import math
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import keras
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.system import gpu
+from keras_alexnet.system.machine import total_bytes
 from keras_alexnet.training.devices.platform import current_platform
 
 # In training: weights, momentum buffers and gradients in float32, and as much again while they are updated and
@@ -60,7 +59,7 @@ def explained_memory(
     if platform == "cpu":  # Whose logical devices share the memory.
         fixed, num_replicas = fixed * num_replicas, 1
     needed = fixed + batch_size // num_replicas * per_image
-    total = machine_bytes()
+    total = total_bytes()
     if training and platform == "cpu" and total and needed > _FAR_TOO_MUCH * total:
         raise _too_little(batch_size, num_replicas, platform, fixed, per_image, reason="")
     try:
@@ -83,7 +82,7 @@ def _too_little(
     message += f"{needed / 1e9:.1f} GB"
     if num_replicas > 1:
         message += f" on each of the {num_replicas} devices"
-    total = gpu_bytes() if platform == "gpu" else machine_bytes()
+    total = gpu_bytes() if platform == "gpu" else total_bytes()
     if total:
         fits = max(int((0.9 * total - fixed) / per_image), 0) * num_replicas
         message += f", and {total / 1e9:.1f} GB are available"
@@ -91,22 +90,6 @@ def _too_little(
             f", enough for about {fits:,} images" if 0 < fits < batch_size else "; other processes may be using them"
         )
     return UserError(f"{message}. Use a lower --batch_size.{reason}")
-
-
-def machine_bytes() -> int | None:
-    """The memory that this process may have: the machine's, its container's, or its own limit; None if unknown."""
-    limits = []
-    with contextlib.suppress(AttributeError, ImportError, OSError, ValueError):  # Windows has neither of these.
-        import resource
-
-        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-        address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
-        if address_space != resource.RLIM_INFINITY:
-            limits.append(address_space)
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):  # "max" means unlimited.
-            limits.append(int(Path(path).read_text()))
-    return min((limit for limit in limits if limit > 0), default=None)
 
 
 def gpu_bytes() -> int | None:

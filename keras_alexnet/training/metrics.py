@@ -27,10 +27,15 @@ def compile_model(
 
 
 def error_rates(results: dict, num_images: int) -> dict[str, float]:
-    """`top1_error`, `top5_error` (exact fractions of `num_images`) and `loss`, out of Keras's results."""
+    """`top1_error`, `top1_accuracy`, `top5_error`, `top5_accuracy` (exact fractions of `num_images`) and `loss`.
+
+    Args:
+        results: what Keras's `fit` or `evaluate` returned.
+        num_images: the images that they count.
+    """
     rates = {}
     for name in ("top1", "top5"):
-        # The accuracy is a float32; the number of right images behind it is whole.
-        num_right = round(float(results[f"{name}_accuracy"]) * num_images)
-        rates[f"{name}_error"] = (num_images - num_right) / num_images
+        # The accuracy is a float32; the number of correct images behind it is whole.
+        correct = round(float(results[f"{name}_accuracy"]) * num_images)
+        rates |= {f"{name}_error": (num_images - correct) / num_images, f"{name}_accuracy": correct / num_images}
     return rates | {"loss": float(results["cross_entropy"])}

@@ -34,7 +34,7 @@ def write_history(path: Path, history: list[dict]) -> None:
 
 
 def read_run_file(folder: Path) -> dict:
-    """What `run.json` holds; an empty dict where it is missing or damaged, since it can be written again."""
+    """What `run.json` holds; an empty dict where it is missing or corrupted, since it can be written again."""
     try:
         run = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):

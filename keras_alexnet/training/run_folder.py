@@ -1,4 +1,4 @@
-"""The folder of a run: what is in it, and whether a run may go on there."""
+"""The output directory of a run: what is in it, and whether a run may resume there."""
 
 import shutil
 from pathlib import Path
@@ -25,13 +25,13 @@ from keras_alexnet.training.run_files import (
 
 
 def find_checkpoint(folder: Path, identity: dict, devices: Devices, warn=say) -> Checkpoint | None:
-    """Returns the checkpoint to go on from, None for a new run.
+    """Returns the checkpoint to resume from, None for a new run.
 
     Args:
         folder: the run's; all workers have to see the same.
         identity: what makes the run what it is.
         devices: those of the run.
-        warn: told what the user should know, but cannot mend.
+        warn: called with what the user should know, but cannot fix.
 
     Raises:
         UserError: the folder holds something else, or the workers see different ones.
@@ -49,16 +49,15 @@ def find_checkpoint(folder: Path, identity: dict, devices: Devices, warn=say) ->
         check_identity(checkpoint, identity)
         if checkpoint.progress.cores != cpu_count():
             warn(
-                f"The run was on {checkpoint.progress.cores} CPU cores and goes on with {cpu_count()}: sums are "
-                "rounded in another order, so its results may differ in their last bits from those of a run without "
-                "interruption."
+                f"The run used {checkpoint.progress.cores} CPU cores and resumes with {cpu_count()}: sums are rounded "
+                "in another order, so results may differ in their last bits from those of an uninterrupted run."
             )
     elif devices.is_chief:
-        # Synthetic runs keep their history alone, and the next one may replace it.
+        # Synthetic runs keep only their history, and the next one may replace it.
         for name in (MODEL_FILE, *([] if identity["synthetic_data"] else [HISTORY_FILE])):
             if (folder / name).exists():
                 raise UserError(
-                    f"{folder} holds a {name} but no checkpoint to go on from. Choose another --output_dir, or give "
+                    f"{folder} holds a {name} but no checkpoint to resume from. Choose another --output_dir, or pass "
                     "--restart to replace what is there."
                 )
     return checkpoint
@@ -77,7 +76,7 @@ def is_finished(folder: Path, progress: Progress, epochs: int, steps_per_epoch: 
     begun = -(-progress.steps // steps_per_epoch)
     if begun > epochs:
         raise UserError(
-            f"{folder} holds a run that has gone on to step {progress.steps:,}, in epoch {begun}. Give "
+            f"{folder} holds a run that has reached step {progress.steps:,}, in epoch {begun}. Pass "
             f"--epochs={begun} or more."
         )
     return False
@@ -86,7 +85,7 @@ def is_finished(folder: Path, progress: Progress, epochs: int, steps_per_epoch: 
 def discard_run(folder: Path) -> None:
     """Removes what a run leaves behind, and nothing else.
 
-    Its checkpoints go first and its model last, so that nobody goes on with half of it after an interruption.
+    Its checkpoints go first and its model last, so that no run resumes from half of it after an interruption.
     """
     for pattern in (
         f"{CHECKPOINT_FOLDER}/step-*.npz",

@@ -1,6 +1,6 @@
 'use strict';
 
-// The charts. Python has laid them out; the confusion matrix gets its cells here, for the part in view alone, since
+// The charts. Python has laid them out; the confusion matrix gets its cells here, for the part in view only, since
 // all pairs of some thousand classes would take a browser minutes.
 
 const MAX_BLOCKS = 180; // along each side, a few pixels each

@@ -1,4 +1,4 @@
-"""Which process of several this one is, as the environment tells it. Standard library only."""
+"""Reads from the environment which process of several this one is. Standard library only."""
 
 import errno
 import json
@@ -45,7 +45,7 @@ class Cluster:
 
 
 def tensorflow_cluster(environ: Mapping[str, str] = os.environ) -> Cluster | None:
-    """Reads TF_CONFIG, the JSON text that tells TensorFlow's programs of their cluster.
+    """Reads TF_CONFIG, the JSON text that describes the cluster to TensorFlow's programs.
 
     Returns:
         The cluster, with a chief, if there is one, as worker 0; None where TF_CONFIG is unset or names no cluster.
@@ -64,12 +64,12 @@ def tensorflow_cluster(environ: Mapping[str, str] = os.environ) -> Cluster | Non
         raise _bad_tf_config(f"is {json.dumps(config)}, not a JSON object")
     roles = config.get("cluster") or {}
     if not isinstance(roles, dict):
-        raise _bad_tf_config(f'has the "cluster" {json.dumps(roles)}, which is no object of roles and their addresses')
+        raise _bad_tf_config(f'has the "cluster" {json.dumps(roles)}, which is not an object of roles and addresses')
     if not roles:
         return None
     for role, addresses in roles.items():
         if not isinstance(addresses, list):
-            raise _bad_tf_config(f'has {json.dumps(addresses)} under "{role}", which is no list of addresses')
+            raise _bad_tf_config(f'has {json.dumps(addresses)} under "{role}", which is not a list of addresses')
     _check_addresses([address for addresses in roles.values() for address in addresses], "TF_CONFIG")
     if len(roles.get("chief", ())) > 1:
         raise _bad_tf_config(f"names {len(roles['chief'])} chiefs; there can be one")
@@ -112,7 +112,7 @@ def jax_cluster(environ: Mapping[str, str] = os.environ) -> Cluster | None:
     if len(addresses) not in (1, num_processes):
         raise UserError(
             f"{ADDRESSES} has {len(addresses)} addresses, but {NUM_PROCESSES} is {num_processes}. Give the address "
-            "of every process, or of process 0 alone."
+            "of every process, or only of process 0."
         )
     return Cluster(process_id, tuple(addresses) + ("",) * (num_processes - len(addresses)))
 
@@ -162,9 +162,9 @@ def wait_for_workers(cluster: Cluster, timeout: float) -> None:
         if time.monotonic() > deadline:
             names = ", ".join(f"{worker} at {address}" for worker, address in missing.items())
             raise UserError(
-                f"{len(missing)} of {cluster.num_workers} workers did not come within {timeout:g} seconds: {names}. "
-                "See that each was started, with the same cluster in its environment and an index of its own, and that "
-                "its port can be reached from here."
+                f"{len(missing)} of {cluster.num_workers} workers did not connect within {timeout:g} seconds: {names}. "
+                "Check that each was started with the same cluster in its environment and its own index, and that its "
+                "port can be reached from here."
             )
         time.sleep(_WAIT)
 
@@ -188,7 +188,7 @@ def _task(config: dict) -> tuple[str, int]:
             f'gives this process a task of type {json.dumps(role)}, but only "chief" and "worker" train'
         )
     if not isinstance(index, int) or isinstance(index, bool):
-        raise _bad_tf_config(f'has the task "index" {json.dumps(index)}, which is no integer')
+        raise _bad_tf_config(f'has the task "index" {json.dumps(index)}, which is not an integer')
     return role, index
 
 
@@ -208,8 +208,8 @@ def _check_addresses(addresses: Sequence[object], source: str) -> None:
             )
         if addresses.count(address) > 1:
             raise UserError(
-                f"{source} has the address {address} {addresses.count(address)} times. Give every worker an address of "
-                "its own; on one machine, a port of its own."
+                f"{source} has the address {address} {addresses.count(address)} times. Give every worker its own "
+                "address, on one machine its own port."
             )
 
 

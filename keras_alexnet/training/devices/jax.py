@@ -1,8 +1,8 @@
 """Data parallelism under JAX: over the devices of one process, or of several processes on one or more machines.
 
 Each process computes on its own devices, and feeds its own share of each global batch. JAX connects the processes by
-two ways: the coordination service in process 0, which tells who is alive, and the collectives (NCCL between GPUs, gloo
-between CPUs), which add up the gradients.
+two ways: the coordination service in process 0, which knows which processes are alive, and the collectives (NCCL
+between GPUs, gloo between CPUs), which add up the gradients.
 """
 
 import atexit
@@ -37,8 +37,8 @@ _HEARTBEAT_SECONDS = 30  # without a sign of life, after which a process counts 
 _END_SECONDS = 3600  # for which a process that has finished waits for the others, such as one that saves the model
 
 _LOST = (
-    "lost the connection to another process of the training, so this one ends too. What the process that failed first "
-    "says tells why. Start all of them again: the training goes on from its last checkpoint."
+    "lost the connection to another process of the training, so this one ends too. See the messages of the process "
+    "that failed first for the reason. Start all of them again to resume from the last checkpoint."
 )
 # What the messages of JAX name when it is another process that failed.
 _SIGNS_OF_LOSS = ("Gloo", "NCCL", "oordination service", "CoordinationService", "heartbeat", "Connection reset")
@@ -188,7 +188,7 @@ def _processes(cluster: Cluster) -> Iterator[None]:
         yield
     except BaseException as error:
         if _is_loss_of_a_process(error):
-            # The filter tells it, and tells it once, even if JAX finds out the same at this moment.
+            # The filter reports it once, even if JAX finds out the same at this moment.
             os.write(2, f"{_TERMINATING}\n".encode())
             _end_at_once(1)
         # After the message or the traceback, and before JAX, which would wait for the others.
@@ -200,7 +200,7 @@ def _processes(cluster: Cluster) -> Iterator[None]:
 def _is_loss_of_a_process(error: BaseException) -> bool:
     """Whether a collective failed since another process has gone.
 
-    Only the text tells: JAX raises a JaxRuntimeError, of whatever cause, and from some calls a ValueError.
+    Only the text shows it: JAX raises a JaxRuntimeError, of whatever cause, and from some calls a ValueError.
     """
     return (
         isinstance(error, RuntimeError | ValueError)

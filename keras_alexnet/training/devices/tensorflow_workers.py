@@ -2,7 +2,7 @@
 
 Every worker runs the same program. What they compute together (a step; reading, assigning or resetting a metric) waits
 until all of them do it, so all have to do it, and in the same order. Weights and the optimizer's variables are copies
-of each worker's own, equal everywhere: one worker alone may read them, save them or the model, and has to see to it
+of each worker's own, equal everywhere: a single worker may read them, save them or the model, and has to see to it
 itself that all assign the same.
 """
 
@@ -133,8 +133,8 @@ class TensorFlowWorkers(Devices):
         if not lost and "Collective ops is aborted" not in str(error):
             return None
         return UserError(
-            "another worker ended or cannot be reached any more. Look at what the workers printed for the one that "
-            "failed first; then start all of them again with the same command, to go on after the last checkpoint."
+            "another worker ended or can no longer be reached. Find the one that failed first in what the workers "
+            "printed; then start all of them again with the same command to resume from the last checkpoint."
         )
 
 
@@ -155,7 +155,7 @@ def make_strategy(cluster: Cluster, start_timeout: float = START_TIMEOUT) -> tf.
     if cluster.worker == 0:
         wait_for_workers(cluster, start_timeout)
     tf_context = context.context()
-    # Left alone, the others wait for worker 0 for many minutes, and the strategy has no argument for it: it is added to
+    # By default, the others wait for worker 0 for many minutes, and the strategy has no argument for it: it is added to
     # the call by which CollectiveAllReduceExtended._initialize_multi_worker sets up the service where workers meet.
     tf_context.configure_coordination_service = functools.partial(
         tf_context.configure_coordination_service, cluster_register_timeout_in_ms=round(1000 * start_timeout)
@@ -166,9 +166,9 @@ def make_strategy(cluster: Cluster, start_timeout: float = START_TIMEOUT) -> tf.
     except tf.errors.OpError as error:
         raise UserError(
             f"worker {cluster.worker}, {cluster.address}, could not join the {cluster.num_workers} workers led by "
-            f"{cluster.addresses[0]} within {start_timeout:g} seconds ({error.message.splitlines()[0]}). See that each "
-            "was started, with the same cluster in its TF_CONFIG and an index of its own, that its port is free and "
-            "can be reached from the others, and what they printed."
+            f"{cluster.addresses[0]} within {start_timeout:g} seconds ({error.message.splitlines()[0]}). Check that "
+            "each was started with the same cluster in its TF_CONFIG and its own index, that its port is free and can "
+            "be reached from the others, and what they printed."
         ) from None
     finally:
         del tf_context.configure_coordination_service

@@ -1,0 +1,63 @@
+"""The lines that a run prints on stdout."""
+
+import math
+
+import keras
+
+from keras_alexnet.data.class_file import read_classes
+from keras_alexnet.system.progress import duration
+from keras_alexnet.training.checkpoint import Progress
+from keras_alexnet.training.config import TrainConfig
+
+
+def start_message(
+    config: TrainConfig, data, model: keras.Model, devices: str, steps_per_epoch: int, progress: Progress
+) -> str:
+    """What is trained on what, and from where a run resumes."""
+    trained = sum(math.prod(variable.shape) for variable in model.trainable_variables)
+    frozen = f", {trained:,} of them trained" if config.freeze_through else ""
+    lines = [
+        f"{data.num_training:,} training and {data.num_validation:,} validation images of {data.num_classes:,} "
+        f"classes, {model.count_params():,} parameters{frozen}, {config.precision}, {devices}",
+        f"{config.epochs} epochs of {steps_per_epoch:,} steps of {config.batch_size} images",
+    ]
+    if progress.steps:
+        lines[-1] += f"; resuming after epoch {progress.epochs}"
+        if first_batch := progress.steps - progress.epochs * steps_per_epoch:
+            lines[-1] += f" and {first_batch:,} steps"
+    if data.num_classes == 1:
+        lines.append("Note: there is only one class, so there is nothing to learn")
+    if config.initial_model and not config.synthetic_data and not progress.steps:
+        classes = read_classes(config.initial_model)
+        if classes and len(classes) == data.num_classes and classes != data.classes:
+            lines.append(f"Note: fc8 is initialized from {config.initial_model}, which was trained on other classes")
+    return "\n".join(lines)
+
+
+def epoch_message(row: dict[str, float], epochs: int) -> str:
+    """The results of an epoch, from its row of the history."""
+
+    def both(prefix: str, kind: str) -> str:
+        return f"{100 * row[f'{prefix}top1_{kind}']:.1f}/{100 * row[f'{prefix}top5_{kind}']:.1f}%"
+
+    return (
+        f"epoch {row['epoch']}/{epochs}  loss {row['loss']:.3f}  error {both('', 'error')}  validation: "
+        f"loss {row['val_loss']:.3f}  error {both('val_', 'error')}  accuracy {both('val_', 'accuracy')}  "
+        f"{row['images_per_second']:,.0f} images/s  data wait {100 * row['data_wait']:.0f}%  {duration(row['seconds'])}"
+    )
+
+
+def result_message(row: dict[str, float]) -> str:
+    """The results of a finished run, from the last row of its history."""
+    errors = (("top-1", 100 * row["val_top1_error"]), ("top-5", 100 * row["val_top5_error"]))
+    rates = ", ".join(f"{name} error {error:.2f}% (accuracy {100 - error:.2f}%)" for name, error in errors)
+    return f"Validation after epoch {row['epoch']}: loss {row['val_loss']:.4f}, {rates}"
+
+
+def stop_message(step: int, epoch: int, saved: bool, restart: bool) -> str:
+    """Where a signal ended a run, and how to resume it. `epoch` counts from 0."""
+    position = f"after step {step:,}, in epoch {epoch + 1}"
+    if not saved:
+        return f"Stopped {position}."
+    command = "the same command, without --restart," if restart else "the same command"
+    return f"Stopped and saved {position}. Run {command} again to resume."
