@@ -195,7 +195,7 @@ def _check_class_file(output: str, classes: list[str] | None) -> None:
 
 
 _GROUPS = {
-    "Input": "input=PATH|ADDRESS|NAME sha256=DIGITS deploy classmappings",
+    "Input": "input=PATH|ADDRESS|NAME sha256=DIGITS deploy weights_key=KEY classmappings",
     "Preprocessing": "mean=N,N,N mean_file std=N,N,N channel_order",
     "Output": "output quantize",
 }

@@ -84,7 +84,7 @@ def test_paths(monkeypatch):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_path_of_every_command_is_checked(name):
     values = command(name).flag_values()
-    others = {"preset", "profile_steps", "features", "lr_drop_epochs", "mean", "std", "sha256"}
+    others = {"preset", "profile_steps", "features", "lr_drop_epochs", "mean", "std", "sha256", "weights_key"}
     for name in values:
         flag = values[name]
         if flag.flag_type() != "string" or name in others:

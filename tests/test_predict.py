@@ -442,5 +442,5 @@ def test_help_starts_no_framework():
         "except SystemExit: print({'keras', 'tensorflow'} & set(sys.modules))"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert "[--name=value …] IMAGE …" in result.stdout
+    assert "[--FLAG=VALUE …] IMAGE …" in result.stdout
     assert result.stdout.endswith("set()\n")
