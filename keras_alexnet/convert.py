@@ -41,7 +41,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     )
     flags.DEFINE_string("sha256", None, "SHA-256 checksum that the input has to have.", flag_values=flag_values)
     path("output", "The file to write, or a SavedModel's folder; needed.")
-    path("deploy", "A .prototxt with the layers of a .caffemodel, where that does not have those wanted.")
+    path("deploy", "A .prototxt that describes the layers of a .caffemodel, if the file itself does not.")
     flags.DEFINE_list(
         "mean",
         None,
@@ -94,7 +94,7 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
     cli.reject_positional(arguments)
     for name in ("input", "output"):
         if not values[name].value:
-            raise UserError(f"--{name} is missing: give the file to {'convert' if name == 'input' else 'write'}.")
+            raise UserError(f"--{name} is missing: name the file to {'convert' if name == 'input' else 'write'}.")
     exported = export_kind(values.output)
     if exported is None and not values.output.lower().endswith(".keras"):
         raise UserError(
@@ -150,7 +150,7 @@ def _preprocessing(values: flags.FlagValues) -> Preprocessing:
         from keras_alexnet.importers.caffe.mean import read_mean
 
         if mean is not None:
-            raise UserError("both --mean and --mean_file are given. Give one of them.")
+            raise UserError("both --mean and --mean_file are given. Use one of them.")
         image = read_mean(values.mean_file)
         if len(image) != 3:
             raise UserError(f"{values.mean_file} has {len(image)} channels. Expected three.")
@@ -180,17 +180,18 @@ def _names(values: flags.FlagValues, ids: list[str]) -> list[str] | None:
 
 
 def _check_class_file(output: str, classes: list[str] | None) -> None:
-    """That no class file is left there, or written, that would tell the classes of another model."""
+    """Refuses to leave, or to write, a class file that would name the classes of another model."""
     namesake = Path(f"{os.path.normpath(output)}.keras")
     if classes is not None and namesake.exists() and read_classes(namesake) is None:
         raise UserError(
-            f"the class file of {output} would be that of {namesake} too, which has none. Choose another --output."
+            f"the class file of {output} would also count as that of {namesake}, which has none. Choose another "
+            "--output."
         )
     if (there := read_classes(output)) is not None and there != classes:
-        known = "those of the new model are not known" if classes is None else "the new model has others"
+        known = "those of the new model are unknown" if classes is None else "the new model has different ones"
         raise UserError(
-            f"{class_file(output)} is there and tells classes; {known}. Remove it if it belongs to the model that is "
-            "replaced, choose another --output, or say the classes with --classmappings."
+            f"{class_file(output)} already lists classes; {known}. Remove it if it belongs to the model that is "
+            "replaced, choose another --output, or pass the classes as --classmappings."
         )
 
 

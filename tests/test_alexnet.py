@@ -304,7 +304,7 @@ def test_a_mean_image_that_the_file_names_is_subtracted_before_its_own_scale():
 )
 def test_a_mean_in_the_other_order_is_questioned(mean, order):
     if order is None and mean[0] > mean[2]:
-        with pytest.raises(UserError, match=r"assumed to be BGR, but look like those of RGB. Say which they are"):
+        with pytest.raises(UserError, match=r"assumed to be BGR, but look like those of RGB. Pass the right one"):
             pixels(formats.CAFFE, mean=mean)
     else:
         found = pixels(formats.CAFFE, mean=mean, channel_order=order)

@@ -116,7 +116,7 @@ def test_from_the_file_to_the_report(tmp_path):
 def test_classes_are_sorted(tmp_path, capsys, reverse):
     classes = class_file(tmp_path, reverse=reverse)
     converted(f"--input={CNTK}", f"--output={tmp_path}/a.keras", f"--classmappings={classes}")
-    assert "Classes  10, in the order of their sorted ids; fc8 has been put into it" in capsys.readouterr().out
+    assert "Classes  10, in the order of their sorted ids; fc8 was reordered" in capsys.readouterr().out
     assert read_classes(tmp_path / "a.keras") == sorted(IDS)
     x, logits = images_and_logits("cntk_tiny")
     result = load_model(str(tmp_path / "a.keras")).predict_on_batch(x)
@@ -125,7 +125,7 @@ def test_classes_are_sorted(tmp_path, capsys, reverse):
 
 def test_classes_of_cntk_that_are_not_known_are_told(tmp_path, capsys):
     converted(f"--input={CNTK}", f"--output={tmp_path}/a.keras")
-    assert "give the class list of that training as --classmappings" in capsys.readouterr().out
+    assert "pass the class list of that training as --classmappings" in capsys.readouterr().out
     assert os.listdir(tmp_path) == ["a.keras"]
 
 
@@ -222,7 +222,7 @@ def test_class_mappings_of_another_network_are_refused(tmp_path):
 
 def test_a_sorted_list_for_a_model_of_cntk_is_questioned(tmp_path, capsys):
     converted(f"--input={CNTK}", f"--output={tmp_path}/a.keras", f"--classmappings={class_file(tmp_path, sorted(IDS))}")
-    assert "a list that is sorted is hardly CNTK's" in capsys.readouterr().out
+    assert "a sorted list is probably not CNTK's" in capsys.readouterr().out
     assert read_classes(tmp_path / "a.keras") == sorted(IDS)
 
 
@@ -244,20 +244,20 @@ def test_our_own_onnx_keeps_its_classes(tmp_path, capsys):
     assert classes_of_model(tmp_path / "a.onnx").names == classes_of_model(tmp_path / "b.keras").names
     assert classes_of_model(tmp_path / "b.keras").names == list(names.values())
     # They are sorted already: not once more.
-    with pytest.raises(UserError, match=r"a\.onnx\.classes\.txt tells the classes of .* Leave out"):
+    with pytest.raises(UserError, match=r"a\.onnx\.classes\.txt and .* list different classes for .* Leave out"):
         converted(f"--input={tmp_path}/a.onnx", f"--output={tmp_path}/c.keras", f"--classmappings={classes}")
 
 
 def test_a_folder_and_a_file_of_the_same_name_do_not_share_classes(tmp_path):
     converted(f"--input={CNTK}", f"--output={tmp_path}/a.keras")
-    with pytest.raises(UserError, match=r"the class file of .*/a would be that of .*/a\.keras too"):
+    with pytest.raises(UserError, match=r"the class file of .*/a would also count as that of .*/a\.keras"):
         converted(f"--input={CNTK}", f"--output={tmp_path}/a", f"--classmappings={class_file(tmp_path)}")
     assert sorted(os.listdir(tmp_path)) == ["a.keras", "cntk_classes.txt"]
 
 
 def test_a_class_file_of_another_model_is_not_left_beside(tmp_path):
     class_file(tmp_path).rename(tmp_path / "a.classes.txt")
-    with pytest.raises(UserError, match=r"a\.classes\.txt is there and tells classes; those of the new model are not"):
+    with pytest.raises(UserError, match=r"a\.classes\.txt already lists classes; those of the new model are unknown"):
         converted(f"--input={CNTK}", f"--output={tmp_path}/a.keras")
     assert os.listdir(tmp_path) == ["a.classes.txt"]
 

@@ -118,7 +118,7 @@ def test_classes_of_a_keras_file(tmp_path):
     np.testing.assert_array_equal(kernels[0], kernels[1][:, [2, 0, 1]])
     # Where it says itself which order it has, that counts.
     write_classes(tmp_path / "a.keras", ["a", "b", "c"])
-    with pytest.raises(UserError, match=r"a\.classes\.txt tells the classes of .*, or another order"):
+    with pytest.raises(UserError, match=r"a\.classes\.txt and .* list different classes .*, or another order"):
         import_model(tmp_path / "a.keras", classmappings=tmp_path / "order.txt")
 
 

@@ -180,7 +180,7 @@ def _folders(config: PreparationConfig) -> list[str | None]:
         given = {name: found[name] if value is None else value for name, value in given.items()}
     missing = [name.replace("val_annotations_dir", "val_labels") for name in given if given[name] is None]
     if missing == ["train_dir"]:
-        say("Found no training images: preparing the validation images alone")
+        say("Found no training images: preparing only the validation images")
     elif missing and config.imagenet_dir:
         lacking = "validation images" if "val_dir" in missing else "labels of the validation images"
         flag = "val_dir" if "val_dir" in missing else "val_labels"
@@ -200,8 +200,7 @@ def _reject_older_training_map(output_dir: str) -> None:
     older = os.path.join(output_dir, TRAIN_MAP)
     if os.path.lexists(older):
         raise UserError(
-            f"{older} may belong to other classes than the validation images alone: give another --output_dir, or "
-            "remove it."
+            f"{older} may have other classes than these validation images. Choose another --output_dir, or remove it."
         )
 
 

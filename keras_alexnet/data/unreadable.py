@@ -31,9 +31,9 @@ def find_unreadable(image_map: ImageMap, rows: Iterable[int]) -> UserError | Non
     if reason is None:
         return None
     return UserError(
-        f"cannot read the image {image_map.paths[row]} (line {row + 1} of {image_map.source}): {reason}. Put a whole "
-        "image there. Or leave it out: python -m keras_alexnet.prepare --skip_bad_images writes maps without such "
-        "images; a training that had begun with it needs --restart, since its batches change."
+        f"cannot read the image {image_map.paths[row]} (line {row + 1} of {image_map.source}): {reason}. "
+        "Replace it with an intact image. Or leave it out: python -m keras_alexnet.prepare --skip_bad_images writes "
+        "maps without unusable images; a training that began with it needs --restart, since its batches change."
     )
 
 

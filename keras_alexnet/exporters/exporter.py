@@ -79,7 +79,7 @@ def export_model(model: keras.Model, path: str | os.PathLike, *, quantize: str =
         images = _artificial_images(sum(_BATCHES), side)
         expected = keras.ops.convert_to_numpy(model(images, training=False))
         if not np.isfinite(expected).all():
-            raise UserError("the model's logits are not finite: its weights are spoilt. Give another model.")
+            raise UserError("the model produced NaN or Inf logits: its weights are corrupted. Use another model.")
         with _quiet():
             _write(model, kind, partial, quantize)
             outcome = _run(kind, partial, images, path)

@@ -96,23 +96,23 @@ def import_model(
         _, num_classes = model_sizes(model)
         if len(classes) != num_classes:
             raise UserError(
-                f"{class_file(path)} tells {len(classes):,} classes, and {path} has {num_classes:,}. Remove it if it "
+                f"{class_file(path)} lists {len(classes):,} classes, but {path} has {num_classes:,}. Remove it if it "
                 "belongs to another model."
             )
         if ids not in (None, classes):
             raise UserError(
-                f"{class_file(path)} tells the classes of {path}, and {os.fspath(classmappings)} others, or another "
+                f"{class_file(path)} and {os.fspath(classmappings)} list different classes for {path}, or another "
                 "order. Leave out the class mappings, or remove the former if it belongs to another model."
             )
     if ids is not None:
         classes = _sort_classes(model, ids, os.fspath(classmappings), path)
-        moved = "they were so already" if classes == ids else "fc8 has been put into it"
+        moved = "unchanged" if classes == ids else "fc8 was reordered"
         summary += f"\nClasses  {len(ids):,}, in the order of their sorted ids; {moved}"
     if kind == formats.CNTK and classes == ids:
-        told = "give" if ids is None else "a list that is sorted is hardly CNTK's: give"
+        advice = "pass" if ids is None else "a sorted list is probably not CNTK's: pass"
         summary += (
-            "\nClasses  CNTK's labels are in the order of the folders on the machine that prepared them;\n"
-            f"         {told} the class list of that training as --classmappings"
+            "\nClasses  CNTK's labels follow the order of the folders on the machine that prepared them;\n"
+            f"         {advice} the class list of that training as --classmappings"
         )
     return ImportedModel(model, classes, summary)
 
@@ -122,14 +122,14 @@ def _sort_classes(model: keras.Model, ids: list[str], classmappings: str, path: 
     _, num_classes = model_sizes(model)
     if len(ids) != num_classes:
         raise UserError(
-            f"{classmappings} has {len(ids):,} classes, and {path} has {num_classes:,}. Give the class mappings that "
-            "this network was trained with."
+            f"{classmappings} has {len(ids):,} classes, and {path} has {num_classes:,}. Pass the class mappings "
+            "that this network was trained with."
         )
     layer = model.layers[-1]
     if not isinstance(layer, keras.layers.Dense):
         raise UserError(
             f"{path} ends in a layer {layer.name} ({type(layer).__name__}). Expected fc8, a dense layer, whose units "
-            "can be put into another order. Give a model of keras_alexnet, or leave out the class mappings."
+            "can be reordered. Use a model of keras_alexnet, or leave out the class mappings."
         )
     doubles = [class_id for class_id, count in Counter(ids).items() if count > 1]
     if doubles:

@@ -135,18 +135,18 @@ def _refuse_small_pixels(found: AlexNetMatch, mean: np.ndarray, std: np.ndarray)
     if np.abs(std).min() < 0.99 or 0 < np.abs(mean).max() < 1:
         raise UserError(
             f"{found.network.path}: layer {found.scalings[0].name!r} subtracts {_listed(mean)} and divides by "
-            f"{_listed(std)}, as for pixels of 0 to 1. Give --std=255,255,255 if it takes those, and --std=1,1,1 if it "
-            "takes 0 to 255 indeed."
+            f"{_listed(std)}, as for pixels of 0 to 1. Pass --std=255,255,255 if that is right, and --std=1,1,1 if "
+            "the network takes pixels of 0 to 255."
         )
 
 
 def _refuse_other_order(found: AlexNetMatch, mean: np.ndarray, order: str) -> None:
-    """Refuses a mean that is falling where it usually rises: of photographs, red is the largest and blue the least."""
+    """Refuses a mean in the opposite of the usual order: in photographs, red has the largest and blue the smallest."""
     first, second, third = mean if order == "bgr" else mean[::-1]
     if first > second > third:
         raise UserError(
             f"{found.network.path}: {_listed(mean)} are subtracted from the channels, which are assumed to be "
-            f"{order.upper()}, but look like those of {order[::-1].upper()}. Say which they are, with --channel_order."
+            f"{order.upper()}, but look like those of {order[::-1].upper()}. Pass the right one as --channel_order."
         )
 
 
@@ -174,7 +174,7 @@ def _question(found: AlexNetMatch, order: str | None, scales_itself: bool) -> Us
     path = found.network.path
     if scales_itself:
         return UserError(
-            f"{path} scales its pixels itself, but does not say the order of its channels, and both orders are usual. "
+            f"{path} scales its pixels itself, but does not say the order of its channels, and both orders are common. "
             "Add --channel_order=rgb if it was trained on RGB images, as with PyTorch and torchvision, or "
             "--channel_order=bgr if on BGR images, as with Caffe and OpenCV."
         )
@@ -186,7 +186,7 @@ def _question(found: AlexNetMatch, order: str | None, scales_itself: bool) -> Us
         flags = f"--channel_order={chosen} --mean={_flag(-offset / scale)}"
         readings.append(flags + (f" --std={_flag(1 / scale)}" if np.any(scale != 1) else ""))
     return UserError(
-        f"{path} does not say which pixels it was trained on, and two ways are usual. Add {readings[0]} for images "
+        f"{path} does not say which pixels it was trained on, and two are common. Add {readings[0]} for images "
         f"normalized as with torchvision, or {readings[1]} for images as in Caffe; or other numbers, such as "
         "--mean=0,0,0 where nothing is subtracted."
     )
