@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # The same names for editors and type checkers, which do not 
     from keras_alexnet.data.pipeline import training_dataset as training_dataset
     from keras_alexnet.data.preparation import PreparationConfig as PreparationConfig
     from keras_alexnet.data.preparation import prepare_data as prepare_data
-    from keras_alexnet.data.scanning.data_set import scan as scan
+    from keras_alexnet.data.scanning.data_set import scan_image_folders as scan_image_folders
     from keras_alexnet.errors import UserError as UserError
     from keras_alexnet.exporters.exporter import export_model as export_model
     from keras_alexnet.importers.importer import import_model as import_model
@@ -61,7 +61,7 @@ _MODULES = {
     "prepare_data": "keras_alexnet.data.preparation",
     "read_class_mappings": "keras_alexnet.data.class_mappings",
     "read_map": "keras_alexnet.data.map_file",
-    "scan": "keras_alexnet.data.scanning.data_set",
+    "scan_image_folders": "keras_alexnet.data.scanning.data_set",
     "train": "keras_alexnet.report.train",
     "training_dataset": "keras_alexnet.data.pipeline",
     "write_data_dir": "keras_alexnet.data.data_dir",

@@ -168,7 +168,7 @@ def _numbers(name: str, texts: list[str] | None) -> tuple[float, ...] | None:
 
 
 def _names(values: flags.FlagValues, ids: list[str]) -> list[str] | None:
-    """A name for each class, where there are names beside the input or beside the class mappings."""
+    """A name for each class, if there are names next to the input or next to the class mappings."""
     names: dict[str, str] = {}
     for classes in (
         classes_of_model(values.input),

@@ -53,7 +53,7 @@ def build_alexnet(
         preset: the network to start from, a key of `PRESETS` or a `Preset`.
         dropout: rate after fc6 and fc7, or one for each, 0 up to but not including 1.
         weights: gives kernel and bias of a layer, "conv1" to "fc8", as Keras has them. It is asked for one layer after
-            the other, so that not all need to be in memory beside those of the model. None for random ones.
+            the other, so that not all need to be in memory together with those of the model. None for random ones.
         seed: of the random weights and of dropout; None to draw one from Python's `random`, as Keras does.
         **changes: attributes of `Preset`, instead of the preset's: `filters`, `dense_units`, `image_size`, `lrn`, …
 
@@ -66,7 +66,7 @@ def build_alexnet(
     Raises:
         ValueError: an unknown preset, normalization or padding, not five filter counts or two dense layers, or images
             too small for it.
-        TypeError: a change that is no attribute of `Preset`.
+        TypeError: a change that is not an attribute of `Preset`.
     """
     if isinstance(preset, str):
         if preset not in PRESETS:

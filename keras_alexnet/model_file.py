@@ -12,7 +12,7 @@ from keras_alexnet.system.atomic import atomic_path
 
 
 def save_model(model: keras.Model, path: str | os.PathLike, precision: str = "float32") -> None:
-    """Saves network and weights in float32, without the optimizer or any class of this package; whole or not at all.
+    """Saves network and weights in float32, without the optimizer or any class of this package, atomically.
 
     What belongs to the run, its precision and which layers are frozen, is left out of the file.
 
@@ -57,7 +57,7 @@ def _without_defaults(config: dict) -> dict:
 def load_model(path: str) -> keras.Model:
     """Loads a `.keras` file, not compiled; raises `UserError` for a file that is not one."""
     try:
-        # Keras would tell at length what else it could have been.
+        # Keras would list at length what else it could have been.
         os.stat(path)
         return keras.models.load_model(path, compile=False)
     except Exception as error:

@@ -10,12 +10,20 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_alexnet import TrainConfig, evaluate_model, extract_features, load_model, scan, train, write_data_dir
+from keras_alexnet import (
+    TrainConfig,
+    evaluate_model,
+    extract_features,
+    load_model,
+    scan_image_folders,
+    train,
+    write_data_dir,
+)
 
 if len(sys.argv) != 4:
     sys.exit(__doc__)
 model_path, photos, output = sys.argv[1:]
-found = scan(photos, None, None, val_fraction=0.2)
+found = scan_image_folders(photos, None, None, val_fraction=0.2)
 
 # Without training: the class whose mean feature vector has the largest cosine similarity.
 model = load_model(model_path)

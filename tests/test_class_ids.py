@@ -45,7 +45,7 @@ def test_class_folders_that_look_the_same_are_reported_with_escapes(tmp_path):
     (tmp_path / "val" / "tarte ").mkdir(parents=True)
     (tmp_path / "val" / "tarte " / "1.jpg").touch()
     with pytest.raises(UserError) as raised:
-        data_set.scan(tmp_path / "train", tmp_path / "val", "")
+        data_set.scan_image_folders(tmp_path / "train", tmp_path / "val", "")
     assert rf"train/cre\u0300me and {tmp_path}/train/{COMPOSED} differ only in Unicode normal form" in str(raised.value)
     assert r"is not one of the 3 classes ('tarte\x20' and 'tarte' differ only in spaces" in str(raised.value)
 

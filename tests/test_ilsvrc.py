@@ -18,7 +18,7 @@ def problems_of(tree, **changes):
     """The problems that a scan tells, a line each."""
     folders = {"train_dir": tree.train, "val_dir": tree.val, "val_labels": tree.annotations} | changes
     with pytest.raises(UserError) as raised:
-        data_set.scan(**folders)
+        data_set.scan_image_folders(**folders)
     summary, *problems = str(raised.value).splitlines()
     assert summary.startswith("the images cannot be used as they are")
     return [problem.strip() for problem in problems]
@@ -56,7 +56,7 @@ def test_classes_are_sorted_by_code_points(tmp_path):
 
 
 def test_order_on_disk_does_not_matter(tree, monkeypatch):
-    found = data_set.scan(tree.train, tree.val, tree.annotations)
+    found = data_set.scan_image_folders(tree.train, tree.val, tree.annotations)
     real = os.scandir
 
     class Reversed:
@@ -71,7 +71,7 @@ def test_order_on_disk_does_not_matter(tree, monkeypatch):
             pass
 
     monkeypatch.setattr(os, "scandir", Reversed)
-    assert data_set.scan(tree.train, tree.val, tree.annotations) == found
+    assert data_set.scan_image_folders(tree.train, tree.val, tree.annotations) == found
 
 
 def test_suffixes_hidden_and_other_files(tmp_path):
@@ -108,7 +108,7 @@ def rows_of(images):
 @pytest.mark.parametrize("val_labels", ["", None])
 def test_validation_labels_come_from_class_folders(tree, tmp_path, val_labels):
     make_files(tmp_path / "val", f"{SHARK}/b.JPEG", f"{SHARK}/a.png", f"{TENCH}/z.jpg", ".git/x.jpg", "loose.jpg")
-    found = data_set.scan(tree.train, tmp_path / "val", val_labels)
+    found = data_set.scan_image_folders(tree.train, tmp_path / "val", val_labels)
     names = [(f"{TENCH}/z.jpg", 0), (f"{SHARK}/a.png", 2), (f"{SHARK}/b.JPEG", 2)]
     assert rows_of(found.val) == [(f"{tmp_path}/val/{name}", label) for name, label in names]
     assert found.classes == CLASSES
@@ -137,7 +137,7 @@ def test_validation_folder_without_class_folders_is_told(tree):
 
 def split_names(train_dir, fraction, seed=0):
     """The names of the training and of the validation images."""
-    found = data_set.scan(train_dir, None, None, val_fraction=fraction, split_seed=seed)
+    found = data_set.scan_image_folders(train_dir, None, None, val_fraction=fraction, split_seed=seed)
     for images in (found.train, found.val):
         assert rows_of(images) == sorted(rows_of(images), key=lambda row: (row[1], row[0]))
         assert [found.classes[label] for label in images.labels] == [path.split("/")[-2] for path in images.paths]
@@ -220,14 +220,14 @@ def test_links_are_followed_and_written_as_they_are(tree, tmp_path):
 
 def test_relative_folders_give_absolute_paths(tree, monkeypatch):
     monkeypatch.chdir(tree.train.parent)
-    found = data_set.scan("train/../train/", "./val", "../../Annotations/CLS-LOC/val")
+    found = data_set.scan_image_folders("train/../train/", "./val", "../../Annotations/CLS-LOC/val")
     assert found.train.paths[0] == f"{tree.train}/{TENCH}/{TENCH}_10.JPEG"
     assert found.val.paths[0] == f"{tree.val}/{VAL_1}.JPEG"
 
 
 def test_progress_counts_folders_and_annotations(tree):
     calls = []
-    data_set.scan(tree.train, tree.val, tree.annotations, progress=lambda *call: calls.append(call))
+    data_set.scan_image_folders(tree.train, tree.val, tree.annotations, progress=lambda *call: calls.append(call))
     counted = [(number, 3) for number in (1, 2, 3)]
     assert calls == [(*c, "class folders") for c in counted] + [(*c, "annotations") for c in counted]
 
@@ -235,13 +235,13 @@ def test_progress_counts_folders_and_annotations(tree):
 def test_class_names(tree):
     path = tree.add_names()
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n") + b"\r\nn09999999 of no folder\r\n")
-    assert data_set.scan(tree.train, tree.val, tree.annotations, path).class_names == NAMES
+    assert data_set.scan_image_folders(tree.train, tree.val, tree.annotations, path).class_names == NAMES
 
 
 def test_missing_and_unreadable_class_names_are_reported(tree):
     path = tree.add_names()
     path.write_text(f"{TENCH} tench\n{GOLDFISH}\n")
-    found = data_set.scan(tree.train, tree.val, tree.annotations, path)
+    found = data_set.scan_image_folders(tree.train, tree.val, tree.annotations, path)
     assert found.class_names is None
     assert found.notes == [
         f"Note: no class names, as {path} has none for 2 of the 3 classes, such as {GOLDFISH}",
@@ -270,7 +270,7 @@ def test_other_files_in_place_of_folders_are_told(tree, argument, problem):
     (tree.root / "file").write_text("other")
     folders = {"train_dir": tree.train, "val_dir": tree.val, "val_labels": tree.annotations}
     with pytest.raises(UserError, match=problem.format(f"{tree.root}/file")):
-        data_set.scan(**folders | {argument: tree.root / "file"})
+        data_set.scan_image_folders(**folders | {argument: tree.root / "file"})
 
 
 def test_training_folder_without_class_folders_is_told(tree, tmp_path):

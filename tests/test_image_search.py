@@ -58,7 +58,7 @@ def test_images_are_known_by_content_where_the_suffix_says_nothing(tmp_path, kin
     path = tmp_path / "images"
     WRITERS[kind](path, IMAGES | OTHERS)
     start = f"{path}/" if kind == "folder" else f"{path}@/"
-    found = data_set.scan(path, None, None, val_fraction=0.5)
+    found = data_set.scan_image_folders(path, None, None, val_fraction=0.5)
     assert found.classes == ["cat", "dog"]
     assert sorted([*found.train.paths, *found.val.paths]) == sorted(start + name for name in IMAGES)
     assert found.notes == [
@@ -86,7 +86,7 @@ def test_a_level_too_high_is_refused(tmp_path, kind):
     path = tmp_path / "images"
     WRITERS[kind](path, {f"{part}/{name}": data for part in ("train", "val") for name, data in IMAGES.items()})
     with pytest.raises(UserError, match=r"train has no images itself, but 4 folders below it have, such as .*/cat"):
-        data_set.scan(path, None, None, val_fraction=0.5)
+        data_set.scan_image_folders(path, None, None, val_fraction=0.5)
 
 
 @pytest.mark.parametrize("kind", WRITERS)
@@ -94,7 +94,7 @@ def test_images_outside_the_class_folders_are_reported(tmp_path, kind):
     path = tmp_path / "images"
     files = {f"{name}/{number}.jpg": JPEG for name in "ab" for number in (1, 2)}
     WRITERS[kind](path, files | {"loose.jpg": JPEG})
-    found = data_set.scan(path, None, None, val_fraction=0.5)
+    found = data_set.scan_image_folders(path, None, None, val_fraction=0.5)
     assert len(found.train) + len(found.val) == 4
     loose = f"{path}/loose.jpg" if kind == "folder" else f"{path}@/loose.jpg"
     assert found.notes == [f"Left out of {path}: 1 image outside the class folders (such as {loose})"]
@@ -112,7 +112,7 @@ def test_images_outside_the_class_folders_are_reported(tmp_path, kind):
 )
 def test_numbers_that_are_sorted_as_text_are_noted(tmp_path, names, note):
     write_folder(tmp_path, {f"{name}/{number}.jpg": JPEG for name in names for number in (1, 2)})
-    found = data_set.scan(tmp_path, None, None, val_fraction=0.5)
+    found = data_set.scan_image_folders(tmp_path, None, None, val_fraction=0.5)
     assert [text.replace("class class", "class") for text in found.notes] == note
 
 

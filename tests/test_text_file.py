@@ -72,8 +72,8 @@ def test_labels_of_tiny_imagenet_are_found(tmp_path):
         path.rename(tree.val / "images" / path.name)
     lines = [f"{path.name}\t{CLASSES[1]}\t0\t0\t9\t9\n" for path in (tree.val / "images").iterdir()]
     (tree.val / "val_annotations.txt").write_text("".join(lines))
-    found = data_set.scan(tree.train, tree.val, tree.val / "val_annotations.txt")
+    found = data_set.scan_image_folders(tree.train, tree.val, tree.val / "val_annotations.txt")
     assert list(found.val.labels) == [1, 1, 1]
     assert found.notes == [f"3 images come from subfolders, such as {tree.val}/images"]
     with pytest.raises(UserError, match=r"val_annotations\.txt lists the classes .* give it with --val_labels"):
-        data_set.scan(tree.train, tree.val, "")
+        data_set.scan_image_folders(tree.train, tree.val, "")

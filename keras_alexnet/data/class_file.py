@@ -25,7 +25,7 @@ def names_file(model_path: str | os.PathLike) -> Path:
 
 
 def write_classes(model_path: str | os.PathLike, classes: Sequence[str], names: Sequence[str] | None = None) -> None:
-    """Writes the class file of a model, and the names of its classes if there are any, each whole or not at all.
+    """Writes the class file of a model, and the names of its classes if there are any; each atomically.
 
     Args:
         model_path: the model.

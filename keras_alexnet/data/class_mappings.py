@@ -50,7 +50,7 @@ def read_class_mappings(path: str | os.PathLike) -> list[str]:
 
 
 def write_class_mappings(path: str | os.PathLike, classes: Sequence[str]) -> None:
-    """Writes `<class id>\\t<label>` lines in label order, whole or not at all."""
+    """Writes `<class id>\\t<label>` lines in label order, atomically."""
     with atomic_path(path) as partial:
         write_lines(partial, class_lines(classes))
 
@@ -71,7 +71,7 @@ def read_class_names(path: str | os.PathLike, classes: Sequence[str]) -> list[st
 
 
 def write_class_names(path: str | os.PathLike, classes: Sequence[str], class_names: Sequence[str]) -> None:
-    """Writes `<class id>\\t<label>\\t<name>` lines in label order, whole or not at all."""
+    """Writes `<class id>\\t<label>\\t<name>` lines in label order, atomically."""
     with atomic_path(path) as partial:
         write_lines(partial, name_lines(classes, class_names))
 

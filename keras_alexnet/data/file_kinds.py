@@ -100,7 +100,7 @@ def is_image_file(path: str) -> bool:
 
 
 def why_not_an_image(head: bytes) -> str:
-    """Describes a file that begins with `head` and is no image that can be read."""
+    """Describes a file that begins with `head` and is not a readable image."""
     if not head:
         return "empty file"
     kind = detect(head)

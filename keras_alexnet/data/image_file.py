@@ -48,7 +48,7 @@ def decode(data: bytes) -> np.ndarray:
         uint8 (height, width, 3), RGB.
 
     Raises:
-        Exception: of whatever kind Pillow raises, since `data` is no whole image.
+        Exception: of whatever kind Pillow raises, since `data` is not an intact image.
     """
     file = io.BytesIO(data)
     with Image.open(file, formats=pillow_formats()) as image:

@@ -1,8 +1,8 @@
 """Which images a step takes, and how they are cropped: a function of the seed and the position in the run alone.
 
 With n images and a global batch of B, a pass over the data has n // B batches. Step b of a run takes its rows from the
-permutation of pass b // (n // B), and row r of the run is cropped and mirrored by random numbers of (seed, r). So a run
-goes on at any step at no cost, any number of workers sees the same global batches, and threads change nothing.
+permutation of pass b // (n // B), and row r of the run is cropped and flipped by random numbers of (seed, r). So a run
+resumes at any step at no cost, any number of workers sees the same global batches, and threads change nothing.
 """
 
 import functools

@@ -17,7 +17,7 @@ from keras_alexnet.data.class_mappings import read_class_mappings
 from keras_alexnet.data.data_dir import write_data_dir
 from keras_alexnet.data.map_file import TRAIN_MAP
 from keras_alexnet.data.resizing.copies import check_resized_dir, write_all_copies
-from keras_alexnet.data.scanning.data_set import DataSet, scan
+from keras_alexnet.data.scanning.data_set import DataSet, scan_image_folders
 from keras_alexnet.data.scanning.layout import find_layout
 from keras_alexnet.data.scanning.official_archives import check_archives
 from keras_alexnet.data.scanning.shards import find_shards
@@ -40,10 +40,10 @@ class PreparationConfig:
     Attributes:
         output_dir: the folder for the maps and the class list.
         imagenet_dir: a folder with ILSVRC2012, as for `find_layout`; it has what the next three do not name.
-        train_dir, val_dir, val_labels: as for `scan`.
+        train_dir, val_dir, val_labels: as for `scan_image_folders`.
         val_annotations_dir: another name of `val_labels`; empty if the validation images are in class folders.
         classmappings: a class list, for shards and for validation images alone.
-        val_fraction, split_seed: as for `scan`.
+        val_fraction, split_seed: as for `scan_image_folders`.
         relative_paths: whether maps have paths relative to `output_dir`.
         check_archives: compare the official archives with their published sums first.
         check_images: decode every image, and write what is the matter to bad_images.tsv.
@@ -95,7 +95,7 @@ def prepare_data(config: PreparationConfig) -> tuple[DataSet, list[str]]:
         say(f"As published: {', '.join(checked)}")
     synset_mapping = _synset_mapping(config, train_dir or val_dir)
     with ScanProgress() as progress:
-        data_set = scan(
+        data_set = scan_image_folders(
             train_dir,
             val_dir,
             val_labels,

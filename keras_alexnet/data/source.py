@@ -57,7 +57,7 @@ class TrainingData:
 
     @property
     def identity(self) -> dict:
-        """What tells these data from others, for people and for JSON."""
+        """What identifies these data, for people and for JSON."""
         return {
             "training images": _identity(self.train),
             "validation images": _identity(self.validation),
@@ -65,7 +65,7 @@ class TrainingData:
         }
 
     def raise_if_missing(self) -> None:
-        """Raises `UserError` where the images are not there, as far as a quick look tells."""
+        """Raises `UserError` if images are missing, as far as a quick look shows."""
         for image_map in (self.train, self.validation):
             raise_if_missing(image_map)
 
@@ -124,7 +124,7 @@ class TrainingData:
     def training_errors(
         self, batch_size: int, *, seed: int, step: Callable[[], int]
     ) -> contextlib.AbstractContextManager:
-        """Within it, errors of the input at training step `step()` or a little later are told as the user's mistake."""
+        """Within it, errors of the input at training step `step()` or a little later become user errors."""
 
         def find() -> UserError | None:
             rows: list[int] = []

@@ -65,7 +65,7 @@ def export_model(model: keras.Model, path: str | os.PathLike, *, quantize: str =
     Args:
         model: of `build_alexnet`; for a SavedModel, any network of images. It is not changed.
         path: the file or folder; an older export of that name is replaced.
-        quantize: one of `QUANTIZATIONS`, for LiteRT: what the weights are stored in. Its differences are told, not
+        quantize: one of `QUANTIZATIONS`, for LiteRT: what the weights are stored in. Its differences are reported, not
             judged.
 
     Raises:
@@ -196,7 +196,7 @@ def _float32_products() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Drops what converters and runtimes tell of their work; their errors come as exceptions."""
+    """Drops the output of converters and runtimes; their errors come as exceptions."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

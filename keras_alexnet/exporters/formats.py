@@ -1,4 +1,4 @@
-"""The formats that models are written in, told by the name of the output. No framework is imported."""
+"""The formats that models are written in, selected by the name of the output. No framework is imported."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Writes a network as TensorFlow's SavedModel, a folder that takes its place whole or not at all."""
+"""Writes a network as TensorFlow's SavedModel, a folder that is written atomically."""
 
 import contextlib
 import os
@@ -33,7 +33,7 @@ def write_saved_model(model: keras.Model, folder: Path) -> None:
 
 @contextlib.contextmanager
 def atomic_saved_model(path: str | os.PathLike) -> Iterator[Path]:
-    """Gives a folder beside `path` to write to; on success it takes the name `path`, in place of an older SavedModel.
+    """Yields a folder next to `path` to write to; on success it takes the name `path`, in place of an older SavedModel.
 
     On an exception it is removed and the older one stays as it was. What a killed process leaves behind is hidden
     (`.partial-…`), and the next write to the same folder removes it.

@@ -86,7 +86,7 @@ class Dense(Layer):
 
 @dataclass(frozen=True, eq=False)
 class Dropout(Layer):
-    """Dropout in training, scaled there so that nothing is left to do afterwards; the rate is None if not told."""
+    """Dropout in training, inverted, so that inference does nothing; the rate is None if unknown."""
 
     rate: float | None = None
 
@@ -104,8 +104,8 @@ class Chain:
         path: its file, for messages.
         kind: of the file, for people, such as "Caffe model".
         layers: in order, from the pixels to the logits or probabilities; losses and metrics left out.
-        image_size: (height, width) of its inputs, where the file tells.
-        channel_order: "bgr" or "rgb", where the file tells.
+        image_size: (height, width) of its inputs, if the file states it.
+        channel_order: "bgr" or "rgb", if the file states it.
         mean_file: the mean image that was subtracted from its pixels first, where the file names one.
         framework: "caffe" or "cntk", where a file of another format says that it comes from there.
     """

@@ -29,7 +29,7 @@ class ImportedModel:
 
     Attributes:
         model: as of `build_alexnet`: RGB pixels of 0 to 255 in, logits out.
-        classes: the ids of the classes in label order, or None if nothing told them.
+        classes: the ids of the classes in label order, or None if unknown.
         summary: of layers, shapes, and what became what, for people.
     """
 

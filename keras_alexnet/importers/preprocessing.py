@@ -23,7 +23,7 @@ class Preprocessing:
 
     Attributes:
         mean: of the channels, in the file's order; subtracted from pixels of 0 to 255.
-        std: by what pixels less the mean are divided, likewise.
+        std: what pixels less the mean are divided by, of each channel in the same order.
         channel_order: of the file: "bgr" or "rgb".
     """
 

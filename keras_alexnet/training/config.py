@@ -34,9 +34,34 @@ _PATHS = ("data_dir", "output_dir", "initial_model")
 class TrainConfig:
     """The settings of a run; the defaults are CNTK's recipe for ImageNet.
 
-    An epoch is `steps_per_epoch` steps, one pass over the data unless set. It is what `epochs` and `lr_drop_epochs`
-    count, and after which errors are reported. `profile_steps` are the finished steps of the run at which a trace
-    begins and ends.
+    Attributes:
+        data_dir: directory with the maps and the class list, as `prepare_data` writes them.
+        output_dir: directory for everything that the run writes; one per run.
+        preset: network architecture, a key of `PRESETS`.
+        epochs: epochs to train.
+        steps_per_epoch: training steps per epoch; None for one pass over the data. Validation and a checkpoint follow
+            each epoch.
+        batch_size: images per step, over all devices.
+        learning_rate: the initial one.
+        lr_drop_epochs: numbers of finished epochs after which the learning rate decays, ascending; may be empty.
+        lr_drop_factor: factor of each decay.
+        momentum: of SGD.
+        weight_decay: L2 regularization of all parameters, biases too, added to the gradient.
+        dropout: rate after fc6 and fc7.
+        precision: what layers compute in, "float32" or "mixed_bfloat16"; weights stay float32.
+        seed: of weights, order, crops and dropout, 0 up to 2^32 - 1.
+        strategy: "auto", "none", "mirrored" or "multi_worker": see `devices.choice.choose_devices`.
+        jit_compile: whether XLA compiles the steps; "auto" for where that is faster.
+        deterministic: use only deterministic algorithms on a GPU.
+        initial_model: a `.keras` file of `build_alexnet` to initialize from; its architecture overrides `preset`.
+        freeze_through: the last layer that is not trained, "conv1" to "fc7"; None to train all.
+        synthetic_data: train on random images, to measure throughput; nothing is read, and no model is kept.
+        cache: "auto" to keep decoded images in memory after the first epoch if they fit; or "off".
+        checkpoint_minutes: minutes between checkpoints within an epoch.
+        log_every: print a line every so many steps; 0 for only the progress line.
+        tensorboard: write metrics for TensorBoard.
+        report: write an HTML report at the end.
+        profile_steps: numbers of finished steps at which a trace begins and ends; None for no trace.
     """
 
     data_dir: str = "data"

@@ -19,7 +19,7 @@ def build_from(
 ) -> keras.Model:
     """Builds the network of a saved model with its weights, for other training and perhaps for other classes.
 
-    It is built anew by `build_alexnet`, and so is trainable throughout and in float32, whatever the run was that wrote
+    It is rebuilt by `build_alexnet`, and so is trainable throughout and in float32, whatever the run was that wrote
     the file.
 
     Args:
@@ -63,7 +63,7 @@ def freeze_through(model: keras.Model, layer_name: str) -> None:
     """Makes the weights of every layer up to and including `layer_name` untrainable.
 
     Neither gradients nor weight decay change them: the optimizer never sees them. Call it before compiling. Dropout
-    behind frozen layers goes on. It is a property of the run, not of the network: `save_model` leaves it out.
+    behind frozen layers continues. It is a property of the run, not of the network: `save_model` leaves it out.
 
     Args:
         model: of `build_alexnet`.
@@ -101,7 +101,7 @@ def _differences(saved: keras.Model, expected: keras.Model, preset: Preset) -> l
 
 def _settings(model: keras.Model) -> dict[str, dict]:
     """Of each layer its class, where its input comes from and its output goes, and its config."""
-    # As a functional model, whose config tells how the layers are connected.
+    # As a functional model, whose config has the connections of the layers.
     model = keras.Model(model.inputs, model.outputs)
     entries = {entry["name"]: entry for entry in model.get_config()["layers"]}
     named = {name for name, entry in entries.items() if entry["module"] == "keras.layers"}

@@ -1,7 +1,7 @@
 """Smaller copies of images in one tar instead of a file each. Pillow, no framework.
 
-A tar that is being written has the suffix `.partial`. It only grows at its end, so that a later run goes on behind the
-last copy that is whole. Copies are JPEGs, or PPM files of pixels that need no decoding (`ppm`).
+A tar that is being written has the suffix `.partial`. It only grows at its end, so that a later run continues after
+the last complete copy. Copies are JPEGs, or PPM files of pixels that need no decoding (`ppm`).
 """
 
 import contextlib

@@ -33,7 +33,7 @@ class DataSet:
     notes: Sequence[str] = ()
 
 
-def scan(
+def scan_image_folders(
     train_dir: str | None,
     val_dir: str | None,
     val_labels: str | None,

@@ -22,7 +22,7 @@ from keras_alexnet.data.scanning.ilsvrc2012_classes import CLASS_IDS
 from keras_alexnet.errors import UserError, raise_if_any
 from keras_alexnet.system.text_file import decode
 
-# TensorFlow Datasets lists the classes in a file of this name beside the shards.
+# TensorFlow Datasets lists the classes in a file of this name next to the shards.
 _CLASS_LIST = "label.labels.txt"
 _NUMBERED = re.compile(r"(.*)-(\d{5})-of-(\d{5})((?:\.\w+)?)")
 _WORDNET_ID = re.compile(rb"(?:.*/)?(n\d{8})[_/]")

@@ -47,7 +47,7 @@ def read_mean(path: str | os.PathLike) -> np.ndarray:
 
 def _read_npy(path: str) -> np.ndarray:
     try:
-        # Mapped, so that a shape that lies takes no memory.
+        # Mapped, so that a false shape takes no memory.
         mean = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError, TypeError, SyntaxError, OverflowError) as error:
         raise UserError(

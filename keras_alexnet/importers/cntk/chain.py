@@ -22,7 +22,7 @@ def read_cntk_chain(path: str | os.PathLike) -> Chain:
     uids.
 
     Raises:
-        UserError: as `read_cntk_model`; or the network is no chain, or has other layers than those of `chain`.
+        UserError: as `read_cntk_model`; or the network is not a chain, or has other layers than those of `chain`.
     """
     return chain_of_graph(read_cntk_model(path))
 

@@ -100,7 +100,7 @@ class _Block:
 
 @dataclass(frozen=True)
 class _StoredFunction:
-    """A function as the file has it: `block` tells whether it stands for others."""
+    """A function as the file has it; `block` is whether it stands for others."""
 
     uid: str
     op: str

@@ -74,7 +74,7 @@ def _channel_order(model) -> str | None:
 
 
 def _framework(producer: str, layers: Sequence[Layer]) -> str | None:
-    """Where the network was trained, if that tells its pixels: the ONNX model zoo's come from Caffe by way of Caffe2.
+    """Where the network was trained, if that determines its pixels: the ONNX model zoo's is Caffe, through Caffe2.
 
     Tools that rewrite a model replace its producer, but not the names that Caffe2 gives to weights.
     """

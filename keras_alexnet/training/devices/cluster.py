@@ -120,7 +120,7 @@ def jax_cluster(environ: Mapping[str, str] = os.environ) -> Cluster | None:
 def check_port_is_free(address: str) -> None:
     """Raises `UserError` where this process cannot listen on the port of `address`, which is its own.
 
-    TensorFlow and JAX would tell of it in C++, among much else. The host is not looked at: they listen on all of the
+    TensorFlow and JAX would report it in C++, among much else. The host is ignored: they listen on all of the
     machine's addresses, and from within a container the host that others see may be none of them.
     """
     port = int(address.rpartition(":")[2])
