@@ -1,6 +1,6 @@
 """Draws the pictures of the documentation: the network, the crops of each preprocessing, and the throughput.
 
-    python scripts/pictures.py docs
+    python scripts/pictures.py docs --report=saved_models/quickstart/report/report.html
 
 `network.svg` follows from the model; `crops.png` shows what `fit` and `evaluate` see of a drawn image; the figures of
 `throughput.svg` are those of BENCHMARKS.md.
@@ -10,6 +10,7 @@ import argparse
 import io
 import random
 import re
+import shutil
 from pathlib import Path
 
 import keras
@@ -115,6 +116,29 @@ def crops_png() -> Image.Image:
     return canvas
 
 
+def report_png(page: Path) -> Image.Image:
+    """Two parts of a report side by side, light and dark. Needs the extra `browser` and a Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    browser_path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    shots = []
+    with sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
+        for scheme, section in (("light", None), ("dark", "classes")):
+            view = browser.new_page(color_scheme=scheme, viewport={"width": 1100, "height": 1400})
+            view.goto(page.resolve().as_uri())
+            view.wait_for_timeout(2000)  # the charts are drawn
+            if section:
+                view.evaluate(f"document.getElementById('{section}').scrollIntoView()")
+                view.wait_for_timeout(500)
+            shots.append(Image.open(io.BytesIO(view.screenshot())).convert("RGB").resize((660, 840)))
+        browser.close()
+    joined = Image.new("RGB", (sum(shot.width for shot in shots), shots[0].height))
+    joined.paste(shots[0], (0, 0))
+    joined.paste(shots[1], (shots[0].width, 0))
+    return joined
+
+
 def _to_image(pixels: tf.Tensor) -> Image.Image:
     return Image.fromarray(pixels.numpy())
 
@@ -122,7 +146,11 @@ def _to_image(pixels: tf.Tensor) -> Image.Image:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where to write the pictures")
-    folder = parser.parse_args().folder
+    parser.add_argument("--report", type=Path, help="a report.html to picture as report.png")
+    arguments = parser.parse_args()
+    folder = arguments.folder
     (folder / "network.svg").write_text(network_svg())
     (folder / "throughput.svg").write_text(throughput_svg())
     crops_png().save(folder / "crops.png", optimize=True)
+    if arguments.report:
+        report_png(arguments.report).save(folder / "report.png", optimize=True)

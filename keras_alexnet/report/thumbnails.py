@@ -26,13 +26,13 @@ def thumbnail(source: str | ArchivedImage, side: int = 320) -> str | None:
         the URI; None if the file cannot be read or decoded.
     """
     picture = None
-    with checking.problems_told(source) as problems, checking.open_image(source, problems) as image:
+    with checking.problems_told(source) as problems, checking.open_image(source, problems) as (image, file):
         longest = max(image.size)
         if image.format in ("JPEG", "MPO"):
             # A reader of JPEGs can reduce them as it decodes; it keeps to sizes that are no smaller than this.
             image.draft(None, tuple(max(1, _REDUCED_TO * side * length // longest) for length in image.size))
-        image.load()
-        picture = image_file.upright_rgb(image, checking.note_orientation(image, problems))
+        loaded, _ = image_file.load(image, file)
+        picture = image_file.upright_rgb(loaded, checking.note_orientation(image, problems))
         picture.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=_REDUCED_TO)
     if problems.unusable or picture is None:
         return None
