@@ -179,7 +179,7 @@ def confusion_figure(num_classes: int) -> dict:
     }
     ends = {"minallowed": -0.5, "maxallowed": num_classes - 0.5}
     axis = {"automargin": True, "showgrid": False, "tickfont_size": 10, "ticks": "", "title_standoff": 12, **ends}
-    figure.update_xaxes(title="predicted →", side="top", range=[-0.5, num_classes - 0.5], **axis)
+    figure.update_xaxes(title="predicted →", side="top", tickangle=-90, range=[-0.5, num_classes - 0.5], **axis)
     figure.update_yaxes(title="← truth", range=[num_classes - 0.5, -0.5], **axis)
     figure.update_layout(
         legend={"y": -0.02, "yanchor": "top", "traceorder": "reversed"},
