@@ -308,7 +308,7 @@ def test_command_refuses_unusable_images_and_lists_them(tree):
     odd.write_bytes(with_exif(encode(COLOURS[..., 0], "JPEG"), b"Exif\0\0garbage", keep_jfif=True))
     missing.unlink()
     missing.symlink_to("nowhere")
-    done = start(tree, "--check_images", "--num_workers=2")  # the former name of --num_processes
+    done = start(tree, "--check_images", "--num_processes=2")
     out, err = done.communicate(timeout=60)
     assert done.returncode == 1
     truncated = "truncated or corrupted: image file is truncated"
