@@ -64,8 +64,8 @@ def test_fit_tells_each_epoch_and_nothing_else(trained):
     assert lines[2].startswith("Decoded images stay in memory")
     assert [line.split("  ")[0] for line in lines[3:5]] == ["epoch 1/2", "epoch 2/2"]
     assert re.fullmatch(
-        r"Validation after epoch 2: loss [\d.]+, top-1 error ([\d.]+)% \(accuracy [\d.]+%\), "
-        r"top-5 error 0\.00% \(accuracy 100\.00%\)",
+        # With three classes, the correct one is always in the top 5.
+        r"Validation after epoch 2: loss [\d.]+, top-1 error ([\d.]+)% \(accuracy [\d.]+%\)",
         lines[5],
     )
     assert "model.keras" in lines[6]

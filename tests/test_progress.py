@@ -24,7 +24,7 @@ from keras_alexnet.training.metrics import compile_model
 STYLE = re.compile(r"\x1b\[[0-9;]*m")
 BAR = re.compile(r" *[━╸╺-]+ *$")
 RATES = {"loss": 2.345, "top1_error": 0.412, "top5_error": 0.183}
-IMAGENET = progress_line.training_line((12, 112), (1234, 5004), RATES, 1234, 0.05, epoch_eta=754, run_eta=187200)
+IMAGENET = progress_line.training_line((12, 112), (1234, 5004), RATES, 1000, 1234, 0.05, epoch_eta=754, run_eta=187200)
 FULL = "epoch 12/112  1,234/5,004  loss 2.345  error 41.2/18.3%  1,234 images/s  data wait 5%  ETA 12:34  run 52:00:00"
 UNTRAINED = {"loss": 6.908, "top1_error": 0.999, "top5_error": 0.995}
 
@@ -193,8 +193,12 @@ def test_training_on_terminals_of_many_widths(open_terminal, columns, text):
 
 
 def test_eighty_columns_have_room_for_the_longest_numbers_of_imagenet():
-    slow = progress_line.training_line((112, 112), (5003, 5004), UNTRAINED, 36, 1.0, epoch_eta=35999, run_eta=None)
-    fast = progress_line.training_line((112, 112), (5003, 5004), UNTRAINED, 12345, 0.25, epoch_eta=599, run_eta=None)
+    slow = progress_line.training_line(
+        (112, 112), (5003, 5004), UNTRAINED, 1000, 36, 1.0, epoch_eta=35999, run_eta=None
+    )
+    fast = progress_line.training_line(
+        (112, 112), (5003, 5004), UNTRAINED, 1000, 12345, 0.25, epoch_eta=599, run_eta=None
+    )
     assert progress.compose(slow, 79).endswith("err 99.9/99.5% 36 img/s wait 100% ETA 9:59:59")
     assert progress.compose(fast, 79).endswith("err 99.9/99.5% 12345 img/s wait 25% ETA 9:59")
 

@@ -183,6 +183,7 @@ class StepWatch(keras.callbacks.Callback):
             (self.epoch + 1, self._config.epochs),
             (self.batch, self._steps_per_epoch),
             rates,
+            self.model.output_shape[-1],
             images_per_second,
             data_wait,
             epoch_eta,

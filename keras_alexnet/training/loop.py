@@ -124,7 +124,7 @@ class _Run:
                 raise
         self.outputs.save_result()
         if self.outputs.keeps_weights:
-            self._say(result_message(self.outputs.history[-1]))
+            self._say(result_message(self.outputs.history[-1], self.data.num_classes))
         self._say(f"Finished. The model is {folder / MODEL_FILE}" if self.outputs.keeps_weights else "Finished.")
         self._report()
         self.devices.agree([0.0])  # All wait here until the chief has saved.
@@ -232,7 +232,7 @@ class _Run:
         watch.begin_epoch(epoch + 1, 0, 0.0, 0.0)
         watch.saved()  # By all workers, who have to agree on what is due.
         self.outputs.end_epoch(row, self.outputs.arrays(), *watch.clocks())
-        self._say(epoch_message(row, config.epochs))
+        self._say(epoch_message(row, config.epochs, self.data.num_classes))
 
     def _save_checkpoint(self) -> None:
         """In the middle of an epoch, or of its validation."""

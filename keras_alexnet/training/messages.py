@@ -8,6 +8,7 @@ from keras_alexnet.data.class_file import read_classes
 from keras_alexnet.system.progress import duration
 from keras_alexnet.training.checkpoint import Progress
 from keras_alexnet.training.config import TrainConfig
+from keras_alexnet.training.progress_line import informative_ranks
 
 
 def start_message(
@@ -34,23 +35,25 @@ def start_message(
     return "\n".join(lines)
 
 
-def epoch_message(row: dict[str, float], epochs: int) -> str:
-    """The results of an epoch, from its row of the history."""
+def epoch_message(row: dict[str, float], epochs: int, num_classes: int) -> str:
+    """The results of an epoch, from its row of the history: top-1/top-5."""
 
-    def both(prefix: str, kind: str) -> str:
-        return f"{100 * row[f'{prefix}top1_{kind}']:.1f}/{100 * row[f'{prefix}top5_{kind}']:.1f}%"
+    def rates(name: str) -> str:
+        return "/".join(f"{100 * row[name.format(k)]:.1f}" for k in informative_ranks(num_classes)) + "%"
 
     return (
-        f"epoch {row['epoch']}/{epochs}  loss {row['loss']:.3f}  error {both('', 'error')}  validation: "
-        f"loss {row['val_loss']:.3f}  error {both('val_', 'error')}  accuracy {both('val_', 'accuracy')}  "
+        f"epoch {row['epoch']}/{epochs}  loss {row['loss']:.3f}  error {rates('top{}_error')}  validation: "
+        f"loss {row['val_loss']:.3f}  error {rates('val_top{}_error')}  accuracy {rates('val_top{}_accuracy')}  "
         f"{row['images_per_second']:,.0f} images/s  data wait {100 * row['data_wait']:.0f}%  {duration(row['seconds'])}"
     )
 
 
-def result_message(row: dict[str, float]) -> str:
+def result_message(row: dict[str, float], num_classes: int) -> str:
     """The results of a finished run, from the last row of its history."""
-    errors = (("top-1", 100 * row["val_top1_error"]), ("top-5", 100 * row["val_top5_error"]))
-    rates = ", ".join(f"{name} error {error:.2f}% (accuracy {100 - error:.2f}%)" for name, error in errors)
+    rates = ", ".join(
+        f"top-{k} error {100 * row[f'val_top{k}_error']:.2f}% (accuracy {100 - 100 * row[f'val_top{k}_error']:.2f}%)"
+        for k in informative_ranks(num_classes)
+    )
     return f"Validation after epoch {row['epoch']}: loss {row['val_loss']:.4f}, {rates}"
 
 

@@ -5,10 +5,16 @@ import time
 from keras_alexnet.system.progress import Part, duration
 
 
+def informative_ranks(num_classes: int) -> tuple[int, ...]:
+    """The k of the top-k errors that are worth printing: with few classes, the correct one is always in the top 5."""
+    return (1, 5) if num_classes > 5 else (1,)
+
+
 def training_line(
     epoch: tuple[int, int],
     step: tuple[int, int],
     rates: dict[str, float],
+    num_classes: int,
     images_per_second: float,
     data_wait: float,
     epoch_eta: float,
@@ -20,12 +26,13 @@ def training_line(
         epoch: number of the current epoch, and of all epochs.
         step: finished steps of the epoch, and all of its steps.
         rates: loss, top1_error and top5_error.
+        num_classes: of the network.
         images_per_second: the throughput.
         data_wait: the share of the time in which there was no data, 0 to 1.
         epoch_eta: seconds until the end of the epoch's training.
         run_eta: seconds until the end of the run; None if unknown.
     """
-    errors = "/".join(f"{100 * rates[name]:.1f}" for name in ("top1_error", "top5_error"))
+    errors = "/".join(f"{100 * rates[name]:.1f}" for name in (f"top{k}_error" for k in informative_ranks(num_classes)))
     return [
         _epoch_part(epoch),
         _step_part("", step),
