@@ -6,6 +6,7 @@ import gc
 import io
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 
@@ -108,8 +109,20 @@ def parse(define_flags: Callable[[flags.FlagValues], None], arguments: list[str]
     try:
         positional = values(["command", *expand_flagfiles(arguments)])[1:]
     except flags.Error as error:
-        raise UserError(f"{error}\nRun it with --help to see every flag.") from None
+        raise UserError(f"{_explained(error)}\nRun it with --help to see every flag.") from None
     return values, positional
+
+
+def _explained(error: flags.Error) -> str:
+    """absl's message with the flag's dashes, and without Python's own words about numbers."""
+    text = str(error)
+    for theirs, ours in (
+        (r"Unknown command line flag '(.*?)'", r"there is no flag --\1"),
+        (r"^flag --(.*?)=(.*): invalid literal for int\(\).*", r"--\1 is \2; expected a whole number."),
+        (r"^flag --(.*?)=(.*): could not convert string to float.*", r"--\1 is \2; expected a number."),
+    ):
+        text = re.sub(theirs, ours, text)
+    return text
 
 
 def reject_positional(arguments: list[str]) -> None:

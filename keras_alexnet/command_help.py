@@ -25,7 +25,7 @@ _GENERAL = [
     FlagHelp(
         "--flagfile=PATH",
         "Read flags from this file, one --name=value per line, # for comments; the last value of a flag wins. A name "
-        "without a folder, such as fit_imagenet, is that of a recipe of the package.",
+        "without a folder, such as fit_imagenet, selects a recipe that comes with the package.",
         None,
     ),
     FlagHelp("--version", "Print the version and exit.", None),

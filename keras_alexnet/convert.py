@@ -36,16 +36,16 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
 
     path(
         "input",
-        "The file to convert; needed. Also an address, https://…, or the name of a published model: "
-        f"{', '.join(PUBLISHED)}; downloads are kept in the folder .keras in your home folder.",
+        "The file to convert; required. Also an address, https://…, or the name of a published model: "
+        f"{', '.join(PUBLISHED)}; downloads are kept in Keras's cache ($KERAS_HOME or ~/.keras).",
     )
-    flags.DEFINE_string("sha256", None, "SHA-256 checksum that the input has to have.", flag_values=flag_values)
-    path("output", "The file to write, or a SavedModel's folder; needed.")
+    flags.DEFINE_string("sha256", None, "Expected SHA-256 checksum of the input.", flag_values=flag_values)
+    path("output", "The file to write, or a SavedModel's folder; required.")
     path("deploy", "A .prototxt that describes the layers of a .caffemodel, if the file itself does not.")
     flags.DEFINE_list(
         "mean",
         None,
-        "Mean of the three channels, in the file's order, which the model is to subtract from pixels of 0 to 255. "
+        "Mean of the three channels, in the file's order, which the model subtracts from pixels of 0 to 255. "
         "Defaults where the file does not say it: 104,117,123 for Caffe, 114 for CNTK, and torchvision's; ONNX may "
         "need it.",
         flag_values=flag_values,
@@ -57,7 +57,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_list(
         "std",
         None,
-        "What pixels less their mean are to be divided by; 255,255,255 for a network that takes 0 to 1 and scales them "
+        "Divisor of each channel after the mean is subtracted; 255,255,255 for a network that takes 0 to 1 and scales them "
         "itself.",
         flag_values=flag_values,
     )
@@ -99,7 +99,7 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
     if exported is None and not values.output.lower().endswith(".keras"):
         raise UserError(
             f"--output is {values.output}; expected a name that ends in .keras, .onnx or .tflite, or the name of a "
-            "folder, without suffix, for a SavedModel."
+            "folder, without suffix (or with / at its end), for a SavedModel."
         )
     if exported == "SavedModel" and os.path.basename(os.path.normpath(values.output)) in ("", ".", ".."):
         raise UserError(f"--output is {values.output}; expected the name of a folder that the SavedModel is to become.")
@@ -115,6 +115,11 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
         with cli.quiet_framework_start():
             import keras  # noqa: F401
     values.input = download.local_file(values.input, values.sha256)
+    if not os.path.lexists(values.input):
+        raise UserError(
+            f"--input is {values.input}, which does not exist. Expected a model file, an address, or the name of a "
+            f"published model: {', '.join(PUBLISHED)}."
+        )
     formats.detect_format(values.input)
 
     with cli.quiet_framework_start():

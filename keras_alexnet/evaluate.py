@@ -19,10 +19,10 @@ from keras_alexnet.data.class_names import find_classes
 from keras_alexnet.data.crops import PREPROCESSINGS, check_batch_size, check_crops
 from keras_alexnet.data.map_file import VAL_MAP, read_map
 from keras_alexnet.errors import UserError
-from keras_alexnet.inference.predictions import TOP
 from keras_alexnet.report.check import check_report
 from keras_alexnet.system.atomic import check_writable, write_text
 from keras_alexnet.system.progress import say
+from keras_alexnet.training.top_k import informative_ranks
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -120,8 +120,7 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
 def _table(results: dict, num_classes: int) -> str:
     lines = [
         f"top-{k} error {100 * results[f'top{k}_error']:.3f}%  (accuracy {100 * results[f'top{k}_accuracy']:.3f}%)"
-        for k in (1, TOP)
-        if k < num_classes or k == 1
+        for k in informative_ranks(num_classes)
     ]
     return "\n".join([*lines, f"loss        {results['loss']:.4f}", f"images      {results['examples']:,}"])
 

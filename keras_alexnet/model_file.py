@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import zipfile
 
 import keras
 from keras import layers
@@ -57,15 +58,19 @@ def _without_defaults(config: dict) -> dict:
 def load_model(path: str) -> keras.Model:
     """Loads a `.keras` file, not compiled; raises `UserError` for a file that is not one."""
     try:
-        # Keras would list at length what else it could have been.
-        os.stat(path)
+        with open(path, "rb") as file:
+            # Of other files Keras would list at length what they could have been.
+            if not zipfile.is_zipfile(file):
+                raise ValueError("it is truncated or not a .keras file")
         return keras.models.load_model(path, compile=False)
+    except MemoryError:
+        raise UserError(f"not enough memory to load the model {path}. Free some memory and retry.") from None
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if isinstance(error, FileNotFoundError):
-            reason = "there is no such file."
+        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+        if isinstance(error, OSError) and error.strerror:
+            reason = "there is no such file" if isinstance(error, FileNotFoundError) else error.strerror
         raise UserError(
-            f"cannot load the model {path}: {reason} Expected a .keras file, such as the model.keras that "
+            f"cannot load the model {path}: {reason}. Expected a .keras file, such as the model.keras that "
             "python -m keras_alexnet.fit writes."
         ) from None
 

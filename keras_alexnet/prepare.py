@@ -5,7 +5,7 @@
 This folder holds ILSVRC2012 as Kaggle's tree or zip, as the official archives (ILSVRC2012_img_train.tar,
 ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz), or as shards of WebDataset or TFRecord. Archives need not be
 unpacked: the maps name images inside them as <archive>@/<entry>, and training reads them in place. Without
-training images, only the validation images are prepared, for evaluate. Or each part by itself, a folder or an archive:
+training images, only the validation images are prepared, for evaluate. Or pass each part separately, as a folder or an archive:
 
   python -m keras_alexnet.prepare --train_dir=/data/train --val_dir=/data/val \\
       --val_annotations_dir=/data/val_annotations --output_dir=data
@@ -67,13 +67,13 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     cli.define_path(
         "train_dir",
         None,
-        "The training images, a folder per class; may be an archive. Without it: those of --imagenet_dir.",
+        "The training images, a folder per class; may be an archive. Default: those of --imagenet_dir.",
         flag_values=flag_values,
     )
     cli.define_path(
         "val_dir",
         None,
-        "The validation images; may be an archive. Without it: those of --imagenet_dir.",
+        "The validation images; may be an archive. Default: those of --imagenet_dir.",
         flag_values=flag_values,
     )
     cli.define_path(
@@ -102,8 +102,8 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_float(
         "val_fraction",
         None,
-        "Instead of a validation folder: the part of the images of each class of --train_dir to take for validation; "
-        "above 0, below 1. A class of two or more images has at least one on either side.",
+        "Instead of a validation folder: the fraction of the images of each class of --train_dir to hold out; "
+        "above 0, below 1. A class of two or more images has at least one in each split.",
         flag_values=flag_values,
     )
     flags.DEFINE_integer(
@@ -167,7 +167,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_integer(
         "num_processes",
         None,
-        "Processes that check and resize images; unset for one per CPU.",
+        "Processes that check and resize images; default: one per CPU.",
         lower_bound=1,
         flag_values=flag_values,
     )
@@ -199,7 +199,7 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
         )
     )
     _report(data_set, files)
-    say(f"{time.perf_counter() - started:.1f} s")
+    say(f"Finished in {time.perf_counter() - started:.1f} s")
     _report_oddities(data_set)
     data_dir = shlex.quote(values.output_dir)
     if not len(data_set.train):

@@ -11,9 +11,9 @@ from keras_alexnet.command_help import FlagHelp, flag_groups, usage
 PAGE = Path(__file__).parent.parent / "docs" / "command-line.md"
 _HEAD = """# Command line
 
-This page is written by `scripts/write_command_line_page.py`. `--help` prints the same, and how each command is used.
+This page is written by `scripts/write_command_line_page.py`. `--help` prints the same text and shows how to use each command.
 
-`keras-alexnet fit …` is short for `python -m keras_alexnet.fit …`, and so for all commands. `--[no]name` stands for
+`keras-alexnet fit …` is short for `python -m keras_alexnet.fit …`, and likewise for the other commands. `--[no]name` stands for
 `--name` and `--noname`. These flags belong to every command:
 """
 

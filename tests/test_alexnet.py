@@ -88,6 +88,8 @@ def test_every_layer_is_recognised_whatever_its_name():
         ([None], ("o6",), (0.6, 0.6), ["–", "drop6, drop7"]),
         ([None], ("o6", "o7"), (0.5, 0.5), ["–"]),
         ([], ("o6", "o7"), (0.5, 0.5), []),
+        ([], ("o6",), (0.0, 0.6), ["drop7"]),
+        ([], ("o7",), (0.3, 0.0), ["drop6"]),
     ],
 )
 def test_dropout_anywhere(before, left_out, rates, targets):
@@ -282,7 +284,7 @@ def test_a_network_may_scale_its_pixels_itself():
 def test_a_network_of_pixels_of_0_to_1_has_to_be_told(scalings):
     """PyTorch's exports often normalize what they take for 0 to 1."""
     made = [*scalings, *layers()]
-    with pytest.raises(UserError, match=r"net.file: layer 'a' subtracts .*, as for pixels of 0 to 1. Give --std=255"):
+    with pytest.raises(UserError, match=r"net.file: layer 'a' subtracts .*, as for pixels of 0 to 1. Pass --std=255"):
         pixels(formats.ONNX, made, channel_order="rgb")
     plain = pixels(formats.ONNX, made, std=(1, 1, 1), channel_order="rgb").preset
     small = pixels(formats.ONNX, made, std=(255, 255, 255), channel_order="rgb").preset

@@ -198,7 +198,7 @@ def test_exports_under_another_backend(tmp_path):
         ([f"--input={CNTK}", "--output=a.keras", "--deploy=b"], "is not a Caffe model, and deploy describes"),
         ([f"--input={__file__}", "--output=a.keras"], "is a text: the file with the weights is needed"),
         ([f"--input={CAFFE}", "--output=a.keras", "--weights_key=ema"], "is not a PyTorch checkpoint, and weights_key"),
-        (["--input=none.onnx", "--output=a.keras"], "cannot read none.onnx"),
+        (["--input=none.onnx", "--output=a.keras"], "none.onnx, which does not exist"),
         ([f"--input={CAFFE}", "--output=a.keras", "more"], "unexpected argument 'more'"),
         ([f"--input={CAFFE}", "--output=folder/"], "the folder holds something else than a SavedModel, such as b"),
         ([f"--input={CAFFE}", "--output=folder/.."], "expected the name of a folder"),

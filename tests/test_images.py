@@ -149,7 +149,7 @@ def test_what_cannot_be_decoded_is_unusable(tmp_path):
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not an image: begins with b'%!PS"),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC image, which is not supported: convert it to JPEG"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "not an image, but a pointer of Git LFS"),
-        (JPEG[:20], "truncated or corrupted: the header of a JPEG file cannot be read"),
+        (JPEG[:20], "truncated or corrupted: the JPEG header cannot be read"),
         (JPEG[:400], "truncated or corrupted: "),
         (JPEG[: len(JPEG) // 2 + 200], "truncated or corrupted: image file is truncated"),
         (JPEG[:-30], "truncated or corrupted: image file is truncated"),
@@ -174,6 +174,14 @@ def test_a_jpeg_that_lacks_only_its_end_marker_is_usable_everywhere(tmp_path, op
         for decoded in (image_file.decode(end), decode_bytes(end), decode_image(tf.constant(end)).numpy()):
             np.testing.assert_array_equal(decoded, whole)
         assert resized_copy((str(tmp_path / "a.JPEG"), False), 64)[1] == copy
+
+
+def test_what_follows_the_end_marker_does_not_matter(tmp_path):
+    """Phones put a video behind some photographs, whose bytes may look like markers."""
+    data = encode(draw(160, 120), "JPEG", quality=90)
+    for rest in (b"\0\0\0\x18ftypmp42", b"video\xff\xda\0\x08\1\1\0\0\x3f\0 and more", b"\xff\xd8\xff\xda"):
+        assert problems_of(tmp_path, data + rest) == (True, [])
+        np.testing.assert_array_equal(decode_bytes(data + rest), image_file.decode(data))
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 4}], ids=str)

@@ -198,7 +198,7 @@ def test_the_full_network_goes_out_and_comes_back_bit_for_bit(tmp_path):
     network = build_alexnet(preset="bvlc")
     write_onnx(network, tmp_path / "a.onnx")
     imported = import_model(tmp_path / "a.onnx")
-    assert "preset bvlc, 1,000 classes, 62,378,344 parameters" in imported.summary
+    assert "Network  preset bvlc\n         1,000 classes, 62,378,344 parameters" in imported.summary
     for weight, expected in zip(imported.model.weights, network.weights, strict=True):
         np.testing.assert_array_equal(weight.numpy(), expected.numpy())
 

@@ -93,3 +93,20 @@ def test_our_own_export_that_a_tool_has_rewritten(tmp_path, preset):
             import_model(tmp_path / "c.onnx")
     imported = import_model(tmp_path / "c.onnx", preprocessing=Preprocessing(channel_order="rgb"))
     np.testing.assert_allclose(imported.model.predict_on_batch(x), expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_what_is_given_leaves_nothing_to_a_guess():
+    """torchvision's architecture: BGR is not its order, and a mean alone says nothing about the division."""
+    found = match_alexnet(network([layer for layer in layers(conv1_padding=2) if layer.name not in ("n1", "n2")]))
+    assert "--mean=104,117,123" in asked_of(found, formats.ONNX, channel_order="bgr")
+    caffes = resolve_preprocessing(found, formats.ONNX, Preprocessing(mean=(104.0, 117.0, 123.0), channel_order="bgr"))
+    assert (caffes.std, caffes.source) == ((1.0, 1.0, 1.0), "as given")
+    assert "--std=58.395,57.12,57.375, and --std=1,1,1" in asked_of(found, formats.TORCHVISION, mean=(1.0, 2.0, 3.0))
+    halves = resolve_preprocessing(match_alexnet(network(layers())), formats.CAFFE, Preprocessing(std=(2.0, 2.0, 2.0)))
+    assert (halves.mean, halves.source) == ((104.0, 117.0, 123.0), "mean usual for Caffe, std as given")
+
+
+def asked_of(found, kind: str, **given) -> str:
+    with pytest.raises(UserError) as raised:
+        resolve_preprocessing(found, kind, Preprocessing(**given))
+    return str(raised.value)

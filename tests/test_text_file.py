@@ -4,6 +4,7 @@ import pytest
 from fake_ilsvrc import CLASSES, FakeIlsvrc
 
 from keras_alexnet.data import class_mappings, find, map_file
+from keras_alexnet.data.preparation import PreparationConfig, prepare_data
 from keras_alexnet.data.scanning import data_set, synset_mapping, val_labels
 from keras_alexnet.errors import UserError
 
@@ -75,5 +76,35 @@ def test_labels_of_tiny_imagenet_are_found(tmp_path):
     found = data_set.scan_image_folders(tree.train, tree.val, tree.val / "val_annotations.txt")
     assert list(found.val.labels) == [1, 1, 1]
     assert found.notes == [f"3 images come from subfolders, such as {tree.val}/images"]
-    with pytest.raises(UserError, match=r"val_annotations\.txt lists the classes .* give it with --val_labels"):
+    with pytest.raises(UserError, match=r"val_annotations\.txt lists the classes .* pass it as --val_labels"):
         data_set.scan_image_folders(tree.train, tree.val, "")
+
+
+def test_a_class_list_that_gives_labels_has_each_class_once(tmp_path):
+    """A second label of a class would win without a word."""
+    tree = FakeIlsvrc(tmp_path)
+    (tmp_path / "list.txt").write_text(f"{CLASSES[0]}\t0\n{CLASSES[1]}\t1\n{CLASSES[0]}\u200b\t2\n")
+    config = PreparationConfig(
+        val_dir=str(tree.val),
+        val_labels=str(tree.annotations),
+        classmappings=str(tmp_path / "list.txt"),
+        output_dir=str(tmp_path / "data"),
+    )
+    with pytest.raises(UserError, match=rf"label 0 is {CLASSES[0]} and label 2 is {CLASSES[0]}.u200b"):
+        prepare_data(config)
+
+
+def test_tiny_imagenet_may_have_its_validation_images_in_class_folders(tmp_path):
+    """As scripts for PyTorch arrange them, which leave val_annotations.txt behind."""
+    tree = FakeIlsvrc(tmp_path)
+    source = tree.train.parent
+    for number, path in enumerate(sorted(tree.val.glob("*.JPEG"))):
+        folder = tree.val / CLASSES[number % 2] / "images"
+        folder.mkdir(parents=True, exist_ok=True)
+        path.rename(folder / path.name)
+    (tree.val / "val_annotations.txt").write_text("a.JPEG\tn1\t0\t0\t9\t9\n")
+    (source / "words.txt").write_text("".join(f"{class_id}\tname of {class_id}\n" for class_id in CLASSES))
+    config = PreparationConfig(imagenet_dir=str(source), output_dir=str(tmp_path / "data"))
+    found, _ = prepare_data(config)
+    assert sorted(found.val.labels) == [0, 0, 1]
+    assert found.class_names == [f"name of {class_id}" for class_id in found.classes]

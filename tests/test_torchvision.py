@@ -17,7 +17,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.importers import chain, torch_pickle
+from keras_alexnet.importers import chain, formats, torch_pickle
+from keras_alexnet.importers.alexnet import match_alexnet
+from keras_alexnet.importers.preprocessing import Preprocessing, resolve_preprocessing
 from keras_alexnet.importers.torchvision import read_torchvision
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -353,6 +355,44 @@ def test_dense_layers_of_different_widths(tmp_path):
     check(read_torchvision(saved(tmp_path, state)), state)
 
 
+class Outer:
+    class Mode(enum.Enum):
+        A = 1
+
+
+@pytest.mark.slow
+def test_objects_of_nested_classes_and_lists_of_state_dicts(tmp_path, torch):
+    state = tensors(torch, small_state())
+    for content in ({"model": state, "mode": Outer.Mode.A}, [state, 3], {"models": [state]}):
+        torch.save(content, tmp_path / "net.pth")
+        check(read_torchvision(tmp_path / "net.pth"), small_state())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_a_whole_model_is_named(tmp_path, torch, is_zip):
+    for content in (torch.nn.Linear(2, 2), {"net": torch.nn.Linear(2, 2)}):
+        torch.save(content, tmp_path / "net.pth", _use_new_zipfile_serialization=is_zip)
+        assert "whole model" in refused(tmp_path / "net.pth") or "weights" in refused(tmp_path / "net.pth")
+        assert "damaged" not in refused(tmp_path / "net.pth")
+
+
+@pytest.mark.slow
+def test_numpy_arrays_are_named(tmp_path, torch):
+    torch.save(small_state(), tmp_path / "net.pth")
+    assert "NumPy arrays in place of tensors" in refused(tmp_path / "net.pth")
+
+
+@pytest.mark.slow
+def test_a_normalization_in_front_is_asked_about(tmp_path, torch):
+    state = {f"1.{name}": value for name, value in tensors(torch, small_state()).items()}
+    torch.save({"0.mean": torch.zeros(3), "0.std": torch.ones(3), **state}, tmp_path / "net.pth")
+    network = read_torchvision(tmp_path / "net.pth")
+    assert network.normalization == ("0.mean", "0.std")
+    with pytest.raises(UserError, match=r"normalizes pixels with 0\.mean and 0\.std, but does not say how.*--mean="):
+        resolve_preprocessing(match_alexnet(network), formats.TORCHVISION, Preprocessing())
+
+
 @pytest.mark.slow
 def test_torchscript_is_named(tmp_path, torch):
     with warnings.catch_warnings():
@@ -454,7 +494,7 @@ def test_what_is_no_state_dict(tmp_path, torch):
     for thing, problem in [
         (torch.nn.Linear(2, 2), "an object of torch.nn.modules.linear.Linear, which was not loaded"),
         (torch.ones(2), "an object of Tensor"),
-        ([1, 2], "an object of list"),
+        ([1, 2], "it has no tensors"),
         ({1: 2}, "it has no tensors, but a key of int"),
         (
             {"optimizer": {"state": {0: {"momentum_buffer": torch.ones(2)}}}},

@@ -47,7 +47,9 @@ def mean_over_sample(images: ImageMap, function: Callable[[int, int], float], co
     values = []
     for row in sample_rows(len(images), count):
         with problems_told(source := images.image(row)) as problems, open_image(source, problems) as (image, _):
-            values.append(function(*image.size))
+            size = image.size
+        if not problems.unusable:
+            values.append(function(*size))
     return sum(values) / max(len(values), 1)
 
 

@@ -105,7 +105,7 @@ def why_not_an_image(head: bytes) -> str:
         return "empty file"
     kind = detect(head)
     if kind in IMAGE_FORMATS:
-        return f"truncated or corrupted: the header of a {kind} file cannot be read"
+        return f"truncated or corrupted: the {kind} header cannot be read"
     if kind is None:
         return f"not an image: begins with {head[:16]!r}"
     if kind in _UNSUPPORTED:

@@ -5,6 +5,7 @@ import io
 import os
 import re
 import warnings
+from collections.abc import Iterator
 from typing import BinaryIO
 
 import numpy as np
@@ -18,9 +19,9 @@ JPEG_END = b"\xff\xd9"
 _FILLINGS = tuple(
     b"".join((junk, *(bytes((0xFF, 0xD0 + n)) + junk for n in range(8)))) for junk in (b"\0" * 16, b"\x5a\x33" * 8)
 )
-# A marker of a JPEG that a segment follows, as none does within the pixels.
-_MARKER = re.compile(rb"\xff[\x02-\xcf\xda-\xfe]")
-_FRAMES, _SCAN = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}, 0xDA
+# A marker of a JPEG, other than those within the pixels: a segment follows, but for the end.
+_MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")
+_FRAMES, _END, _SCAN = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}, 0xD9, 0xDA
 EXIF_TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -96,7 +97,7 @@ def _end_of_pixels(file: BinaryIO) -> bytes | None:
         return None
     file.seek(0)
     data = file.read()
-    if data.rfind(JPEG_END) > data.rfind(bytes([0xFF, _SCAN])):  # Other data follow.
+    if any(kind == _END for kind, _ in _segments(data)):  # Other data follow, such as a video.
         return None
     stripped = data.rstrip(b"\0")  # Copying tools fill what is missing with zeros.
     if not stripped.endswith(b"\xff"):
@@ -105,14 +106,23 @@ def _end_of_pixels(file: BinaryIO) -> bytes | None:
     return stripped[:-1] if stripped == data else stripped + b"\0"
 
 
+def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The markers of a JPEG up to its end, with the contents of their segments."""
+    at = 2
+    while marker := _MARKER.search(data, at):
+        kind, segment_at = data[marker.start() + 1], marker.end() + 2
+        if kind == _END:
+            yield kind, b""
+            return
+        at = marker.end() + int.from_bytes(data[marker.end() : segment_at], "big")
+        yield kind, data[segment_at:at]
+
+
 def _has_all_scans(data: bytes) -> bool:
     """Whether the scans of a JPEG have all bits of all coefficients: a progressive one has several scans."""
     complete: set[tuple[int, int]] = set()
-    at, num_components = 2, 0
-    while marker := _MARKER.search(data, at):
-        kind, segment_at = data[marker.start() + 1], marker.end() + 2
-        at = marker.end() + int.from_bytes(data[marker.end() : segment_at], "big")
-        segment = data[segment_at:at]
+    num_components = 0
+    for kind, segment in _segments(data):
         if kind in _FRAMES and len(segment) > 5:
             num_components = segment[5]
         elif kind == _SCAN and len(segment) > 5:

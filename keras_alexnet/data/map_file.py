@@ -23,7 +23,7 @@ from keras_alexnet.system.file_names import to_utf8
 TRAIN_MAP = "train_map.txt"
 VAL_MAP = "val_map.txt"
 
-_WINDOWS_ROOT = re.compile(r"[A-Za-z]:[\\/]|\\\\")
+_WINDOWS_ROOT = re.compile(r'"?(?:[A-Za-z]:[\\/]|\\\\)')
 _PIECE = 2**22  # bytes of a map that are read at a time
 
 

@@ -3,6 +3,7 @@
 Needs NumPy and Pillow, and no framework.
 """
 
+import collections
 import contextlib
 import functools
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 from keras_alexnet.data import checking, findings
 from keras_alexnet.data.archives.paths import split_archive
 from keras_alexnet.data.archives.small_files import exists
+from keras_alexnet.data.class_ids import alike_key, escaped
 from keras_alexnet.data.class_mappings import read_class_mappings
 from keras_alexnet.data.data_dir import write_data_dir
 from keras_alexnet.data.map_file import TRAIN_MAP
@@ -21,9 +23,9 @@ from keras_alexnet.data.scanning.data_set import DataSet, scan_image_folders
 from keras_alexnet.data.scanning.layout import find_layout
 from keras_alexnet.data.scanning.official_archives import check_archives
 from keras_alexnet.data.scanning.shards import find_shards
-from keras_alexnet.data.scanning.synset_mapping import SYNSET_MAPPING
-from keras_alexnet.data.scanning.val_labels import VAL_ANNOTATIONS
-from keras_alexnet.errors import SettingError, UserError
+from keras_alexnet.data.scanning.synset_mapping import SYNSET_MAPPING, TINY_IMAGENET_NAMES
+from keras_alexnet.data.scanning.val_labels import val_annotations
+from keras_alexnet.errors import SettingError, UserError, raise_if_any
 from keras_alexnet.system.atomic import make_folder
 from keras_alexnet.system.lock import exclusive
 from keras_alexnet.system.process_pool import cpu_count, map_in_processes
@@ -101,7 +103,7 @@ def prepare_data(config: PreparationConfig) -> tuple[DataSet, list[str]]:
             val_labels,
             synset_mapping,
             progress,
-            classes=read_class_mappings(config.classmappings) if config.classmappings else None,
+            classes=_classes_of(config.classmappings) if config.classmappings else None,
             val_fraction=config.val_fraction,
             split_seed=config.split_seed,
             pass_links=reads_images,
@@ -171,8 +173,7 @@ def _folders(config: PreparationConfig) -> list[str | None]:
     if given["val_dir"] and find_shards(given["val_dir"], "val"):
         given[labels] = given[labels] or ""
     elif given["val_dir"] and given[labels] is None:
-        listed = os.path.join(given["val_dir"], VAL_ANNOTATIONS)
-        given[labels] = listed if exists(listed) else None
+        given[labels] = val_annotations(given["val_dir"])
     if None in given.values() and config.imagenet_dir:
         layout = find_layout(config.imagenet_dir)
         say(f"Found {layout.description}" + (f", labels in {layout.val_labels}" if layout.val_labels else ""))
@@ -187,6 +188,11 @@ def _folders(config: PreparationConfig) -> list[str | None]:
         raise UserError(
             f"{config.imagenet_dir} has {layout.description}, but no {lacking}: add them, or give --{flag}. To take "
             "validation images from the training images, give --train_dir and --val_fraction."
+        )
+    elif "val_dir" in missing and config.train_dir:
+        raise UserError(
+            "there are no validation images. Pass --val_fraction=0.1 to hold out some of the training images, or "
+            '--val_dir with --val_labels (--val_annotations_dir="" if they are in class folders).'
         )
     elif missing:
         raise UserError(
@@ -231,8 +237,21 @@ def _in_parallel(num_processes: int, progress: ScanProgress, function: Callable,
     return map_in_processes(function, items, num_processes, lambda done, total: progress(done, total, "archives read"))
 
 
+def _classes_of(class_mappings: str) -> list[str]:
+    """The class ids of a list that is to give labels: each of them once, and none that looks like another."""
+    classes = read_class_mappings(class_mappings)
+    by_key = collections.defaultdict(list)
+    for label, class_id in enumerate(classes):
+        by_key[alike_key(class_id)].append(f"label {label} is {escaped(class_id)}")
+    alike = [" and ".join(found) for found in by_key.values() if len(found) > 1]
+    raise_if_any(alike, f"{class_mappings}: expected each class id once, and no two that look the same")
+    return classes
+
+
 def _synset_mapping(config: PreparationConfig, images_dir: str) -> str | None:
-    """ILSVRC's list of class names, if it is where ILSVRC has it: Kaggle's tree has it next to `ILSVRC`."""
+    """ILSVRC's list of class names, or Tiny ImageNet's, where they have it: Kaggle's is next to `ILSVRC`."""
+    if config.imagenet_dir and exists(names := os.path.join(config.imagenet_dir, TINY_IMAGENET_NAMES)):
+        return names
     folders = [config.imagenet_dir] if config.imagenet_dir else []
     folders += map(str, list(Path(os.path.abspath(images_dir)).parents)[:4])
     if archived := split_archive(images_dir):

@@ -33,7 +33,7 @@ class ExportCheck:
         size: in bytes.
         runtime: what it was run with, such as "onnxruntime 1.32.0"; None if that is not installed, and then
             what follows is not known.
-        images: how many artificial images it was given.
+        images: how many synthetic images it was given.
         difference: the largest difference of a logit, as a fraction of the largest logit of Keras.
         same_class: how many of the images have the same largest logit.
     """
@@ -52,7 +52,7 @@ class ExportCheck:
             return f"not checked: {PACKAGES[self.kind]} is not installed (pip install 'keras_alexnet[export]')."
         return (
             f"checked with {self.runtime}: logits differ from those of Keras by at most {self.difference:.1e} of the "
-            f"largest, and the best class is the same for {self.same_class} of {self.images} artificial images."
+            f"largest, and the best class is the same for {self.same_class} of {self.images} synthetic images."
         )
 
 
@@ -76,7 +76,7 @@ def export_model(model: keras.Model, path: str | os.PathLike, *, quantize: str =
     _check_arguments(model, path, kind, quantize)
     side, _ = model_sizes(model)
     with _place_for(kind, path) as partial, _float32_products():
-        images = _artificial_images(sum(_BATCHES), side)
+        images = _synthetic_images(sum(_BATCHES), side)
         expected = keras.ops.convert_to_numpy(model(images, training=False))
         if not np.isfinite(expected).all():
             raise UserError("the model produced NaN or Inf logits: its weights are corrupted. Use another model.")
@@ -170,7 +170,7 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def _artificial_images(count: int, side: int) -> np.ndarray:
+def _synthetic_images(count: int, side: int) -> np.ndarray:
     """(count, side, side, 3) float32 of 0 to 255, always the same: noise, and waves of colour, in turn."""
     rng = np.random.default_rng(0)
     images = rng.uniform(0, 255, (count, side, side, 3))

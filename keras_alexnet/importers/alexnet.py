@@ -208,15 +208,18 @@ class _Matcher:
         )
 
     def _dropout(self) -> tuple[float, float]:
-        layers = [
-            layer for layer in self._network.layers if isinstance(layer, chain.Dropout) and layer.rate is not None
-        ]
-        match layers[-2:]:
+        layers = [layer for layer in self._network.layers if isinstance(layer, chain.Dropout)]
+        is_only_one = len(layers) == 1
+        match [layer for layer in layers if layer.rate is not None][-2:]:
             case []:
                 return _DEFAULT_DROPOUT, _DEFAULT_DROPOUT
-            case [only]:
+            case [only] if not is_only_one:
                 self._targets[only] = "drop6, drop7"
                 return only.rate, only.rate
+            case [only]:
+                after_fc7 = self._network.layers.index(only) > self._network.layers.index(self._sources["fc7"])
+                self._targets[only] = "drop7" if after_fc7 else "drop6"
+                return (0.0, only.rate) if after_fc7 else (only.rate, 0.0)
             case [first, second]:
                 self._targets |= {first: "drop6", second: "drop7"}
                 return first.rate, second.rate

@@ -107,6 +107,7 @@ class Chain:
         image_size: (height, width) of its inputs, if the file states it.
         channel_order: "bgr" or "rgb", if the file states it.
         mean_file: the mean image that was subtracted from its pixels first, where the file names one.
+        normalization: names of tensors that normalize pixels, if the file has some and does not say which pixels.
         framework: "caffe" or "cntk", where a file of another format says that it comes from there.
     """
 
@@ -117,6 +118,7 @@ class Chain:
     channel_order: str | None = None
     mean_file: str | None = None
     framework: str | None = None
+    normalization: tuple[str, ...] = ()
 
 
 # What to call each kind of layer.

@@ -83,7 +83,7 @@ def resolve_preprocessing(found: AlexNetMatch, kind: str, given: Preprocessing) 
         UserError: the user contradicts the file, there are two usual readings of such a file and the user does not say
             which, or what there is cannot be for pixels of 0 to 255, or seems to be for the other order of channels.
     """
-    network, usual = found.network, _usual_preset(found, kind)
+    network, usual = found.network, _usual_preset(found, kind, given)
     if given.channel_order and network.channel_order not in (None, given.channel_order):
         raise UserError(
             f"channel_order is {given.channel_order}, and {network.path} says {network.channel_order}. Leave it out."
@@ -109,9 +109,15 @@ def resolve_preprocessing(found: AlexNetMatch, kind: str, given: Preprocessing) 
         scale, offset = (np.array(per_channel(values))[to_rgb] for values in (preset.input_scale, preset.input_offset))
         sources = [f"usual for {_NAMES[usual]}"]
     if given.mean is not None or given.std is not None:
+        if given.std is None and np.any(scale != 1):
+            raise UserError(
+                f"{network.path}: --mean is given without --std, and both are usual: {sources[0]} is "
+                f"--std={_flag(1 / scale)}, and --std=1,1,1 where nothing is divided. Pass one of them."
+            )
         std = 1 / scale if given.std is None else np.array(given.std)
         mean = -offset / scale if given.mean is None else np.array(given.mean)
-        scale, offset, sources = 1 / std, -mean / std, ["as given"]
+        sources = [f"mean {sources[0]}, std as given"] if given.mean is None and np.any(mean != 0) else ["as given"]
+        scale, offset = 1 / std, -mean / std
     for scaling in found.scalings:
         scale, offset = scale * scaling.scale, offset * scaling.scale + scaling.offset
     if found.scalings:
@@ -154,12 +160,14 @@ def _listed(values: np.ndarray) -> str:
     return ", ".join(f"{value:.6g}" for value in values)
 
 
-def _usual_preset(found: AlexNetMatch, kind: str) -> str | None:
+def _usual_preset(found: AlexNetMatch, kind: str, given: Preprocessing) -> str | None:
     """The name of the preset whose scaling of pixels such a file usually needs; None where there are two readings."""
+    if found.network.normalization:
+        return None
     if kind == formats.ONNX:
         if found.network.framework:
             kind = found.network.framework
-        elif found.preset.normalization == "none" and found.preset.conv1_padding == 2:
+        elif found.preset.normalization == "none" and found.preset.conv1_padding == 2 and given.channel_order != "bgr":
             kind = formats.TORCHVISION
         else:
             return None
@@ -185,8 +193,11 @@ def _question(found: AlexNetMatch, order: str | None, scales_itself: bool) -> Us
         scale, offset = (np.array(per_channel(values))[to_rgb] for values in (preset.input_scale, preset.input_offset))
         flags = f"--channel_order={chosen} --mean={_flag(-offset / scale)}"
         readings.append(flags + (f" --std={_flag(1 / scale)}" if np.any(scale != 1) else ""))
+    says = "does not say which pixels it was trained on"
+    if tensors := found.network.normalization:
+        says = f"normalizes pixels with {' and '.join(tensors[:2])}, but does not say how"
     return UserError(
-        f"{path} does not say which pixels it was trained on, and two are common. Add {readings[0]} for images "
+        f"{path} {says}, and two ways are common. Add {readings[0]} for images "
         f"normalized as with torchvision, or {readings[1]} for images as in Caffe; or other numbers, such as "
         "--mean=0,0,0 where nothing is subtracted."
     )

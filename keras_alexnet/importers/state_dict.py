@@ -1,5 +1,6 @@
 """The weights of torchvision's AlexNet within a checkpoint: the state dict, wherever a training script has put it."""
 
+import math
 import re
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -34,11 +35,13 @@ class Candidate:
         prefix: the keys of the dicts around it, and what stands before its names.
         weights: torchvision's name → the tensor.
         others: names of other tensors of the same network.
+        normalization: names of tensors that normalize pixels.
     """
 
     prefix: str
     weights: dict[str, Tensor | np.ndarray] = field(default_factory=dict)
     others: list[str] = field(default_factory=list)
+    normalization: list[str] = field(default_factory=list)
 
     @property
     def label(self) -> str:
@@ -52,39 +55,62 @@ class Candidate:
 
 def find_candidates(content, path: str) -> list[Candidate]:
     """All that may be an AlexNet, wherever it is; raises `UserError` if there is nothing of the kind."""
-    if not isinstance(content, dict) or (isinstance(content, Placeholder) and not content):
-        what = getattr(content, "source", "") or type(content).__name__
-        raise UserError(
-            f"{path} holds an object of {what[:100]}, which was not loaded, since that would execute code. Expected "
-            f"{EXPECTED}: if it is a whole model that you trust, load it with torch.load(path, weights_only=False) "
-            f"and {SAVE}."
-        )
+    if (isinstance(content, Placeholder) and not content) or not isinstance(content, dict | list | tuple):
+        raise _not_loaded(content, path)
     candidates: dict[str, Candidate] = {}
     found: list[str] = []
+    objects: list[Placeholder] = []
+    normalization: list[str] = []
     # Dicts may contain themselves, and any number of dicts within each other.
     waiting, seen = [("", 0, content)], {id(content)}
     while waiting:
         place, depth, state = waiting.pop()
         tensors = {}
-        for key, value in state.items():
+        for key, value in state.items() if isinstance(state, dict) else enumerate(state):
             name = f"{place}.{_key(key)}" if place else _key(key)
-            if isinstance(value, dict) and id(value) not in seen and depth < _MAX_DEPTH:
+            if isinstance(value, Placeholder) and not value:
+                objects.append(value)
+            elif isinstance(value, dict | list | tuple) and id(value) not in seen and depth < _MAX_DEPTH:
                 seen.add(id(value))
                 waiting.append((name, depth + 1, value))
             # A tensor without axes counts or averages something.
             elif isinstance(value, Tensor | np.ndarray) and value.shape != ():
                 tensors[name] = value
         found += tensors
+        normalization += [name for name, tensor in tensors.items() if _is_normalization(name, tensor)]
         _add_tensors(candidates, tensors, path)
     if not candidates:
         if found:
             has = f"has the tensors {_listed(found)}"
+        elif any("multiarray" in value.source for value in objects):
+            raise UserError(
+                f"{path} has NumPy arrays in place of tensors. Expected {EXPECTED}: convert them with "
+                "{name: torch.from_numpy(array) for name, array in arrays.items()}, and " + f"{SAVE}."
+            )
+        elif objects:
+            raise _not_loaded(objects[0], path)
         else:
-            has = f"has no tensors, but {_listed([_key(key) for key in content]) or 'nothing'}"
+            names = [_key(key) for key in content] if isinstance(content, dict) else []
+            has = "has no tensors" + (f", but {_listed(names)}" if names else "")
         raise UserError(f"{path} has no weights of torchvision's alexnet: it {has}. Expected {EXPECTED}: {SAVE}.")
     for candidate in candidates.values():
+        candidate.normalization = normalization
         candidate.weights = _without_sequentials(candidate.weights)
     return list(candidates.values())
+
+
+def _not_loaded(content, path: str) -> UserError:
+    what = getattr(content, "source", "") or type(content).__name__
+    return UserError(
+        f"{path} holds an object of {what[:100]}, which was not loaded, since that would execute code. Expected "
+        f"{EXPECTED}: if it is a whole model that you trust, load it with torch.load(path, weights_only=False) and "
+        f"{SAVE}."
+    )
+
+
+def _is_normalization(name: str, tensor: Tensor | np.ndarray) -> bool:
+    """Whether a tensor is the mean or the deviation of pixels, which a layer in front of the network applies."""
+    return name.rpartition(".")[2].strip("_") in ("mean", "std") and math.prod(tensor.shape) == 3
 
 
 def _key(key) -> str:

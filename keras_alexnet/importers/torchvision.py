@@ -6,6 +6,7 @@ dicts, next to other things, and with prefixes before its names. All of this is 
 `features.0.weight` … `classifier.6.bias`.
 """
 
+import dataclasses
 import os
 
 import numpy as np
@@ -49,7 +50,7 @@ def read_torchvision(path: str | os.PathLike, weights_key: str | None = None) ->
     if found.prefix:
         kind += f", weights at {found.prefix[:100]!r}"
     arrays = {name: _array(tensor, f"{file.path}: {name}") for name, tensor in found.weights.items()}
-    return _chain(arrays, file.path, kind)
+    return dataclasses.replace(_chain(arrays, file.path, kind), normalization=tuple(found.normalization))
 
 
 def _read_safetensors(path: str) -> dict[str, np.ndarray]:

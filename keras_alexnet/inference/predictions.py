@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Best classes that are kept for each image: those that the top-5 error considers.
-TOP = 5
+from keras_alexnet.training.top_k import TOP
 
 
 @dataclass(frozen=True)

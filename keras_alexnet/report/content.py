@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_alexnet.data.class_names import Classes
 from keras_alexnet.data.image_map import ImageMap
-from keras_alexnet.inference.predictions import TOP, Predictions
+from keras_alexnet.inference.predictions import Predictions
 from keras_alexnet.model import read_preset
 from keras_alexnet.model_file import model_sizes
 from keras_alexnet.presets import describe, preset_name
@@ -24,6 +24,7 @@ from keras_alexnet.report.tables import described_tables
 from keras_alexnet.report.thumbnails import thumbnail
 from keras_alexnet.system import machine
 from keras_alexnet.system.file_names import to_utf8
+from keras_alexnet.training.top_k import informative_ranks
 
 _MAX_WORST, _MAX_BEST, _MAX_CONFUSED = 36, 18, 20
 # Below this many images the interval of a mean would say more than is known.
@@ -85,8 +86,8 @@ def _headlines(predictions: Predictions, num_classes: int) -> list[Headline]:
     # As many decimals as the number of images supports.
     decimals = 1 if total < 1000 else 2 if total < 10_000 else 3
     headlines = []
-    # With few classes the correct one is always among the best five.
-    for title, name in [("top-1 error", "top1_error"), ("top-5 error", "top5_error")][: 1 + (num_classes > TOP)]:
+    for k in informative_ranks(num_classes):
+        title, name = f"top-{k} error", f"top{k}_error"
         low, high = (f"{100 * bound:.{min(decimals, 2)}f}" for bound in statistics.wilson_interval(rates[name], total))
         error, accuracy = (f"{100 * rate:.{decimals}f}%" for rate in (rates[name], 1 - rates[name]))
         headlines.append(Headline(title, error, f"{low}% to {high}%", accuracy))
@@ -105,7 +106,7 @@ def _class_rows(results: statistics.ClassResults, classes: Classes) -> list[Clas
             images=int(results.images[label]),
             precision=_rate(results.precision[label]),
             recall=_rate(results.recall[label]),
-            top5_recall=_rate(results.top5_recall[label]) if len(classes) > TOP else None,
+            top5_recall=_rate(results.top5_recall[label]) if 5 in informative_ranks(len(classes)) else None,
             confused_with=int(other) if (other := results.confused_with[label]) >= 0 else None,
             confused_count=int(results.confused_count[label]),
         )

@@ -33,9 +33,9 @@ def thumbnail(source: str | ArchivedImage, side: int = 320) -> str | None:
             image.draft(None, tuple(max(1, _REDUCED_TO * side * length // longest) for length in image.size))
         loaded, _ = image_file.load(image, file)
         picture = image_file.upright_rgb(loaded, checking.note_orientation(image, problems))
-        picture.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=_REDUCED_TO)
     if problems.unusable or picture is None:
         return None
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=_REDUCED_TO)
     # Pillow would write the comment of the original.
     picture.info = {}
     buffer = io.BytesIO()

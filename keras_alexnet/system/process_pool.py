@@ -98,7 +98,8 @@ def imap_in_processes(
     except BrokenProcessPool:
         raise UserError(
             "a process was killed or crashed, probably out of memory. Run the command again, with a smaller "
-            "--num_processes if it happens again."
+            "--num_processes if it happens again. (A script of your own that starts processes needs "
+            'if __name__ == "__main__": around its calls.)'
         ) from None
     finally:
         executor.shutdown(cancel_futures=True)

@@ -8,7 +8,7 @@ from keras_alexnet.data.class_file import read_classes
 from keras_alexnet.system.progress import duration
 from keras_alexnet.training.checkpoint import Progress
 from keras_alexnet.training.config import TrainConfig
-from keras_alexnet.training.progress_line import informative_ranks
+from keras_alexnet.training.top_k import informative_ranks
 
 
 def start_message(

@@ -2,6 +2,8 @@
 
 import keras
 
+from keras_alexnet.training.top_k import TOP
+
 
 def compile_model(
     model: keras.Model, optimizer: keras.optimizers.Optimizer | None = None, jit_compile: bool | str = "auto"
@@ -19,7 +21,7 @@ def compile_model(
         # Weighted, so that padding does not count. Keras's own mean of the loss would count it.
         weighted_metrics=[
             keras.metrics.SparseCategoricalAccuracy(name="top1_accuracy"),
-            keras.metrics.SparseTopKCategoricalAccuracy(k=min(5, model.output_shape[-1]), name="top5_accuracy"),
+            keras.metrics.SparseTopKCategoricalAccuracy(k=min(TOP, model.output_shape[-1]), name="top5_accuracy"),
             keras.metrics.SparseCategoricalCrossentropy(from_logits=True, name="cross_entropy"),
         ],
         jit_compile=jit_compile,

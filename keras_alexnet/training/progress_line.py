@@ -3,11 +3,7 @@
 import time
 
 from keras_alexnet.system.progress import Part, duration
-
-
-def informative_ranks(num_classes: int) -> tuple[int, ...]:
-    """The k of the top-k errors that are worth printing: with few classes, the correct one is always in the top 5."""
-    return (1, 5) if num_classes > 5 else (1,)
+from keras_alexnet.training.top_k import informative_ranks
 
 
 def training_line(

@@ -35,8 +35,8 @@ class FolderTree:
                         continue
                     if entry.is_dir():
                         folders[entry.name] = os.path.join(self.source, entry.name)
-                    elif entry.name.endswith(".tar"):
-                        tars[entry.name.removesuffix(".tar")] = os.path.join(self.source, entry.name)
+                    elif entry.name.lower().endswith(".tar"):
+                        tars[entry.name[: -len(".tar")]] = os.path.join(self.source, entry.name)
                     elif is_image_name(entry.name):
                         self.left_out.add_stray(entry.path)
                     else:

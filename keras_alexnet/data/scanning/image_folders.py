@@ -80,15 +80,15 @@ def scan_validation_tree(
     tree = open_tree(val_dir, pass_links, mapper, progress)
     folders = tree.class_folders("validation folder", "--val_dir", problems)
     label_of = {class_id: label for label, class_id in enumerate(classes)}
+    unknown = {class_id: folder for class_id, folder in folders.items() if classes and class_id not in label_of}
     listed = os.path.join(val_dir, VAL_ANNOTATIONS)
-    if os.path.isfile(listed):
-        problems.append(f"{listed} lists the classes of the validation images: give it with --val_labels")
-    elif classes:
+    if unknown and os.path.isfile(listed):
+        problems.append(f"{listed} lists the classes of the validation images: pass it as --val_labels")
+    else:
         problems.extend(
             f"validation folder {folder} is not one of the {len(classes):,} classes{similar(class_id, classes)}: "
-            "rename or remove it, or, without training images, give the list of the classes with --classmappings"
-            for class_id, folder in folders.items()
-            if class_id not in label_of
+            "rename or remove it, or, without training images, pass the list of the classes as --classmappings"
+            for class_id, folder in unknown.items()
         )
     known = {class_id: folder for class_id, folder in folders.items() if class_id in label_of}
     images = _images_of_classes(tree, known, label_of, problems, progress)

@@ -8,7 +8,7 @@ from keras_alexnet.data.archives.small_files import exists
 from keras_alexnet.data.file_kinds import is_image_name
 from keras_alexnet.data.scanning.official_archives import TRAIN_TAR, VAL_TAR
 from keras_alexnet.data.scanning.shards import find_shards
-from keras_alexnet.data.scanning.val_labels import DEVKIT, GROUND_TRUTH, SOLUTION, VAL_ANNOTATIONS
+from keras_alexnet.data.scanning.val_labels import DEVKIT, GROUND_TRUTH, SOLUTION, val_annotations
 from keras_alexnet.errors import UserError
 
 KAGGLE_ZIP = "imagenet-object-localization-challenge.zip"
@@ -83,7 +83,7 @@ def _labels(val: str | None, candidates: list[str]) -> str | None:
     """Empty if the validation images are in shards or in folders alone, else the first candidate that exists."""
     if val and find_shards(val, "val"):
         return ""
-    if val and os.path.isfile(listed := os.path.join(val, VAL_ANNOTATIONS)):
+    if val and os.path.isdir(val) and (listed := val_annotations(val)):
         return listed
     if val and os.path.isdir(val):
         with contextlib.suppress(OSError), os.scandir(val) as entries:  # Who lists the images says why.

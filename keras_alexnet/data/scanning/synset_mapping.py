@@ -7,13 +7,14 @@ from keras_alexnet.system.file_names import from_utf8
 from keras_alexnet.system.text_file import decode
 
 SYNSET_MAPPING = "LOC_synset_mapping.txt"
+TINY_IMAGENET_NAMES = "words.txt"
 
 
 def read_synset_names(path: str, classes: Sequence[str], problems: list[str], notes: list[str]) -> list[str] | None:
     """Reads the readable class names from lines such as `n01440764 tench, Tinca tinca`.
 
     Args:
-        path: ILSVRC's `LOC_synset_mapping.txt`; it may have more classes.
+        path: ILSVRC's `LOC_synset_mapping.txt`, or Tiny ImageNet's `words.txt`; it may have more classes.
         classes: the class ids, in label order.
         problems: what is wrong is appended here, for `errors.raise_if_any`.
         notes: what a user should know is appended here.

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from keras_alexnet.data.archives.directory import Progress
 from keras_alexnet.data.archives.paths import split_archive
-from keras_alexnet.data.archives.small_files import read_file, reader
+from keras_alexnet.data.archives.small_files import exists, read_file, reader
 from keras_alexnet.data.class_ids import escaped, similar
 from keras_alexnet.data.file_kinds import FORMAT_OF_SUFFIX
 from keras_alexnet.data.scanning.annotations import annotated_label
@@ -22,6 +22,16 @@ GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 DEVKIT = "ILSVRC2012_devkit_t12"
 SOLUTION = "LOC_val_solution.csv"
 VAL_ANNOTATIONS = "val_annotations.txt"  # of Tiny ImageNet
+
+
+def val_annotations(val_dir: str) -> str | None:
+    """Tiny ImageNet's list of labels in a folder or archive, unless the images are in class folders since."""
+    listed = os.path.join(val_dir, VAL_ANNOTATIONS)
+    if not exists(listed):
+        return None
+    names = os.listdir(val_dir) if os.path.isdir(val_dir) else []
+    folders = [name for name in names if os.path.isdir(os.path.join(val_dir, name))]
+    return listed if len(folders) < 2 else None
 
 
 def validation_labels(

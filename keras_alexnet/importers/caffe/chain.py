@@ -53,7 +53,9 @@ def read_caffe_chain(path: str | os.PathLike, deploy: str | os.PathLike | None =
     image_size = next(filter(None, map(_image_size, sources)), None)
     translated, image_size = _with_dense_layers(translated, image_size)
     # A description for use has no data layer, which says what becomes of pixels.
-    data = next((layer for layer in (*sources, *trained) if "scale" in layer.parameters), None)
+    data = [layer for layer in (*sources, *trained) if "scale" in layer.parameters]
+    # Of one for training and one for testing, that which has the numbers.
+    data = next((layer for layer in data if layer.parameters["mean_values"]), data[0] if data else None)
     if data:
         translated[:0] = _scaling(data)
     mean_file = data.parameters["mean_file"] if data and not data.parameters["mean_values"] else None

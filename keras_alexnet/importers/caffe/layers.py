@@ -53,13 +53,6 @@ class CaffeLayer:
     blobs: tuple[np.ndarray, ...] = ()
 
 
-@dataclass(frozen=True, eq=False)
-class CaffeNet:
-    """A network: its layers in the order of the file."""
-
-    layers: tuple[CaffeLayer, ...]
-
-
 def read_layer(layer: Message, where: str) -> CaffeLayer:
     """Reads a layer, a LayerParameter or V1LayerParameter, without its blobs.
 
