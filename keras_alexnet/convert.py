@@ -57,8 +57,8 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_list(
         "std",
         None,
-        "Divisor of each channel after the mean is subtracted; 255,255,255 for a network that takes 0 to 1 and scales them "
-        "itself.",
+        "Divisor of each channel after the mean is subtracted; 255,255,255 for a network that takes 0 to 1 and scales "
+        "them itself.",
         flag_values=flag_values,
     )
     flags.DEFINE_enum(

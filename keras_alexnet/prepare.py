@@ -5,7 +5,8 @@
 This folder holds ILSVRC2012 as Kaggle's tree or zip, as the official archives (ILSVRC2012_img_train.tar,
 ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz), or as shards of WebDataset or TFRecord. Archives need not be
 unpacked: the maps name images inside them as <archive>@/<entry>, and training reads them in place. Without
-training images, only the validation images are prepared, for evaluate. Or pass each part separately, as a folder or an archive:
+training images, only the validation images are prepared, for evaluate. Or pass each part separately, as a folder or an
+archive:
 
   python -m keras_alexnet.prepare --train_dir=/data/train --val_dir=/data/val \\
       --val_annotations_dir=/data/val_annotations --output_dir=data

@@ -11,10 +11,11 @@ from keras_alexnet.command_help import FlagHelp, flag_groups, usage
 PAGE = Path(__file__).parent.parent / "docs" / "command-line.md"
 _HEAD = """# Command line
 
-This page is written by `scripts/write_command_line_page.py`. `--help` prints the same text and shows how to use each command.
+This page is written by `scripts/write_command_line_page.py`. `--help` prints the same text and shows how to use each
+command.
 
-`keras-alexnet fit …` is short for `python -m keras_alexnet.fit …`, and likewise for the other commands. `--[no]name` stands for
-`--name` and `--noname`. These flags belong to every command:
+`keras-alexnet fit …` is short for `python -m keras_alexnet.fit …`, and likewise for the other commands. `--[no]name`
+stands for `--name` and `--noname`. These flags belong to every command:
 """
 
 
