@@ -120,7 +120,7 @@ def test_no_folder_given_is_told(tree):
         call()
     with pytest.raises(UserError, match=r"or --train_dir, --val_dir\."):
         call("--val_annotations_dir=")
-    with pytest.raises(UserError, match="there are no validation images. Pass --val_fraction=0.1"):
+    with pytest.raises(UserError, match=r"there are no validation images\. Pass --val_fraction=0\.1"):
         call(f"--train_dir={tree.train}")
 
 
