@@ -55,8 +55,9 @@ def test_a_byte_order_mark_changes_nothing_and_utf16_is_named(tmp_path, name):
 
 def test_utf16_without_a_mark_is_named(tmp_path):
     (tmp_path / "list.txt").write_bytes("n1\t0\n".encode("utf-16-le"))
-    with pytest.raises(UserError, match=r"list\.txt is not UTF-8 text, but probably UTF-16.*iconv"):
-        class_mappings.read_class_mappings(tmp_path / "list.txt")
+    for read in (class_mappings.read_class_mappings, map_file.read_map):
+        with pytest.raises(UserError, match=r"list\.txt is not UTF-8 text, but probably UTF-16.*iconv"):
+            read(tmp_path / "list.txt")
 
 
 def test_the_ground_truth_follows_the_names_of_images_in_any_folders(tmp_path):

@@ -175,6 +175,7 @@ def raise_if_missing(image_map: ImageMap) -> None:
         + "\n".join(shown)
         + (f"\nThe archive {os.fsdecode(archived[1])} does not exist." if archived else "")
         + f"\nOf the first path, only {_deepest_folder(os.fsdecode(sampled[0]))} exists."
+        + ("\nThe paths have quotation marks around them. Remove those." if sampled[0].endswith(b'"') else "")
         + "\nIs their disk mounted? If they have been moved, run python -m keras_alexnet.prepare again; with "
         "--relative_paths it writes maps that can be moved together with their images."
     )
