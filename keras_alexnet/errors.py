@@ -25,6 +25,12 @@ class SettingError(UserError):
         super().__init__(f"{name} {problem}")
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of a library's message, which may be long or empty, to be quoted within a sentence."""
+    text = str(error).strip()
+    return text.splitlines()[0][:200].rstrip(".") if text else type(error).__name__
+
+
 def raise_if_any(problems: Sequence[str], summary: str) -> None:
     """Raises one `UserError` that shows the first ten of `problems` under `summary`, and their total."""
     if not problems:

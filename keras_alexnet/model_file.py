@@ -7,7 +7,7 @@ import zipfile
 import keras
 from keras import layers
 
-from keras_alexnet.errors import UserError
+from keras_alexnet.errors import UserError, first_line
 from keras_alexnet.model import set_precision
 from keras_alexnet.system.atomic import atomic_path
 
@@ -66,7 +66,7 @@ def load_model(path: str) -> keras.Model:
     except MemoryError:
         raise UserError(f"not enough memory to load the model {path}. Free some memory and retry.") from None
     except Exception as error:
-        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+        reason = first_line(error)
         if isinstance(error, OSError) and error.strerror:
             reason = "there is no such file" if isinstance(error, FileNotFoundError) else error.strerror
         raise UserError(

@@ -11,7 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_alexnet.errors import SettingError, UserError
+from keras_alexnet.errors import SettingError, UserError, first_line
 from keras_alexnet.exporters.formats import QUANTIZATIONS, export_kind
 from keras_alexnet.exporters.runtimes import PACKAGES, is_installed, load_exported
 from keras_alexnet.model_file import model_sizes
@@ -136,7 +136,7 @@ def _write(model: keras.Model, kind: str, path: Path, quantize: str) -> None:
     except (UserError, OSError, MemoryError):
         raise
     except Exception as error:  # The converters raise errors of many kinds.
-        raise UserError(f"cannot write the model as {kind}: {_first_line(error)}") from error
+        raise UserError(f"cannot write the model as {kind}: {first_line(error)}") from error
 
 
 def _run(kind: str, partial: Path, images: np.ndarray, path: str | os.PathLike) -> tuple[str, np.ndarray] | None:
@@ -150,7 +150,7 @@ def _run(kind: str, partial: Path, images: np.ndarray, path: str | os.PathLike) 
     except (OSError, MemoryError):
         raise
     except Exception as error:  # The runtimes raise errors of many kinds.
-        raise UserError(f"{path} is not written: {PACKAGES[kind]} cannot run it: {_first_line(error)}") from error
+        raise UserError(f"{path} is not written: {PACKAGES[kind]} cannot run it: {first_line(error)}") from error
 
 
 def _compare(check: ExportCheck, logits: np.ndarray, expected: np.ndarray, quantize: str) -> ExportCheck:
@@ -164,10 +164,6 @@ def _compare(check: ExportCheck, logits: np.ndarray, expected: np.ndarray, quant
         )
     same_class = int((logits.argmax(axis=1) == expected.argmax(axis=1)).sum())
     return dataclasses.replace(check, images=len(logits), difference=difference, same_class=same_class)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _synthetic_images(count: int, side: int) -> np.ndarray:

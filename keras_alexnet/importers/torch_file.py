@@ -11,7 +11,7 @@ import zipfile
 
 import numpy as np
 
-from keras_alexnet.errors import UserError
+from keras_alexnet.errors import UserError, first_line
 from keras_alexnet.importers.files import ModelFile
 from keras_alexnet.importers.torch_pickle import Storage, Unpickler, check_pickle
 
@@ -36,7 +36,7 @@ def read_torch_file(file: ModelFile):
         raise
     # What pickle, pickletools and zipfile raise at damaged files, and what malicious ones provoke.
     except Exception as error:
-        reason = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
+        reason = first_line(error)
         raise file.error(f"cannot be read ({reason})") from None
 
 

@@ -11,7 +11,7 @@ import os
 
 import numpy as np
 
-from keras_alexnet.errors import UserError
+from keras_alexnet.errors import UserError, first_line
 from keras_alexnet.importers.chain import Chain, Convolution, Dense, Dropout, Layer, MaxPool, Relu
 from keras_alexnet.importers.files import open_model_file
 from keras_alexnet.importers.state_dict import EXPECTED, KERNEL_AXES, find_candidates, select_candidate
@@ -66,13 +66,8 @@ def _read_safetensors(path: str) -> dict[str, np.ndarray]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is not a dict
     except Exception as error:
         raise UserError(
-            f"{path} is damaged, or of another kind ({_brief(error)}). Expected {EXPECTED}: download it again."
+            f"{path} is damaged, or of another kind ({first_line(error)}). Expected {EXPECTED}: download it again."
         ) from None
-
-
-def _brief(error: Exception) -> str:
-    """The first line of a library's message, which may be long, or empty."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _array(tensor: Tensor | np.ndarray, where: str) -> np.ndarray:
@@ -81,7 +76,7 @@ def _array(tensor: Tensor | np.ndarray, where: str) -> np.ndarray:
         array = tensor.numpy() if isinstance(tensor, Tensor) else tensor
     # What zipfile raises at damaged entries.
     except Exception as error:
-        raise UserError(f"{where} is damaged ({_brief(error)}). Expected {EXPECTED}: download it again.") from None
+        raise UserError(f"{where} is damaged ({first_line(error)}). Expected {EXPECTED}: download it again.") from None
     if array.dtype.name not in _FLOAT_TYPES:
         raise UserError(f"{where} is of {array.dtype}. Expected one of {', '.join(_FLOAT_TYPES)}: {SAVE}.")
     # What is beyond float32 becomes infinite, which the caller refuses.

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from keras_alexnet.errors import UserError
+from keras_alexnet.errors import UserError, first_line
 
 # Names of the extras in pyproject.toml.
 _EXTRAS = {"tensorflow": "gpu", "jax": "jax-gpu", "torch": "torch"}
@@ -88,7 +88,7 @@ def _jax_reason() -> str:
     try:
         jax.devices("cuda")
     except RuntimeError as error:
-        return str(error).splitlines()[0].rstrip(".")
+        return first_line(error)
     return "it was set to use another platform"
 
 
@@ -100,5 +100,5 @@ def _torch_reason() -> str:
     try:
         torch.cuda.init()
     except (RuntimeError, AssertionError) as error:
-        return str(error).splitlines()[0].rstrip(".")
+        return first_line(error)
     return "it was set to use another device"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import keras
 
-from keras_alexnet.errors import UserError
+from keras_alexnet.errors import UserError, first_line
 from keras_alexnet.system import gpu
 from keras_alexnet.system.machine import total_bytes
 from keras_alexnet.training.devices.platform import current_platform
@@ -70,8 +70,9 @@ def explained_memory(
         text = str(error).strip()
         if not (isinstance(error, MemoryError) or any(sign in text for sign in _SIGNS)):
             raise
-        first_line = text.splitlines()[0][:200] if text else type(error).__name__
-        raise _too_little(batch_size, num_replicas, platform, fixed, per_image, reason=f" ({first_line})") from None
+        raise _too_little(
+            batch_size, num_replicas, platform, fixed, per_image, reason=f" ({first_line(error)})"
+        ) from None
 
 
 def _too_little(

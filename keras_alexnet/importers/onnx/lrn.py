@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from keras_alexnet.errors import first_line
 from keras_alexnet.importers.chain import LocalResponseNorm
 from keras_alexnet.importers.onnx.file import text
 from keras_alexnet.importers.onnx.graph import Graph, Node
@@ -109,7 +110,7 @@ def lrn_layer(
         if not all(map(math.isfinite, (nodes.alpha, nodes.beta, nodes.k))):
             raise ValueError("numbers that are not finite")
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
+        reason = first_line(error)
         raise graph.error(
             node,
             f"ends a normalization with {reason}",
