@@ -31,7 +31,7 @@ from keras_alexnet.system.keras_settings import keras_defaults
 
 DATA_FORMAT = "channels_last"  # whatever keras.json says
 
-# Layers that compute in float32 whatever the precision of the run: pixels less their mean, the normalisations
+# Layers that compute in float32 whatever the precision of the run: pixels less their mean, the normalizations
 # (their squares lose 2e-3 in bfloat16) and the logits.
 FLOAT32_LAYERS = ("input_mean", "norm1", "norm2", "fc8")
 

@@ -134,7 +134,7 @@ POOL_WINDOW, POOL_STRIDE = 3, 2
 
 
 def _cntk_padding(size: int) -> tuple[int, int]:
-    """CNTK's automatic padding: it centres the first window on pixel 0, unlike TensorFlow's "same" on even sizes."""
+    """CNTK's automatic padding: it centers the first window on pixel 0, unlike TensorFlow's "same" on even sizes."""
     return 1, size % 2
 
 

@@ -78,7 +78,7 @@ def refused(add, *messages, **changes):
 
 
 def window_sum(network, x, weights, **changes):
-    """Of neighbouring channels, as CNTK's layers library writes it."""
+    """Of neighboring channels, as CNTK's layers library writes it."""
     attributes = {"kernelShape": (1, 1, len(weights), 1), "strides": (1, 1, 1, 1), "autoPadding": [True] * 4}
     attributes |= {"lowerPad": (0, 0, 0, 0), "upperPad": (0, 0, 0, 0), **changes}
     x = network.add("Reshape", x, beginAxis=2, endAxis=3, newShape=(-1, 1))

@@ -37,7 +37,7 @@ def pytest_configure(config):
 
 
 def write_images(folder: Path, count: int, seed: int) -> list[tuple[str, int]]:
-    """Noise of three colours, one a class, as JPEGs; returns (path, label) rows."""
+    """Noise of three colors, one a class, as JPEGs; returns (path, label) rows."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     rows = []

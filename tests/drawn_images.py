@@ -24,7 +24,7 @@ UPRIGHT = {
 
 
 def draw(width: int, height: int, seed: int = 0) -> np.ndarray:
-    """Blurred blobs of strong colours: uint8 (height, width, 3). Chroma subsampling mixes neighbours visibly."""
+    """Blurred blobs of strong colors: uint8 (height, width, 3). Chroma subsampling mixes neighbors visibly."""
     blobs = np.random.default_rng(seed).integers(0, 256, (height // 6 + 2, width // 6 + 2, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(blobs).resize((width, height), Image.Resampling.BICUBIC))
 

@@ -67,7 +67,7 @@ def swapped(first: str, second: str) -> list[chain.Layer]:
     return made
 
 
-def test_every_layer_is_recognised_whatever_its_name():
+def test_every_layer_is_recognized_whatever_its_name():
     made = layers()
     found = match_alexnet(network(made))
     assert (found.preset, found.size_is_assumed) == (Preset(FILTERS, UNITS), True)
@@ -257,7 +257,7 @@ def test_mean_and_std_are_in_the_files_order():
         pytest.approx((10, 20, 40)),
         "as given",
     )
-    # Another order alone: the usual mean is that of the colours.
+    # Another order alone: the usual mean is that of the colors.
     assert pixels(formats.CAFFE, channel_order="rgb").preset.input_offset == PRESETS["bvlc"].input_offset
     assert pixels(formats.CAFFE, channel_order="rgb").mean == (123, 117, 104)
 

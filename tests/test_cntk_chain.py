@@ -105,8 +105,8 @@ def test_weights_are_views(path):
         assert sum(np.shares_memory(array, other) for other in stored) == 1
 
 
-COLOURS = np.float32([[[104]], [[117]], [[123]]])
-CONSTANT_IMAGE = np.broadcast_to(COLOURS, (3, 9, 9))
+COLORS = np.float32([[[104]], [[117]], [[123]]])
+CONSTANT_IMAGE = np.broadcast_to(COLORS, (3, 9, 9))
 
 
 @pytest.mark.parametrize(
@@ -114,16 +114,16 @@ CONSTANT_IMAGE = np.broadcast_to(COLOURS, (3, 9, 9))
     [
         ("Minus", ["image", 114.0], 1, -114),
         ("Minus", ["image", np.full((1, 1), 114.0)], 1, -114),
-        ("Minus", ["image", COLOURS], 1, (-104, -117, -123)),
+        ("Minus", ["image", COLORS], 1, (-104, -117, -123)),
         ("Minus", ["image", CONSTANT_IMAGE], 1, (-104, -117, -123)),
         ("Minus", ["image", np.full((9, 9), 7.0)], 1, -7),
         ("Minus", [255.0, "image"], -1, 255),
         ("Plus", ["image", -114.0], 1, -114),
-        ("Plus", [-COLOURS, "image"], 1, (-104, -117, -123)),
+        ("Plus", [-COLORS, "image"], 1, (-104, -117, -123)),
         ("ElementTimes", ["image", 0.5], 0.5, 0),
-        ("ElementTimes", [COLOURS, "image"], (104, 117, 123), 0),
+        ("ElementTimes", [COLORS, "image"], (104, 117, 123), 0),
         ("Negate", ["image"], -1, 0),
-        ("PerDimMeanVarNormalization", ["image", COLOURS, 0.5], 0.5, (-52, -58.5, -61.5)),
+        ("PerDimMeanVarNormalization", ["image", COLORS, 0.5], 0.5, (-52, -58.5, -61.5)),
     ],
 )
 def test_arithmetic_on_pixels_is_a_scaling(op, inputs, scale, offset):

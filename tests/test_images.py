@@ -27,8 +27,8 @@ from keras_alexnet.system import process_pool
 # As keras_alexnet.data.image_file has it, which pytest overrules.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
 
-COLOURS = draw(48, 36)
-JPEG = encode(COLOURS, "JPEG", quality=90)
+COLORS = draw(48, 36)
+JPEG = encode(COLORS, "JPEG", quality=90)
 BROKEN_EXIF = {
     "no tiff": b"Exif\0\0garbage",
     "cut": exif_with_orientation(6, "<")[:20],
@@ -70,22 +70,22 @@ def flipped(data, at):
 
 def huge_png():
     """A PNG that says it has 200,000 × 200,000 pixels."""
-    data = encode(COLOURS, "PNG")
+    data = encode(COLORS, "PNG")
     size = b"IHDR" + (200_000).to_bytes(4, "big") * 2 + data[24:29]
     return data[:12] + size + zlib.crc32(size).to_bytes(4, "big") + data[33:]
 
 
 def test_decode_gives_upright_rgb_of_every_kind():
-    gray = COLOURS[..., 0]
-    rgba = np.dstack([COLOURS, gray])
-    assert (image_file.decode(encode(COLOURS, "PNG")) == COLOURS).all()
-    assert (image_file.decode(encode(COLOURS, "BMP")) == COLOURS).all()
-    assert (image_file.decode(encode(COLOURS, "WEBP", lossless=True)) == COLOURS).all()
+    gray = COLORS[..., 0]
+    rgba = np.dstack([COLORS, gray])
+    assert (image_file.decode(encode(COLORS, "PNG")) == COLORS).all()
+    assert (image_file.decode(encode(COLORS, "BMP")) == COLORS).all()
+    assert (image_file.decode(encode(COLORS, "WEBP", lossless=True)) == COLORS).all()
     assert (image_file.decode(encode(gray, "PNG")) == gray[..., None]).all()
     # Transparency is dropped, not blended.
-    assert (image_file.decode(encode(rgba, "PNG")) == COLOURS).all()
+    assert (image_file.decode(encode(rgba, "PNG")) == COLORS).all()
     assert (image_file.decode(encode(np.dstack([gray, gray]), "PNG")) == gray[..., None]).all()
-    palette = Image.fromarray(COLOURS).quantize(16)
+    palette = Image.fromarray(COLORS).quantize(16)
     for options in ({}, {"transparency": 3}, {"transparency": bytes(range(16))}):
         assert (image_file.decode(encode(palette, "PNG", **options)) == np.asarray(palette.convert("RGB"))).all()
     assert (image_file.decode(encode(palette, "GIF")) == np.asarray(palette.convert("RGB"))).all()
@@ -106,10 +106,10 @@ def test_decode_scales_what_has_more_than_8_bits():
 
 
 def test_decode_gives_cmyk_as_it_is_seen():
-    cmyk = Image.fromarray(COLOURS).convert("CMYK")
+    cmyk = Image.fromarray(COLORS).convert("CMYK")
     # Pillow writes them as Adobe does, inverted.
     decoded = image_file.decode(encode(cmyk, "JPEG", quality=100, subsampling=0))
-    assert np.abs(decoded.astype(int) - COLOURS).mean() < 3
+    assert np.abs(decoded.astype(int) - COLORS).mean() < 3
 
 
 @pytest.mark.parametrize("keep_jfif", [True, False])
@@ -120,7 +120,7 @@ def test_decode_turns_as_exif_says_unless_it_is_broken(keep_jfif):
         assert image_file.orientation(data) == number
         assert (image_file.decode(data) == upright(stored)).all()
     # Where JFIF gives a resolution, Pillow reads the EXIF data only when asked to.
-    with_resolution = encode(COLOURS, "JPEG", quality=90, dpi=(72, 72))
+    with_resolution = encode(COLORS, "JPEG", quality=90, dpi=(72, 72))
     for exif in BROKEN_EXIF.values():
         for data in (JPEG, with_resolution):
             broken = with_exif(data, exif, keep_jfif=keep_jfif)
@@ -136,12 +136,12 @@ def test_sound_images_have_no_problems(tmp_path):
     assert problems_of(tmp_path, upright) == (True, [])
     assert problems_of(tmp_path, with_exif(JPEG, exif_with_orientation(0, ">"), keep_jfif=True)) == (True, [])
     for kind, name in (("PNG", "a.png"), ("BMP", "a.bmp"), ("GIF", "a.gif"), ("WEBP", "A.WEBP")):
-        image = Image.fromarray(COLOURS).quantize(99) if kind == "GIF" else COLOURS
+        image = Image.fromarray(COLORS).quantize(99) if kind == "GIF" else COLORS
         assert problems_of(tmp_path, encode(image, kind), name) == (True, [])
 
 
 def test_what_cannot_be_decoded_is_unusable(tmp_path):
-    png = encode(COLOURS, "PNG")
+    png = encode(COLORS, "PNG")
     for data, problem in (
         (b"", "empty file"),
         (b"<!DOCTYPE html><html>", "not an image, but an HTML page"),
@@ -155,7 +155,7 @@ def test_what_cannot_be_decoded_is_unusable(tmp_path):
         (JPEG[:-30], "truncated or corrupted: image file is truncated"),
         (png[: len(png) // 2], "truncated or corrupted: image file is truncated"),
         (flipped(png, len(png) // 2), "truncated or corrupted: "),
-        (encode(COLOURS, "WEBP")[:-99], "truncated or corrupted: "),
+        (encode(COLORS, "WEBP")[:-99], "truncated or corrupted: "),
         (huge_png(), "too many pixels: more than "),
     ):
         usable, (found,) = problems_of(tmp_path, data)
@@ -253,32 +253,32 @@ def test_files_without_permission_are_unusable(tmp_path, monkeypatch):
 
 
 def test_odd_images_are_told_and_usable(tmp_path):
-    gray = COLOURS[..., 0]
-    several = {"save_all": True, "append_images": [Image.fromarray(255 - COLOURS)]}
+    gray = COLORS[..., 0]
+    several = {"save_all": True, "append_images": [Image.fromarray(255 - COLORS)]}
     deep = np.arange(48 * 36, dtype=np.uint16).reshape(36, 48) * 37
     turned = with_exif(JPEG, exif_with_orientation(6, "<"), keep_jfif=True)
     for data, name, expected in (
-        (encode(COLOURS, "PNG"), "a.JPEG", ["PNG named .jpeg"]),
-        (encode(COLOURS, "BMP"), "a.jpg", ["BMP named .jpg"]),
-        (encode(COLOURS, "WEBP"), "a.png", ["WEBP named .png"]),
+        (encode(COLORS, "PNG"), "a.JPEG", ["PNG named .jpeg"]),
+        (encode(COLORS, "BMP"), "a.jpg", ["BMP named .jpg"]),
+        (encode(COLORS, "WEBP"), "a.png", ["WEBP named .png"]),
         (JPEG, "a.png", ["JPEG named .png"]),
-        (encode(Image.fromarray(COLOURS).quantize(99), "GIF"), "a.JPEG", ["GIF named .jpeg"]),
-        (encode(COLOURS, "TIFF"), "a.JPEG", ["TIFF named .jpeg"]),
-        (encode(Image.fromarray(COLOURS).convert("CMYK"), "JPEG"), "a.JPEG", ["CMYK"]),
+        (encode(Image.fromarray(COLORS).quantize(99), "GIF"), "a.JPEG", ["GIF named .jpeg"]),
+        (encode(COLORS, "TIFF"), "a.JPEG", ["TIFF named .jpeg"]),
+        (encode(Image.fromarray(COLORS).convert("CMYK"), "JPEG"), "a.JPEG", ["CMYK"]),
         (encode(gray, "JPEG"), "a.JPEG", ["gray"]),
         (encode(Image.fromarray(gray > 99), "PNG"), "a.png", ["gray"]),
         (encode(np.dstack([gray, gray]), "PNG"), "a.png", ["gray", "transparency, which is dropped"]),
-        (encode(np.dstack([COLOURS, gray]), "PNG"), "a.png", ["transparency, which is dropped"]),
+        (encode(np.dstack([COLORS, gray]), "PNG"), "a.png", ["transparency, which is dropped"]),
         (encode(Image.fromarray(deep), "PNG"), "a.png", ["gray", "more than 8 bits a channel"]),
         (encode(draw(300, 31), "JPEG"), "a.JPEG", ["shorter side below 32 pixels: 300 x 31"]),
         (encode(draw(32, 32), "JPEG"), "a.JPEG", []),
         (turned, "a.JPEG", ["turned by its EXIF orientation: 6"]),
-        (encode(Image.fromarray(COLOURS), "GIF", **several), "a.gif", ["several frames, of which the first counts"]),
+        (encode(Image.fromarray(COLORS), "GIF", **several), "a.gif", ["several frames, of which the first counts"]),
     ):
         assert problems_of(tmp_path, data, name) == (True, expected)
 
 
-def test_deep_colours_are_told(tmp_path):
+def test_deep_colors_are_told(tmp_path):
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -292,12 +292,12 @@ def test_deep_colours_are_told(tmp_path):
 @pytest.mark.parametrize("exif", BROKEN_EXIF.values(), ids=BROKEN_EXIF)
 def test_broken_exif_is_odd(tmp_path, exif):
     for dpi in ({}, {"dpi": (72, 72)}):
-        data = with_exif(encode(COLOURS, "JPEG", **dpi), exif, keep_jfif=True)
+        data = with_exif(encode(COLORS, "JPEG", **dpi), exif, keep_jfif=True)
         assert problems_of(tmp_path, data) == (True, ["broken EXIF data"])
 
 
 def test_check_tells_in_the_order_of_the_paths(tmp_path):
-    (tmp_path / "gray.JPEG").write_bytes(encode(COLOURS[..., 0], "JPEG"))
+    (tmp_path / "gray.JPEG").write_bytes(encode(COLORS[..., 0], "JPEG"))
     (tmp_path / "sound.JPEG").write_bytes(JPEG)
     (tmp_path / "empty.JPEG").touch()
     names = (["sound"] * 40 + ["gray", "empty"]) * 5
@@ -313,7 +313,7 @@ def test_check_tells_in_the_order_of_the_paths(tmp_path):
 def test_command_refuses_unusable_images_and_lists_them(tree):
     broken, odd, missing = tree.images[1], tree.images[4], tree.images[7]
     broken.write_bytes(JPEG[:-30])
-    odd.write_bytes(with_exif(encode(COLOURS[..., 0], "JPEG"), b"Exif\0\0garbage", keep_jfif=True))
+    odd.write_bytes(with_exif(encode(COLORS[..., 0], "JPEG"), b"Exif\0\0garbage", keep_jfif=True))
     missing.unlink()
     missing.symlink_to("nowhere")
     done = start(tree, "--check_images", "--num_processes=2")
@@ -356,7 +356,7 @@ def test_bad_images_can_be_left_out(tree, more):
     left_out[0].write_bytes(b"")
     left_out[1].unlink()
     left_out[1].symlink_to(left_out[1].name)
-    tree.images[3].write_bytes(encode(COLOURS[..., 0], "JPEG"))
+    tree.images[3].write_bytes(encode(COLORS[..., 0], "JPEG"))
     assert [row[2] for row in call(tree, "--skip_bad_images", *more)] == ["empty file", "gray", "loop of links"]
     kept = [str(path) for path in tree.images if path not in left_out]
     assert mapped(tree) + mapped(tree, "val_map.txt") == kept

@@ -103,7 +103,7 @@ def test_the_run_of_the_file_does_not_matter(tmp_path):
     np.testing.assert_array_equal(built.predict_on_batch(IMAGES), network(IMAGES, training=False))
 
 
-def test_a_normalisation_of_other_operations_is_accepted(tmp_path, monkeypatch):
+def test_a_normalization_of_other_operations_is_accepted(tmp_path, monkeypatch):
     def with_power(x, _, name):
         sums = sum(ops.pad(ops.square(x), ((0, 0), (0, 0), (0, 0), (2, 2)))[..., i : i + x.shape[-1]] for i in range(5))
         return layers.Multiply(name=name)([x, ops.power(1.0 + 2e-5 * sums, -0.75)])

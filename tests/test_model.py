@@ -139,7 +139,7 @@ def test_a_normalization_of_other_operations_is_known_by_its_values(beta, lrn):
 
 @pytest.mark.parametrize(("size", "pooled"), [(55, 28), (28, 14), (14, 7), (13, 7)])
 def test_cntks_automatic_pool_padding(size, pooled):
-    """The first window is centred on pixel 0, and no window lies beyond the last pixel."""
+    """The first window is centered on pixel 0, and no window lies beyond the last pixel."""
     x = np.random.default_rng(size).uniform(0, 1, (1, size, size, 2)).astype(np.float32)
     inputs = keras.Input(x.shape[1:])
     result = keras.Model(inputs, model_module._max_pool(inputs, "pool", "cntk")).predict_on_batch(x)

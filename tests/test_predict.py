@@ -237,7 +237,7 @@ def test_the_table(folder, model, capsys):
     assert lines[4] == good(folder)[1]
 
 
-def test_a_table_on_a_terminal_fits_it_and_has_colour_if_that_is_wanted(folder):
+def test_a_table_on_a_terminal_fits_it_and_has_color_if_that_is_wanted(folder):
     def on_terminal(**environment) -> str:
         ours, theirs = pty.openpty()
         settings = {"COLUMNS": "70", "TERM": "xterm", "NO_COLOR": "", **environment}

@@ -163,6 +163,6 @@ def test_filters_may_hold_zeros_and_what_is_no_number():
 
 
 @pytest.mark.parametrize("shape", [(3, 3, 3), (3, 3, 1, 8), (3, 3, 3, 0), ()])
-def test_what_is_no_kernel_of_colours_is_refused(shape):
+def test_what_is_no_kernel_of_colors_is_refused(shape):
     with pytest.raises(ValueError, match=r"expected \(height, width, 3, filters\)"):
         filters_png(np.zeros(shape))

@@ -21,8 +21,8 @@ from keras_alexnet.system.lock import exclusive
 # As keras_alexnet.data.image_file has it, which pytest overrules.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
 
-COLOURS = draw(48, 36)
-JPEG = encode(COLOURS, "JPEG", quality=90)
+COLORS = draw(48, 36)
+JPEG = encode(COLORS, "JPEG", quality=90)
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_resized_copies(tree, tmp_path):
     for original, copy in zip(tree.images[:4], copies, strict=False):
         upright = Image.fromarray(image_file.decode(original.read_bytes()))
         with Image.open(copy) as image:
-            # Colours this strong do not survive the halved resolution of a JPEG's colours: brightness does.
+            # Colors this strong do not survive the halved resolution of a JPEG's colors: brightness does.
             resized = upright.resize(image.size, Image.Resampling.LANCZOS)
             brightness, expected_brightness = (np.asarray(each.convert("L"), int) for each in (image, resized))
         assert np.abs(brightness - expected_brightness).mean() < 4
@@ -76,7 +76,7 @@ def state(folder):
 
 def test_copies_that_are_whole_stay(tree, tmp_path):
     small = tmp_path / "small"
-    tree.images[5].write_bytes(encode(COLOURS[..., 0], "JPEG"))
+    tree.images[5].write_bytes(encode(COLORS[..., 0], "JPEG"))
     first = call(tree, *resize_to(small))
     assert [row[2] for row in first] == ["gray"]
     before = state(small)
@@ -119,7 +119,7 @@ def test_unusable_images_are_not_resized(tree, tmp_path):
 
 
 def test_two_images_of_one_copy_are_told(tree, tmp_path):
-    (tree.images[0].parent / "a.png").write_bytes(encode(COLOURS, "PNG"))
+    (tree.images[0].parent / "a.png").write_bytes(encode(COLORS, "PNG"))
     (tree.images[0].parent / "a.png.JPEG").write_bytes(JPEG)
     with pytest.raises(UserError, match=r"would have the same copy, .*/a\.png\.JPEG"):
         call(tree, *resize_to(tmp_path / "small"))

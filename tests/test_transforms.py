@@ -22,7 +22,7 @@ SIZES = [(500, 375), (375, 500), (128, 100), (256, 256), (400, 256), (256, 300),
 
 
 def opencv_bilinear(image: np.ndarray, side: int) -> np.ndarray:
-    """OpenCV's INTER_LINEAR without its rounding: half-pixel centres, no antialiasing, edges repeated; float64."""
+    """OpenCV's INTER_LINEAR without its rounding: half-pixel centers, no antialiasing, edges repeated; float64."""
 
     def taps(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         source = np.clip((np.arange(side) + 0.5) * size / side - 0.5, 0, size - 1)
@@ -37,7 +37,7 @@ def opencv_bilinear(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def assert_rounded(image: np.ndarray, exact: np.ndarray) -> None:
-    """Half a grey level is what rounding may cost; the rest is float32."""
+    """Half a gray level is what rounding may cost; the rest is float32."""
     assert image.dtype == np.uint8
     assert np.abs(image - exact).max() <= 0.51
 
@@ -110,7 +110,7 @@ def test_evaluation_image_is_cntks():
     [(128, 100), (256, 256), (257, 300), (300, 258), (500, 375), (640, 901), (41, 40), (1, 1), (9, 2)],
 )
 def test_evaluation_image_is_opencvs_bilinear(width, height):
-    # Noise, and in colour: what one pixel to the side would show in.
+    # Noise, and in color: what one pixel to the side would show in.
     pixels = np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8)
     exact = opencv_bilinear(centre_square(pixels), 227)
     assert_rounded(evaluation_image(tf.constant(encode(pixels, "PNG")), 227).numpy(), exact)
@@ -193,7 +193,7 @@ def test_every_crop_is_as_likely_as_any_other():
     assert chi_square(counts) < 148.3
 
 
-def test_crops_of_neighbouring_rows_are_independent():
+def test_crops_of_neighboring_rows_are_independent():
     places = places_of_many_crops()[:1200].astype(float)
     for this in places.T:
         for other in places.T:

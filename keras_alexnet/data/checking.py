@@ -147,7 +147,7 @@ def _header_problems(image: Image.Image, source: Source) -> Iterator[str]:
         yield "CMYK"
     if image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I"):
         yield "gray"
-    # Of PNG colours of 16 bits Pillow keeps 8 by itself.
+    # Of PNG colors of 16 bits Pillow keeps 8 by itself.
     deep_png = image.format == "PNG" and any("16" in str(tile[3]) for tile in image.tile)
     if deep_png or image.mode == "F" or image.mode.startswith("I"):
         yield "more than 8 bits a channel"

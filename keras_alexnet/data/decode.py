@@ -24,9 +24,9 @@ _EXIF = b"Exif\0\0"
 def decode_square(data: tf.Tensor, window: Window) -> tf.Tensor:
     """Decodes a square part of an image, for use inside a tf.data map.
 
-    An upright gray or colour JPEG, which is what image trees are made of, takes the fast path: only the wanted part is
+    An upright gray or color JPEG, which is what image trees are made of, takes the fast path: only the wanted part is
     decoded. Any other file (turned by its EXIF orientation, CMYK, PNG, GIF, BMP, WebP, …) goes through Pillow. Both
-    use libjpeg's accurate inverse DCT: TensorFlow's default is up to 17 grey levels off and no faster.
+    use libjpeg's accurate inverse DCT: TensorFlow's default is up to 17 gray levels off and no faster.
 
     There are few operations here, since each costs microseconds and an image of 256 pixels takes half a millisecond.
 
@@ -42,8 +42,8 @@ def decode_square(data: tf.Tensor, window: Window) -> tf.Tensor:
     def decode_part() -> tf.Tensor:
         size = shape[:2]
         corner, side = window(size)
-        # Colour is interpolated from the neighbouring columns: with one more on either side, the part is exactly what
-        # it is in the whole image; without, its edge columns are up to 14 grey levels off.
+        # Color is interpolated from the neighboring columns: with one more on either side, the part is exactly what
+        # it is in the whole image; without, its edge columns are up to 14 gray levels off.
         begin = tf.maximum(corner - (0, 1), 0)
         extent = tf.minimum(corner + side + (0, 1), size) - begin
         part = tf.io.decode_and_crop_jpeg(

@@ -40,7 +40,7 @@ def decode(data: bytes) -> np.ndarray:
     """Decodes an image file.
 
     The image is turned as its EXIF data say, if these can be read. Of several frames the first counts. Transparency is
-    dropped, and colours of 16 bits keep their upper 8.
+    dropped, and colors of 16 bits keep their upper 8.
 
     Args:
         data: the file's bytes.
@@ -170,7 +170,7 @@ def orientation_of(image: Image.Image) -> int | None:
 
 def upright_rgb(image: Image.Image, orientation: int | None) -> Image.Image:
     """A loaded image as RGB, turned by an EXIF orientation."""
-    # Else Pillow looks for a colour that is to stand for transparency.
+    # Else Pillow looks for a color that is to stand for transparency.
     image.info.pop("transparency", None)
     if image.mode == "F":
         image = Image.fromarray(_gray_of_floats(np.asarray(image)))

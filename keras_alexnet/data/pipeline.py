@@ -112,10 +112,10 @@ def image_dataset(
     settings: dict[str, Any] = {"image_size": image_size, "preprocessing": preprocessing, "crops": crops}
     if isinstance(images, ImageMap):
         return evaluation_dataset(images, batch_size, **settings)
-    return evaluation_dataset(unlabelled_map(images), batch_size, **settings).map(lambda pixels, _: pixels)
+    return evaluation_dataset(unlabeled_map(images), batch_size, **settings).map(lambda pixels, _: pixels)
 
 
-def unlabelled_map(paths: ImageMap | Iterable[str | os.PathLike]) -> ImageMap:
+def unlabeled_map(paths: ImageMap | Iterable[str | os.PathLike]) -> ImageMap:
     """A map of the images at `paths`; raises `UserError` if there are none, or for a single path in place of a list."""
     if isinstance(paths, ImageMap) and len(paths):
         return paths

@@ -114,8 +114,8 @@ def resize_square(image: tf.Tensor, image_size: int) -> tf.Tensor:
 
 
 def _bilinear(image: tf.Tensor, side: int) -> tf.Tensor:
-    """OpenCV's 8-bit bilinear resize, as CNTK uses it, within a grey level: half-pixel centres, no antialiasing."""
-    # TensorFlow's kernel converts the four neighbours of each result: converting each pixel once takes half the time.
+    """OpenCV's 8-bit bilinear resize, as CNTK uses it, within a gray level: half-pixel centers, no antialiasing."""
+    # TensorFlow's kernel converts the four neighbors of each result: converting each pixel once takes half the time.
     # As many results are rounded with fewer operations by adding 0.5 than by tf.round.
     pixels = tf.cast(image[tf.newaxis], tf.float32)
     pixels = tf.raw_ops.ResizeBilinear(images=pixels, size=(side, side), half_pixel_centers=True)

@@ -167,7 +167,7 @@ def _compare(check: ExportCheck, logits: np.ndarray, expected: np.ndarray, quant
 
 
 def _synthetic_images(count: int, side: int) -> np.ndarray:
-    """(count, side, side, 3) float32 of 0 to 255, always the same: noise, and waves of colour, in turn."""
+    """(count, side, side, 3) float32 of 0 to 255, always the same: noise, and waves of color, in turn."""
     rng = np.random.default_rng(0)
     images = rng.uniform(0, 255, (count, side, side, 3))
     x = np.linspace(0, 1, side)[:, None]

@@ -1,6 +1,6 @@
 """A network as a chain of layers, whichever file it comes from: what the readers of each format give.
 
-Arrays are as the source has them: channels first, in its own order of colours, with its groups. They may be read-only
+Arrays are as the source has them: channels first, in its own order of colors, with its groups. They may be read-only
 views of the file.
 """
 
@@ -54,7 +54,7 @@ class Relu(Layer):
 
 @dataclass(frozen=True, eq=False)
 class LocalResponseNorm(Layer):
-    """x / (k + alpha / size · Σ x²)^beta, the sum over `size` neighbouring channels."""
+    """x / (k + alpha / size · Σ x²)^beta, the sum over `size` neighboring channels."""
 
     size: int
     alpha: float

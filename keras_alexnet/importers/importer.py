@@ -16,7 +16,7 @@ from keras_alexnet.importers.caffe.chain import read_caffe_chain
 from keras_alexnet.importers.cntk.chain import read_cntk_chain
 from keras_alexnet.importers.onnx.chain import read_onnx_chain
 from keras_alexnet.importers.preprocessing import Preprocessing, resolve_preprocessing
-from keras_alexnet.importers.summary import summarise
+from keras_alexnet.importers.summary import summarize
 from keras_alexnet.importers.torchvision import read_torchvision
 from keras_alexnet.importers.weights import layer_weights
 from keras_alexnet.model import build_alexnet
@@ -90,7 +90,7 @@ def import_model(
             dropout=found.dropout,
             weights=functools.partial(layer_weights, found, pixels.channel_order),
         )
-        summary = summarise(found, pixels, model)
+        summary = summarize(found, pixels, model)
     classes = read_classes(path)
     if classes is not None:
         _, num_classes = model_sizes(model)

@@ -10,7 +10,7 @@ from keras_alexnet.importers.preprocessing import ResolvedPreprocessing
 from keras_alexnet.presets import describe, preset_name
 
 
-def summarise(found: AlexNetMatch, pixels: ResolvedPreprocessing, model: keras.Model) -> str:
+def summarize(found: AlexNetMatch, pixels: ResolvedPreprocessing, model: keras.Model) -> str:
     """Tells the layers of the file with their shapes, what each became, and which pixels file and model take."""
     rows = [("layer of the file", "what", "shape", "of the model", "shape", "")]
     for layer, name in found.mapping:

@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_alexnet.data.crops import check_batch_size, check_crops
 from keras_alexnet.data.image_map import ImageMap
-from keras_alexnet.data.pipeline import readable_images, unlabelled_map
+from keras_alexnet.data.pipeline import readable_images, unlabeled_map
 from keras_alexnet.data.unreadable import why_unreadable
 from keras_alexnet.errors import UserError
 from keras_alexnet.inference.outputs import Outputs
@@ -115,7 +115,7 @@ class FileOutputs:
         Raises:
             UserError: the model gives logits that are not finite.
         """
-        image_map = unlabelled_map(paths)
+        image_map = unlabeled_map(paths)
         batch_size = min(self._batch_size, len(image_map))
         position = 0
         images_of = readable_images(image_map, batch_size, image_size=self._image_size, **self._settings)
@@ -140,7 +140,7 @@ def _report_skipped(image_map: ImageMap, position: int, positions: Sequence[int]
 
 
 def _collected(outputs: FileOutputs, paths: ImageMap | Iterable[str | os.PathLike]) -> np.ndarray:
-    image_map = unlabelled_map(paths)
+    image_map = unlabeled_map(paths)
     values = None
     with silenced_but_python():
         for positions, batch in outputs(image_map, _refuse):

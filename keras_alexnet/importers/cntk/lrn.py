@@ -62,7 +62,7 @@ def _functions(path: Path, source: str) -> list[CntkFunction]:
 
 
 def _window_weights(path: Path, functions: list[CntkFunction]) -> np.ndarray | None:
-    """The weights of the neighbouring channels, which are all equal; None if it is another convolution."""
+    """The weights of the neighboring channels, which are all equal; None if it is another convolution."""
     function = functions[_SUM]
     kernel = path.operand(function, functions[_SPLIT].uid)
     if kernel is None or not kernel.size or function.inputs[1] != functions[_SPLIT].uid:
