@@ -209,7 +209,7 @@ def test_validation_images_alone(images, tmp_path, capsys, labels):
     assert [label_of[data] for data in found.read_many(range(4))] == list(found.labels)
     assert not (tmp_path / "out/train_map.txt").exists()
     (tmp_path / "out/train_map.txt").touch()
-    with pytest.raises(UserError, match=r"out/train_map.txt may belong to other classes"):
+    with pytest.raises(UserError, match=r"out/train_map.txt may have other classes"):
         call(*arguments, f"--output_dir={tmp_path}/out")
 
 

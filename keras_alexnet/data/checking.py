@@ -43,13 +43,17 @@ def check(sources: Sequence[Source], num_processes: int, progress: Progress | No
 
 
 def mean_over_sample(images: ImageMap, function: Callable[[int, int], float], count: int = 100) -> float:
-    """The mean of a function of (width, height) over up to `count` images, evenly spread; unusable ones are skipped."""
+    """The mean of a function of (width, height) over up to `count` images, evenly spread; unusable ones are skipped.
+
+    The function may raise `UnusableError`, too.
+    """
     values = []
     for row in sample_rows(len(images), count):
         with problems_told(source := images.image(row)) as problems, open_image(source, problems) as (image, _):
             size = image.size
         if not problems.unusable:
-            values.append(function(*size))
+            with contextlib.suppress(UnusableError):
+                values.append(function(*size))
     return sum(values) / max(len(values), 1)
 
 
