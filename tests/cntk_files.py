@@ -5,6 +5,8 @@ import struct
 import numpy as np
 from protobuf_bytes import field, fixed, varint
 
+from keras_alexnet.importers.cntk.reader import read_cntk_model
+
 # Composing version 2 files, by CNTK.proto.
 
 
@@ -197,3 +199,11 @@ def network_v1(version, **more):
 
 def image_pooling_v1():
     return struct.pack("<II", 3, 1) + size(3, 2, 2)
+
+
+def read_content(folder, content: bytes):
+    """Reads bytes as a file."""
+    # Some file systems write a file that takes the place of another to the disk at once.
+    (folder / "m.model").unlink(missing_ok=True)
+    (folder / "m.model").write_bytes(content)
+    return read_cntk_model(folder / "m.model")

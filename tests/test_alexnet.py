@@ -190,7 +190,7 @@ def with_nan(shape) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("made", "image_size", "told"),
+    ("made", "image_size", "expected_text"),
     [
         ([], None, r"there are no layers. Expected an AlexNet, with a convolution \(conv1\) there"),
         (layers()[:-1], None, r"the last layer is 'r7'. Expected an AlexNet, with a dense layer \(fc8\) there"),
@@ -221,8 +221,8 @@ def with_nan(shape) -> np.ndarray:
         ([chain.Scaling("s", 1.0, np.nan), *layers()], None, "layer 's' scales pixels by"),
     ],
 )
-def test_other_networks_are_refused_with_the_layer(made, image_size, told):
-    with pytest.raises(UserError, match=told) as raised:
+def test_other_networks_are_refused_with_the_layer(made, image_size, expected_text):
+    with pytest.raises(UserError, match=expected_text) as raised:
         match_alexnet(network(made, image_size))
     assert str(raised.value).startswith("net.file")
     assert "xpected" in str(raised.value)
@@ -314,7 +314,7 @@ def test_a_mean_in_the_other_order_is_questioned(mean, order):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "expected_text"),
     [
         ({"mean": (1, 2)}, "mean is 1,2; expected three numbers"),
         ({"mean": (1, 2, float("nan"))}, "mean is 1,2,nan"),
@@ -324,6 +324,6 @@ def test_a_mean_in_the_other_order_is_questioned(mean, order):
         ({"channel_order": "gbr"}, "channel_order is 'gbr'; expected bgr or rgb"),
     ],
 )
-def test_options_out_of_bounds(options, told):
-    with pytest.raises(UserError, match=told):
+def test_options_out_of_bounds(options, expected_text):
+    with pytest.raises(UserError, match=expected_text):
         Preprocessing(**options)

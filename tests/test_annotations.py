@@ -40,7 +40,7 @@ def test_label_is_the_class_of_all_objects(annotation, text, label):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected_text"),
     [
         ("", "names no class: expected objects"),
         ("<object><pose/></object>", "has an object without a name: "),
@@ -49,10 +49,10 @@ def test_label_is_the_class_of_all_objects(annotation, text, label):
         (objects("newt"), "names class newt, which is not one of the classes: "),
     ],
 )
-def test_annotations_that_name_no_one_class_are_told(annotation, text, told):
+def test_annotations_that_name_no_one_class_are_told(annotation, text, expected_text):
     annotation.write_text(f"<annotation>{text}</annotation>")
     problem = problem_of(annotation)
-    assert problem.startswith(f"{annotation} {told}")
+    assert problem.startswith(f"{annotation} {expected_text}")
     assert problem.endswith("correct it, or remove it and val_1.JPEG")
 
 
@@ -61,7 +61,7 @@ BOMB = "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10}">' for n in range(1, 10))
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "expected_text"),
     [
         (b"", "no element found"),
         (b"<annotation><object>", "no element found"),
@@ -73,10 +73,10 @@ BOMB = "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10}">' for n in range(1, 10))
     ],
     ids=["empty", "cut off", "not XML", "unknown encoding", "unsupported encoding", "entities", "huge"],
 )
-def test_annotations_that_are_not_xml_are_told(annotation, content, told):
+def test_annotations_that_are_not_xml_are_told(annotation, content, expected_text):
     annotation.write_bytes(content)
     problem = problem_of(annotation)
-    assert problem.startswith(f"{annotation} is not XML as expected: {told}")
+    assert problem.startswith(f"{annotation} is not XML as expected: {expected_text}")
     assert problem.endswith("correct it, or remove it and val_1.JPEG")
 
 

@@ -227,7 +227,7 @@ def test_inputs_of_old_networks_are_a_layer(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "expected_text"),
     [
         (blob(BIAS, (3,)), "blob 1 has 2 numbers. Expected 3 for its shape 3,"),
         (blob(BIAS, (2**21,) * 4), "blob 1 has 2 numbers. Expected beyond 2^63 for its shape 2,097,152 × "),
@@ -244,14 +244,14 @@ def test_inputs_of_old_networks_are_a_layer(tmp_path):
         (raw_blob(BIAS, 3, "<f4"), "blob 1 has raw_data of type 3. Expected 0 (double), 1 (float) or 2 (half"),
     ],
 )
-def test_wrong_blobs_are_told_with_their_layer(tmp_path, content, told):
+def test_wrong_blobs_are_told_with_their_layer(tmp_path, content, expected_text):
     message = refused(tmp_path, field(1, "net") + convolution(blob(WEIGHTS), content))
-    assert told in message
-    assert message.startswith(": layer 1 ('conv1'), ") or "truncated" in told
+    assert expected_text in message
+    assert message.startswith(": layer 1 ('conv1'), ") or "truncated" in expected_text
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "expected_text"),
     [
         (layer("conv1", ""), ": layer 1 ('conv1') has no type."),
         (v1_layer("conv1", 0), ": layer 1 ('conv1') has no type."),
@@ -276,12 +276,12 @@ def test_wrong_blobs_are_told_with_their_layer(tmp_path, content, told):
         (field(1, "a name") + field(7, 1), " has no layers."),
     ],
 )
-def test_wrong_layers_are_told(tmp_path, content, told):
-    assert told in refused(tmp_path, content)
+def test_wrong_layers_are_told(tmp_path, content, expected_text):
+    assert expected_text in refused(tmp_path, content)
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "expected_text"),
     [
         (b"", " is empty."),
         (b"\x08\x07\x12\x07pytorch", " is something else, corrupted, or truncated."),
@@ -289,8 +289,8 @@ def test_wrong_layers_are_told(tmp_path, content, told):
     ],
     ids=["empty", "onnx", "noise"],
 )
-def test_other_files_are_refused(tmp_path, content, told):
-    assert told in refused(tmp_path, content)
+def test_other_files_are_refused(tmp_path, content, expected_text):
+    assert expected_text in refused(tmp_path, content)
 
 
 def test_prototxt_in_all_its_notations(tmp_path):
@@ -351,7 +351,7 @@ def test_v1_types_have_todays_names(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected_text"),
     [
         ('layer {\n  name: "a"\n  type: ReLU }', ", line 3 is not a description of a network"),
         ("layers { type: Convolution }", "has no value named Convolution"),
@@ -363,11 +363,11 @@ def test_v1_types_have_todays_names(tmp_path):
         ("", "is empty"),
     ],
 )
-def test_wrong_prototxts_are_told(tmp_path, text, told):
+def test_wrong_prototxts_are_told(tmp_path, text, expected_text):
     with pytest.raises(UserError) as raised:
         read_text(tmp_path, text)
     message = str(raised.value)
-    assert told in message
+    assert expected_text in message
     assert f"{tmp_path}/deploy.prototxt" in message
     assert len(message) < 1000
 

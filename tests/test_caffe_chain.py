@@ -159,7 +159,7 @@ def test_a_description_for_use_leaves_the_data_layer_of_the_weights_its_say(tmp_
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected_text"),
     [
         (("group: 2", "group: 3"), r"layer 'conv2' \(Convolution\) has group 3. Expected a divisor of 64"),
         (("kernel_size: 5", "kernel_size: 7"), r"'conv2' .* shape 64 × 12 × 5 × 5, and .* should have 64 × 12 × 7 × 7"),
@@ -179,9 +179,9 @@ def test_a_description_for_use_leaves_the_data_layer_of_the_weights_its_say(tmp_
         (("inner_product_param {", "inner_product_param { axis: 2"), r"'fc6' \(InnerProduct\) has axis 2. Expected 1"),
     ],
 )
-def test_other_networks_are_refused_with_the_layer(tmp_path, change, told):
+def test_other_networks_are_refused_with_the_layer(tmp_path, change, expected_text):
     deploy = edited_deploy(tmp_path, change)
-    with pytest.raises(UserError, match=told) as raised:
+    with pytest.raises(UserError, match=expected_text) as raised:
         read_caffe_chain(NEW, deploy)
     assert str(raised.value).startswith(f"{deploy}: layer '")
 
@@ -236,7 +236,7 @@ def test_layers_of_labels_are_left_out(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("end", "told"),
+    ("end", "expected_text"),
     [
         (
             binary_layer("fc9", "InnerProduct", field(3, "fc7"), field(4, "fc9"), field(117, field(1, 2))),
@@ -248,8 +248,8 @@ def test_layers_of_labels_are_left_out(tmp_path):
         ),
     ],
 )
-def test_other_ends_are_refused(tmp_path, end, told):
-    with pytest.raises(UserError, match=told):
+def test_other_ends_are_refused(tmp_path, end, expected_text):
+    with pytest.raises(UserError, match=expected_text):
         chain_of(tmp_path, end=end)
 
 
@@ -296,7 +296,7 @@ def test_weights_as_hdf5(tmp_path):
 
 
 def test_wrong_hdf5_is_told(tmp_path):
-    def told(change) -> str:
+    def expected_text(change) -> str:
         path = hdf5(tmp_path)
         with h5py.File(path, "a") as file:
             change(file["data/fc8"])
@@ -312,14 +312,16 @@ def test_wrong_hdf5_is_told(tmp_path):
         del group["1"]
         group["1"] = h5py.ExternalLink("other.h5", "/data")
 
-    assert "'fc8' (InnerProduct) has no weights in" in told(lambda group: group.clear())
-    assert "/data/fc8 has no dataset '1'" in told(linked)
+    assert "'fc8' (InnerProduct) has no weights in" in expected_text(lambda group: group.clear())
+    assert "/data/fc8 has no dataset '1'" in expected_text(linked)
     not_floats = "/data/fc8/1 is not an array of floats stored in this file"
-    assert not_floats in told(lambda group: replaced(group, "create_dataset", data=[b"text"]))
-    assert not_floats in told(lambda group: replaced(group, "create_dataset", (10,), "f4"))
-    assert not_floats in told(lambda group: replaced(group, "create_dataset", (10**10,), "f4", chunks=(10**5,)))
+    assert not_floats in expected_text(lambda group: replaced(group, "create_dataset", data=[b"text"]))
+    assert not_floats in expected_text(lambda group: replaced(group, "create_dataset", (10,), "f4"))
+    assert not_floats in expected_text(
+        lambda group: replaced(group, "create_dataset", (10**10,), "f4", chunks=(10**5,))
+    )
     external = [(str(tmp_path / "numbers"), 0, 40)]
-    assert not_floats in told(lambda group: replaced(group, "create_dataset", (10,), "f4", external=external))
+    assert not_floats in expected_text(lambda group: replaced(group, "create_dataset", (10,), "f4", external=external))
 
 
 def test_damaged_hdf5_is_read_or_told(tmp_path):

@@ -47,7 +47,7 @@ def test_means_per_channel(tmp_path, shape):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "expected_text"),
     [
         (old_blob(np.ones(40), 2, 1, 4, 5), "has the shape 2 × 1 × 4 × 5. Expected a mean image"),
         (old_blob(np.ones(59), 1, 3, 4, 5), ": the mean image has 59 numbers. Expected 60"),
@@ -66,7 +66,7 @@ def test_means_per_channel(tmp_path, shape):
     ],
     ids=range(14),
 )
-def test_wrong_means_are_told(tmp_path, content, told):
+def test_wrong_means_are_told(tmp_path, content, expected_text):
     (tmp_path / "mean").write_bytes(content)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=expected_text):
         read_mean(tmp_path / "mean")

@@ -42,11 +42,11 @@ def test_defaults_flags_and_positional_arguments_in_any_order():
 
 
 @pytest.mark.parametrize(
-    ("argument", "told"),
+    ("argument", "expected_text"),
     [("--epoch_count=3", "epoch_count"), ("--epochs=many", "many"), ("--epochs=0", "epochs"), ("--epochs", "epochs")],
 )
-def test_bad_flags_are_told(argument, told):
-    with pytest.raises(UserError, match=f"(?s){told}.*--help"):
+def test_bad_flags_are_told(argument, expected_text):
+    with pytest.raises(UserError, match=f"(?s){expected_text}.*--help"):
         cli.parse(define_flags, [argument])
 
 
@@ -101,11 +101,13 @@ def test_missing_flagfile_and_bad_line_in_it_are_told(tmp_path):
         cli.parse(define_flags, [f"--flagfile={tmp_path}/bad.flags"])
 
 
-@pytest.mark.parametrize(("backend", "told"), [("theano", "expected one of tensorflow, jax, torch"), ("jax", "jax")])
-def test_backends_that_cannot_be_had_are_told(monkeypatch, backend, told):
+@pytest.mark.parametrize(
+    ("backend", "expected_text"), [("theano", "expected one of tensorflow, jax, torch"), ("jax", "jax")]
+)
+def test_backends_that_cannot_be_had_are_told(monkeypatch, backend, expected_text):
     monkeypatch.setenv("KERAS_BACKEND", backend)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=told), cli.quiet_framework_start():
+    with pytest.raises(UserError, match=expected_text), cli.quiet_framework_start():
         pass
 
 

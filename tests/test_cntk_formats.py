@@ -1,5 +1,6 @@
 """CNTK's two file formats, in small files composed here."""
 
+import functools
 import struct
 
 import numpy as np
@@ -23,6 +24,7 @@ from cntk_files import (
     model_of,
     model_v1,
     network_v1,
+    read_content,
     shape,
     shape_of,
     size,
@@ -38,15 +40,7 @@ from keras_alexnet.importers.cntk.reader import read_cntk_model
 
 @pytest.fixture
 def read(tmp_path):
-    """Reads bytes as a file."""
-
-    def read_bytes(content):
-        # Some file systems write a file that takes the place of another to the disk at once.
-        (tmp_path / "m.model").unlink(missing_ok=True)
-        (tmp_path / "m.model").write_bytes(content)
-        return read_cntk_model(tmp_path / "m.model")
-
-    return read_bytes
+    return functools.partial(read_content, tmp_path)
 
 
 @pytest.mark.parametrize("version", range(1, 32))
@@ -139,7 +133,7 @@ def test_blocks_are_opened(read):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "expected_text"),
     [
         (b"", r"m\.model is empty\. Expected a CNTK model"),
         (b"hello, world", r"m\.model is something else, corrupted, or truncated\. Expected a CNTK model"),
@@ -171,13 +165,13 @@ def test_blocks_are_opened(read):
     ],
     ids=range(24),
 )
-def test_bad_files_are_told(read, content, told):
-    with pytest.raises(UserError, match=told):
+def test_bad_files_are_told(read, content, expected_text):
+    with pytest.raises(UserError, match=expected_text):
         read(content)
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "expected_text"),
     [
         (
             network_v1(31)[:-3],
@@ -206,8 +200,8 @@ def test_bad_files_are_told(read, content, told):
     ],
     ids=range(10),
 )
-def test_bad_version_1_files_are_told(read, content, told):
-    with pytest.raises(UserError, match=told):
+def test_bad_version_1_files_are_told(read, content, expected_text):
+    with pytest.raises(UserError, match=expected_text):
         read(content)
 
 

@@ -1,29 +1,21 @@
 """Damaged and hostile files of CNTK: a graph or a UserError, in little memory."""
 
 import contextlib
+import functools
 import random
 import tracemalloc
 
 import pytest
-from cntk_files import IMAGE, MATRIX, dictionary_of, layered, model_of, network_v1, size, value_of
+from cntk_files import IMAGE, MATRIX, dictionary_of, layered, model_of, network_v1, read_content, size, value_of
 from protobuf_bytes import field
 from reading_memory import check_memory
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.importers.cntk.reader import read_cntk_model
 
 
 @pytest.fixture
 def read(tmp_path):
-    """Reads bytes as a file."""
-
-    def read_bytes(content):
-        # Some file systems write a file that takes the place of another to the disk at once.
-        (tmp_path / "m.model").unlink(missing_ok=True)
-        (tmp_path / "m.model").write_bytes(content)
-        return read_cntk_model(tmp_path / "m.model")
-
-    return read_bytes
+    return functools.partial(read_content, tmp_path)
 
 
 WHOLE = {"v2": layered(), "v1": network_v1(31), "old v1": network_v1(4)}

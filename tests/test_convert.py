@@ -184,7 +184,7 @@ def test_exports_under_another_backend(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected_text"),
     [
         (["--output=a.keras"], "--input is missing"),
         ([f"--input={CAFFE}"], "--output is missing"),
@@ -204,11 +204,11 @@ def test_exports_under_another_backend(tmp_path):
         ([f"--input={CAFFE}", "--output=folder/.."], "expected the name of a folder"),
     ],
 )
-def test_mistakes_leave_nothing(tmp_path, monkeypatch, arguments, told):
+def test_mistakes_leave_nothing(tmp_path, monkeypatch, arguments, expected_text):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "b").write_bytes(b"something else")
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=expected_text):
         converted(*arguments)
     assert [path.name for path in tmp_path.rglob("*")] == ["folder", "b"]
 

@@ -71,7 +71,7 @@ def test_other_beginnings(tmp_path, content, kind):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "expected_text"),
     [
         (b"<!DOCTYPE html><html>not found</html>", "is a web page: download the file itself"),
         (b"\n\n<HTML><body>404</body>", "is a web page"),
@@ -95,8 +95,8 @@ def test_other_beginnings(tmp_path, content, kind):
         (b"", "is empty"),
     ],
 )
-def test_other_files_are_told(tmp_path, content, told):
-    with pytest.raises(UserError, match=told) as raised:
+def test_other_files_are_told(tmp_path, content, expected_text):
+    with pytest.raises(UserError, match=expected_text) as raised:
         detect_format(written(tmp_path, content))
     assert str(raised.value).startswith(str(tmp_path))
     assert "Expected a model of Caffe (.caffemodel), CNTK" in str(raised.value) or b"PK" in content
@@ -107,16 +107,16 @@ def test_the_suffix_counts_where_the_content_does_not_tell(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "expected_text"),
     [
         ("history", r"is a solver state of Caffe, without weights: give .* \(or \.caffemodel\.h5\)"),
         ("model_weights", r"is an HDF5 file: save the whole model as \.keras"),
     ],
 )
-def test_hdf5_is_told_by_its_groups(tmp_path, name, told):
+def test_hdf5_is_told_by_its_groups(tmp_path, name, expected_text):
     with h5py.File(tmp_path / "a.caffemodel", "w") as file:
         file.create_group(name)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=expected_text):
         detect_format(tmp_path / "a.caffemodel")
     with h5py.File(tmp_path / "a.keras", "w") as file:
         file.create_group("data")

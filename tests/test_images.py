@@ -301,12 +301,14 @@ def test_check_tells_in_the_order_of_the_paths(tmp_path):
     (tmp_path / "sound.JPEG").write_bytes(JPEG)
     (tmp_path / "empty.JPEG").touch()
     names = (["sound"] * 40 + ["gray", "empty"]) * 5
-    told = []
-    found = checking.check([str(tmp_path / f"{name}.JPEG") for name in names], 2, lambda *args: told.append(args))
+    expected_text = []
+    found = checking.check(
+        [str(tmp_path / f"{name}.JPEG") for name in names], 2, lambda *args: expected_text.append(args)
+    )
     assert [Path(finding.path).stem for finding in found] == ["gray", "empty"] * 5
     assert [finding.usable for finding in found] == [True, False] * 5
-    assert told[-1] == (210, 210)
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert expected_text[-1] == (210, 210)
+    assert [done for done, _ in expected_text] == sorted(done for done, _ in expected_text)
     assert checking.check([], 2) == []
 
 

@@ -127,7 +127,7 @@ CONV, NORM = model_module._conv, model_module.local_response_norm
 
 
 @pytest.mark.parametrize(
-    ("function", "replacement", "told"),
+    ("function", "replacement", "expected_text"),
     [
         ("_conv", other_conv2, "conv2: its groups is 2, expected 1"),
         ("local_response_norm", lambda x, lrn, name: NORM(x, lrn, name) if name == "norm1" else x, "no layer norm2"),
@@ -138,14 +138,14 @@ CONV, NORM = model_module._conv, model_module.local_response_norm
         ),
     ],
 )
-def test_another_network_is_refused_with_what_differs(tmp_path, monkeypatch, function, replacement, told):
+def test_another_network_is_refused_with_what_differs(tmp_path, monkeypatch, function, replacement, expected_text):
     monkeypatch.setattr(model_module, function, replacement)
     narrow_network(filters=(4, 6, 6, 6, 6)).save(tmp_path / "model.keras")
     monkeypatch.undo()
     with pytest.raises(UserError) as raised:
         build_from(tmp_path / "model.keras", 3)
     assert f"cannot start from {tmp_path}/model.keras: its network is not the one" in str(raised.value)
-    assert told in str(raised.value)
+    assert expected_text in str(raised.value)
 
 
 def test_operations_in_front_of_the_network_are_refused(tmp_path):
@@ -172,7 +172,7 @@ def test_operations_behind_the_network_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("network", "told"),
+    ("network", "expected_text"),
     [
         (
             keras.Sequential([keras.Input((2,)), layers.Dense(1, name="fc8")]),
@@ -184,9 +184,9 @@ def test_operations_behind_the_network_are_refused(tmp_path):
         ),
     ],
 )
-def test_a_model_of_another_kind_is_refused(tmp_path, network, told):
+def test_a_model_of_another_kind_is_refused(tmp_path, network, expected_text):
     network.save(tmp_path / "model.keras")
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=expected_text):
         build_from(tmp_path / "model.keras", 3)
 
 
@@ -229,14 +229,14 @@ def test_a_saved_model_is_not_frozen(saved, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("layer_name", "told"),
+    ("layer_name", "expected_text"),
     [
         ("fc8", "cannot freeze through 'fc8': nothing would be left to train; expected one of conv1, conv2, conv3"),
         ("relu5", "cannot freeze through 'relu5'; expected one of conv1, .*, fc7"),
     ],
 )
-def test_what_cannot_be_frozen_is_told(layer_name, told):
+def test_what_cannot_be_frozen_is_told(layer_name, expected_text):
     network = build_alexnet(3, **NARROW)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=expected_text):
         freeze_through(network, layer_name)
     assert len(network.trainable_weights) == 16

@@ -92,7 +92,7 @@ def test_other_line_ends_are_read(tmp_path, text):
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "expected_text"),
     [
         ("/data/b.JPEG 3", r"line 2: no TAB between path and label: '/data/b\.JPEG 3'"),
         ("\t3", "line 2: "),
@@ -105,9 +105,9 @@ def test_other_line_ends_are_read(tmp_path, text):
         ("/b\t" + "9" * 5000, "line 2: label 9{77}… is outside the 5 classes"),
     ],
 )
-def test_bad_map_lines_are_told(tmp_path, line, told):
+def test_bad_map_lines_are_told(tmp_path, line, expected_text):
     (tmp_path / "map.txt").write_text(f"/a\t4\n{line}\n/c\t0\n", encoding="utf-8")
-    with pytest.raises(UserError, match=told) as raised:
+    with pytest.raises(UserError, match=expected_text) as raised:
         map_file.read_map(tmp_path / "map.txt", num_classes=5)
     first, *rest = str(raised.value).splitlines()
     assert first.startswith(f"{tmp_path}/map.txt: expected lines of <path> TAB <integer label>")

@@ -226,7 +226,7 @@ def test_architecture_parameters_are_arguments(dense_units, units):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected_text"),
     [
         ({"preset": "vgg"}, "'vgg', expected one of cntk, cntk_python, bvlc, caffenet, paper, torchvision, tiny"),
         ({"pool_padding": "same"}, "pool_padding is 'same', expected one of valid, cntk, caffe"),
@@ -236,8 +236,8 @@ def test_architecture_parameters_are_arguments(dense_units, units):
         ({"dense_units": (1, 2, 3)}, "3 entries, expected two"),
     ],
 )
-def test_bad_arguments_are_told(arguments, told):
-    with pytest.raises(ValueError, match=told):
+def test_bad_arguments_are_told(arguments, expected_text):
+    with pytest.raises(ValueError, match=expected_text):
         build_alexnet(**arguments)
 
 

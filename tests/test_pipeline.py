@@ -409,7 +409,7 @@ def test_ten_crops_of_several_chunks_are_in_order(eleven):
 
 
 def test_crops_that_there_are_not(eleven):
-    for settings, told in (
+    for settings, expected_text in (
         ({"preprocessing": "whole"}, "preprocessing is 'whole'; expected one of cntk, caffe, torchvision"),
         ({"crops": 5}, "crops is 5; expected 1 or 10"),
         (
@@ -421,7 +421,7 @@ def test_crops_that_there_are_not(eleven):
             "preprocessing=torchvision has crops of at most 256. Use preprocessing=cntk",
         ),
     ):
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=expected_text):
             padded_evaluation_dataset(eleven, 4, **settings)
     padded_evaluation_dataset(eleven, 4, image_size=300)
 

@@ -17,15 +17,15 @@ from keras_alexnet.model import build_alexnet
 from keras_alexnet.presets import PRESETS
 
 
-def pixels(made=None, given=None, **told):
+def pixels(made=None, given=None, **expected_text):
     """Those of an ONNX model, whose chain has `told`."""
-    found = match_alexnet(dataclasses.replace(network(made or layers()), **told))
+    found = match_alexnet(dataclasses.replace(network(made or layers()), **expected_text))
     return resolve_preprocessing(found, formats.ONNX, Preprocessing(**(given or {})))
 
 
-def asked(made=None, given=None, **told) -> str:
+def asked(made=None, given=None, **expected_text) -> str:
     with pytest.raises(UserError) as raised:
-        pixels(made, given, **told)
+        pixels(made, given, **expected_text)
     return str(raised.value)
 
 

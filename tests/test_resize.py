@@ -169,8 +169,8 @@ def test_folders_inside_each_other_are_refused(tree, tmp_path):
 
 @pytest.mark.parametrize("folder", ["data", "small"])
 def test_one_process_at_a_time(tree, tmp_path, folder):
-    told = pytest.raises(UserError, match=f"another process is writing to {tmp_path}/{folder}")
-    with exclusive(tmp_path / folder), told:
+    expected_text = pytest.raises(UserError, match=f"another process is writing to {tmp_path}/{folder}")
+    with exclusive(tmp_path / folder), expected_text:
         call(tree, *resize_to(tmp_path / "small"))
     call(tree, *resize_to(tmp_path / "small"))
 

@@ -91,13 +91,13 @@ def test_a_full_disk_behind_stdout(data_dir, tmp_path):
         def run(*command: str) -> subprocess.CompletedProcess:
             return subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=120)
 
-        told = "stdout cannot be written (No space left on device): the work continues without it"
+        expected_text = "stdout cannot be written (No space left on device): the work continues without it"
         fit = run(*FIT, f"--data_dir={data_dir}", f"--output_dir={tmp_path}", "--epochs=1")
-        assert (fit.returncode, fit.stderr.count(told)) == (0, 1)
+        assert (fit.returncode, fit.stderr.count(expected_text)) == (0, 1)
         evaluate = (sys.executable, "-m", "keras_alexnet.evaluate", f"--model={tmp_path}/model.keras")
         result = run(*evaluate, f"--data_dir={data_dir}")
         assert result.returncode == 1
-        assert told in result.stderr
+        assert expected_text in result.stderr
         assert "the results could not be printed. Give --metrics_file" in result.stderr
         result = run(*evaluate, f"--data_dir={data_dir}", f"--metrics_file={tmp_path}/metrics.json")
         assert result.returncode == 0

@@ -1,7 +1,8 @@
 """Class ids that look the same and are not, in messages. Standard library only."""
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import groupby, pairwise
 
 
 def escaped(class_id: str) -> str:
@@ -22,6 +23,12 @@ def alike_key(class_id: str) -> str:
     """The same for class ids that differ only in case, Unicode normal form, spaces or invisible characters."""
     text = unicodedata.normalize("NFC", class_id)
     return " ".join("".join(c for c in text if c.isprintable() or c.isspace()).split()).lower()
+
+
+def alike_pairs(class_ids: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Pairs of class ids with the same `alike_key`, equal ones too."""
+    for _, alike in groupby(sorted(class_ids, key=alike_key), alike_key):
+        yield from pairwise(alike)
 
 
 def difference(first: str, second: str) -> str:

@@ -3,7 +3,6 @@
 Needs NumPy and Pillow, and no framework.
 """
 
-import collections
 import contextlib
 import functools
 import os
@@ -14,7 +13,7 @@ from pathlib import Path
 from keras_alexnet.data import checking, findings
 from keras_alexnet.data.archives.paths import split_archive
 from keras_alexnet.data.archives.small_files import exists
-from keras_alexnet.data.class_ids import alike_key, escaped
+from keras_alexnet.data.class_ids import alike_pairs, escaped
 from keras_alexnet.data.class_mappings import read_class_mappings
 from keras_alexnet.data.data_dir import write_data_dir
 from keras_alexnet.data.map_file import TRAIN_MAP
@@ -240,10 +239,7 @@ def _in_parallel(num_processes: int, progress: ScanProgress, function: Callable,
 def _classes_of(class_mappings: str) -> list[str]:
     """The class ids of a list that is to give labels: each of them once, and none that looks like another."""
     classes = read_class_mappings(class_mappings)
-    by_key = collections.defaultdict(list)
-    for label, class_id in enumerate(classes):
-        by_key[alike_key(class_id)].append(f"label {label} is {escaped(class_id)}")
-    alike = [" and ".join(found) for found in by_key.values() if len(found) > 1]
+    alike = [f"{escaped(first)} and {escaped(second)}" for first, second in alike_pairs(classes)]
     raise_if_any(alike, f"{class_mappings}: expected each class id once, and no two that look the same")
     return classes
 

@@ -8,11 +8,10 @@ import re
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import groupby, pairwise
 
 from keras_alexnet.data.archives.directory import Mapper, Progress
 from keras_alexnet.data.archives.small_files import exists
-from keras_alexnet.data.class_ids import alike_key, difference, escaped, similar
+from keras_alexnet.data.class_ids import alike_pairs, difference, escaped, similar
 from keras_alexnet.data.image_map import ImageMap
 from keras_alexnet.data.image_rows import ImageRows
 from keras_alexnet.data.image_search import LeftOut
@@ -160,13 +159,12 @@ def _images_of_classes(
 
 def _alike(folders: Mapping[str, str]) -> Iterator[str]:
     """Class folders such as `Cat` and `cat`, which on many disks cannot be side by side."""
-    for _, alike in groupby(sorted(folders, key=alike_key), alike_key):
-        for first, second in pairwise(alike):
-            yield (
-                f"class folders {escaped(folders[first])} and {escaped(folders[second])} "
-                f"differ only in {difference(first, second)}, so "
-                "many disks cannot hold both: expected different names; move the images into one of them, or rename it"
-            )
+    for first, second in alike_pairs(folders):
+        yield (
+            f"class folders {escaped(folders[first])} and {escaped(folders[second])} differ only in "
+            f"{difference(first, second)}, so many disks cannot hold both: expected different names; move the images "
+            "into one of them, or rename it"
+        )
 
 
 def _natural_order(names: Iterable[str]) -> list[str]:
