@@ -144,14 +144,15 @@ def raise_if_damaged(image: Image.Image, data: bytes) -> None:
         raise ValueError("its pixels do not fit their checksum")
 
 
-def orientation(data: bytes) -> int:
-    """The EXIF orientation of an image file, 1 to 8; 1, which is upright, if it says none or cannot be read."""
+def upright_shape(data: bytes) -> tuple[int, int, int] | None:
+    """(height, width, channels) of an image file that no EXIF orientation turns; None of any other."""
     try:
         with Image.open(io.BytesIO(data), formats=pillow_formats()) as image:
-            return orientation_of(image) or 1
+            turned = (orientation_of(image) or 1) != 1
+            return None if turned else (image.height, image.width, len(image.getbands()))
     except Exception:
         # Decoding says what is wrong with it.
-        return 1
+        return None
 
 
 def orientation_of(image: Image.Image) -> int | None:
