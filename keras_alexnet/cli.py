@@ -81,7 +81,7 @@ def run(command: Command, name: str | None = None) -> None:
         if error.filename is not None or error.errno not in _FULL:
             raise
         clear_status_line()
-        write_stderr(f"{name}: cannot write the output: {error.strerror}. Make room where it goes to.\n")
+        write_stderr(f"{name}: cannot write the output: {error.strerror}. Free some space there.\n")
         sys.exit(1)
     finally:
         # Python flushes both at its end, where a failure would replace the exit status.

@@ -114,7 +114,7 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
         )
         say(f"report      {page}")
     if not printed and not values.metrics_file:
-        raise UserError("the results could not be printed. Give --metrics_file=FILE to have them in a file.")
+        raise UserError("the results could not be printed. Use --metrics_file=FILE to write them to a file.")
 
 
 def _table(results: dict, num_classes: int) -> str:

@@ -83,5 +83,5 @@ def model_sizes(model: keras.Model) -> tuple[int, int]:
             return height, num_classes
     raise UserError(
         f"the model takes inputs of shape {input_shape} and gives {output_shape}; expected square RGB "
-        "images (batch, size, size, 3) and logits (batch, classes). Give a model of keras_alexnet."
+        "images (batch, size, size, 3) and logits (batch, classes). Use a model of keras_alexnet."
     )

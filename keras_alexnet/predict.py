@@ -137,12 +137,12 @@ def _check(values: flags.FlagValues, arguments: list[str]) -> None:
     check_batch_size(values.batch_size)
     check_crops(values.preprocessing, values.crops)
     if values.data_dir and values.classmappings:
-        raise UserError("both --data_dir and --classmappings are given. Give one of them.")
+        raise UserError("both --data_dir and --classmappings are given. Use one of them.")
     if values.features:
         from keras_alexnet.inference.feature_file import check_name
 
         if not values.output:
-            raise UserError("--features writes to a file: give --output=features.npz, or .csv.")
+            raise UserError("--features writes to a file: add --output=features.npz, or .csv.")
         check_name(values.output)
         unused = [name for name in ("format", "top_k", "data_dir", "classmappings") if values[name].present]
         if unused:
@@ -164,7 +164,7 @@ def _check_output(values: flags.FlagValues, paths: list[str]) -> None:
 def _check_number(classes: Classes | None, num_classes: int, model: str) -> None:
     if classes and len(classes) != num_classes:
         raise UserError(
-            f"{model} has {num_classes:,} classes, but {classes.source} has {len(classes):,}. Give the class list of "
+            f"{model} has {num_classes:,} classes, but {classes.source} has {len(classes):,}. Pass the class list of "
             "the data that the model was trained on."
         )
 
@@ -220,7 +220,7 @@ def _opened(output: str | None, kind: str) -> Iterator[TextIO]:
     """Standard output, or the file, written atomically; names that are not UTF-8 keep their bytes."""
     if not output:
         if sys.stdout is None:
-            raise UserError("standard output is closed. Give --output=FILE.")
+            raise UserError("standard output is closed. Use --output=FILE.")
         if kind == "csv":
             sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
         yield sys.stdout

@@ -116,7 +116,7 @@ def _replaced_together(folder: Path, tables: Sequence[str], page: str) -> Iterat
         sync_folder(folder)
     except OSError as error:
         raise UserError(
-            f"cannot write the report in {folder}: {error.strerror or error}. Make room or permit writing there, or "
+            f"cannot write the report in {folder}: {error.strerror or error}. Free some space, or make it writable, or "
             "choose another folder."
         ) from error
     finally:

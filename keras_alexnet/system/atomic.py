@@ -61,7 +61,7 @@ def partial_path(path: Path) -> Iterator[Path]:
         yield partial
     except OSError as error:
         raise UserError(
-            f"cannot write {path}: {error.strerror or error}. Make room or permit writing there, or choose another "
+            f"cannot write {path}: {error.strerror or error}. Free some space, or make it writable, or choose another "
             "output folder."
         ) from error
     finally:
@@ -113,9 +113,9 @@ def check_target(path: str | os.PathLike) -> None:
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}. Give another name.") from None
+        raise UserError(f"cannot write {path}: {error.strerror}. Choose another name.") from None
     if not stat.S_ISREG(mode):
-        raise UserError(f"cannot write {path}: it is not a regular file. Give the name of a file.")
+        raise UserError(f"cannot write {path}: it is not a regular file. Choose the name of a file.")
 
 
 def check_writable(path: str | os.PathLike) -> None:

@@ -59,7 +59,7 @@ def _expanded(arguments: Sequence[str], folder: str, including: tuple[str, ...])
         if path is None and not including:  # On the command line, the file may be the next argument.
             path = waiting.pop() if waiting else None
         if not path:
-            raise UserError("--flagfile names no file. Give it the path of a file of --name=value lines.")
+            raise UserError("--flagfile names no file. Pass the path of a file of --name=value lines.")
         path = _recipe(path, folder) or os.path.join(folder, os.path.expanduser(path))
         if os.path.realpath(path) in including:
             raise UserError(f"the flagfile {path} includes itself. Remove one of the --flagfile lines.")
@@ -84,7 +84,7 @@ def read_flagfile(path: str | os.PathLike) -> list[str]:
     except FileNotFoundError:
         recipes = ", ".join(sorted(recipe.stem for recipe in _RECIPES.glob(f"*{_SUFFIX}")))
         raise UserError(
-            f"there is no flagfile {path}. Give the path of a file of --name=value lines, or the name of a recipe: "
+            f"there is no flagfile {path}. Pass the path of a file of --name=value lines, or the name of a recipe: "
             f"{recipes}."
         ) from None
     except OSError as error:

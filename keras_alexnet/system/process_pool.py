@@ -81,7 +81,7 @@ def imap_in_processes(
                     future = executor.submit(_apply, function, chunk)
                 except OSError as error:
                     raise UserError(
-                        f"cannot start {num_processes} processes: {error.strerror}. Give a smaller --num_processes."
+                        f"cannot start {num_processes} processes: {error.strerror}. Use a smaller --num_processes."
                     ) from None
             yield future
 

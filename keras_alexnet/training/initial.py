@@ -38,7 +38,7 @@ def build_from(
     if missing:
         raise UserError(
             f"cannot start from {path}: its model has no layer {missing[0]}; expected those of AlexNet, "
-            f"{', '.join(WEIGHTED)}. Give a model of keras_alexnet, such as the model.keras of another run."
+            f"{', '.join(WEIGHTED)}. Use a model of keras_alexnet, such as the model.keras of another run."
         )
     try:
         classes = layers["fc8"].units
@@ -46,12 +46,12 @@ def build_from(
         model = build_alexnet(num_classes, preset=preset, dropout=dropout, seed=seed)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"cannot start from {path}: a layer of its model is not what its name says ({error}). Give a model of "
+            f"cannot start from {path}: a layer of its model is not what its name says ({error}). Use a model of "
             "keras_alexnet, such as the model.keras of another run."
         ) from None
     raise_if_any(
         _differences(saved, model, preset),
-        f"cannot start from {path}: its network is not the one that keras_alexnet builds with the same sizes. Give a "
+        f"cannot start from {path}: its network is not the one that keras_alexnet builds with the same sizes. Use a "
         "model of keras_alexnet, such as the model.keras of another run",
     )
     for name in WEIGHTED if classes == num_classes else FREEZABLE:

@@ -127,8 +127,8 @@ class TensorBoard:
             yield
         except self._tf.errors.OpError as error:
             raise UserError(
-                f"cannot write {self._folder}: {error.message.splitlines()[0]}. Make room or permit writing there, or "
-                "continue without --tensorboard."
+                f"cannot write {self._folder}: {error.message.splitlines()[0]}. Free some space, or make it "
+                "writable, or continue without --tensorboard."
             ) from None
 
 

@@ -43,7 +43,7 @@ def find_checkpoint(folder: Path, identity: dict, devices: Devices, warn=say) ->
         raise UserError(
             f"the workers do not see the same checkpoint in {folder}: worker {devices.worker} sees "
             + (f"one of step {steps:,}" if checkpoint else "none")
-            + f", and the newest of all is of step {int(most):,}. Give an --output_dir that all workers share."
+            + f", and the newest of all is of step {int(most):,}. Use an --output_dir that all workers share."
         )
     if checkpoint:
         check_identity(checkpoint, identity)

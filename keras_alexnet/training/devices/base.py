@@ -101,6 +101,6 @@ def check_same_settings(devices: Devices, *settings: object) -> None:
     most, least = devices.agree([number, -number])
     if most != -least:
         raise UserError(
-            "the workers were not started with the same settings, or see different data. Give each the same command, "
+            "the workers were not started with the same settings, or see different data. Use the same command, "
             "the same files, and the same version of keras_alexnet."
         )

@@ -111,8 +111,8 @@ def jax_cluster(environ: Mapping[str, str] = os.environ) -> Cluster | None:
     _check_addresses(addresses, ADDRESSES)
     if len(addresses) not in (1, num_processes):
         raise UserError(
-            f"{ADDRESSES} has {len(addresses)} addresses, but {NUM_PROCESSES} is {num_processes}. Give the address "
-            "of every process, or only of process 0."
+            f"{ADDRESSES} has {len(addresses)} addresses, but {NUM_PROCESSES} is {num_processes}. List the address "
+            "of every process, or only that of process 0."
         )
     return Cluster(process_id, tuple(addresses) + ("",) * (num_processes - len(addresses)))
 
@@ -135,11 +135,11 @@ def check_port_is_free(address: str) -> None:
             if error.errno == errno.EADDRINUSE:
                 reason = "another process listens there. End it if it is left from an earlier run"
             elif error.errno == errno.EACCES:
-                reason = "ports that low are the system's"
+                reason = "ports this low are reserved for the system"
             else:
                 return  # Such as a machine without IPv4: theirs is the last word.
             raise UserError(
-                f"cannot listen on port {port} of {address}, the address of this worker: {reason}, or give the worker "
+                f"cannot listen on port {port} of {address}, the address of this worker: {reason}, or choose "
                 "another port, in the environment of every worker."
             ) from None
 
@@ -208,7 +208,7 @@ def _check_addresses(addresses: Sequence[object], source: str) -> None:
             )
         if addresses.count(address) > 1:
             raise UserError(
-                f"{source} has the address {address} {addresses.count(address)} times. Give every worker its own "
+                f"{source} has the address {address} {addresses.count(address)} times. Each worker needs its own "
                 "address, on one machine its own port."
             )
 

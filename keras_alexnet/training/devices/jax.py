@@ -70,8 +70,8 @@ def jax_devices(strategy: str) -> Iterator[Devices]:
     cluster = jax_cluster() if strategy in ("auto", "multi_worker") else None
     if strategy == "multi_worker" and cluster is None:
         raise UserError(
-            "strategy is multi_worker, but the environment variables KERAS_DISTRIBUTION_… name no processes. Set "
-            "them in every process, as docs/distributed.md shows, or use --strategy=auto."
+            "strategy is multi_worker, but the environment variables KERAS_DISTRIBUTION_… do not define any processes. "
+            "Set them in every process, as docs/distributed.md shows, or use --strategy=auto."
         )
     leave_gpus_to_the_backend()
     if cluster is None or cluster.num_workers == 1:
@@ -154,7 +154,8 @@ def _processes(cluster: Cluster) -> Iterator[None]:
                 "can be reached."
             ),
             f"{_TERMINATING}.*newer incarnation": (
-                f"there is another process with {PROCESS_ID}={process_id}. Give each its own, 0 to {num_processes - 1}."
+                f"there is another process with {PROCESS_ID}={process_id}. Each needs its own number, 0 to "
+                f"{num_processes - 1}."
             ),
             _TERMINATING: f"process {process_id}: {_LOST}",
         }

@@ -19,8 +19,8 @@ def tensorflow_devices(strategy: str) -> Iterator[Devices]:
     cluster = tensorflow_cluster() if strategy in ("auto", "multi_worker") else None
     if strategy == "multi_worker" and cluster is None:
         raise UserError(
-            "strategy is multi_worker, but the environment variable TF_CONFIG names no cluster. Set it in every "
-            "worker, as docs/distributed.md shows, or use --strategy=auto."
+            "strategy is multi_worker, but the environment variable TF_CONFIG does not define a cluster. Set it in "
+            "every worker, as docs/distributed.md shows, or use --strategy=auto."
         )
     if cluster and cluster.num_workers > 1:
         from keras_alexnet.training.devices.tensorflow_workers import TensorFlowWorkers
