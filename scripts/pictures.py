@@ -1,12 +1,13 @@
-"""Draws the pictures of the documentation: the network, the crops of each preprocessing, and the throughput.
+"""Draws the pictures of the documentation: the network, the crops of each preprocessing, throughput and error curves.
 
-    python scripts/pictures.py docs --report=saved_models/quickstart/report/report.html
+    python scripts/pictures.py docs --report=saved_models/quickstart/report/report.html --curves=docs/agreement.csv
 
 `network.svg` follows from the model; `crops.png` shows what `fit` and `evaluate` see of a drawn image; the figures of
-`throughput.svg` are those of BENCHMARKS.md.
+`throughput.svg` are those of BENCHMARKS.md; `agreement.svg` shows the curves.csv of scripts/compare_trainings.py.
 """
 
 import argparse
+import csv
 import io
 import random
 import re
@@ -30,13 +31,17 @@ BARS = {
     "TensorFlow, one GPU, XLA, `fit --synthetic_data`": "keras_alexnet, TensorFlow",
     "torch.compile, channels_last, fast LRN": "PyTorch, torch.compile",
 }
+# Start of a column's name in the table of curves → style and label.
+CURVES = (("keras_alexnet", "ours", "keras_alexnet"), ("pytorch", "theirs", "PyTorch reference"))
 _STYLE = """<style>
 text { font: 13px system-ui, sans-serif; fill: #1f2328 } .note { font-size: 11px; fill: #59636e }
 .box { fill: #ddf4ff; stroke: #0969da } .dense { fill: #fff8c5; stroke: #9a6700 } .bar { fill: #0969da }
-.other { fill: #8c959f }
+.other { fill: #8c959f } .grid { stroke: #d1d9e0 } .line { fill: none; stroke-width: 2 } .band { opacity: 0.2 }
+.ours { fill: #0969da } .theirs { fill: #bc4c00 } .ours.line { fill: none; stroke: #0969da }
+.theirs.line { fill: none; stroke: #bc4c00 }
 @media (prefers-color-scheme: dark) {
   text { fill: #f0f6fc } .note { fill: #9198a1 } .box { fill: #0c2d6b; stroke: #4493f8 }
-  .dense { fill: #3b2300; stroke: #d29922 } .bar { fill: #4493f8 } .other { fill: #656c76 }
+  .dense { fill: #3b2300; stroke: #d29922 } .bar { fill: #4493f8 } .other { fill: #656c76 } .grid { stroke: #3d444d }
 }
 </style>"""
 
@@ -84,6 +89,46 @@ def throughput_svg() -> str:
             f'<text x="{208 + width:.0f}" y="{y + 16}">{value:,}</text>',
         ]
     return _svg(620, 52 + 34 * len(figures), title, [f'<text x="20" y="22">{title}</text>', *parts])
+
+
+def agreement_svg(table: Path) -> str:
+    """The validation error over the epochs: the mean of each implementation's seeds, and the band that they span."""
+    with open(table, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    left, top, width, height = 60, 40, 420, 220
+    top_error = max(float(value) for row in rows for name, value in row.items() if name != "epoch")
+    steps = range(0, int(100 * top_error) + 20, 20)  # of the axis, in percent
+
+    def point(position: int, error: float) -> str:
+        x = left + width * position / (len(rows) - 1)
+        return f"{x:.1f},{top + height * (1 - 100 * error / steps[-1]):.1f}"
+
+    parts = []
+    for percent in steps:
+        y = top + height * (1 - percent / steps[-1])
+        parts += [
+            f'<path class="grid" d="M{left},{y:.1f}h{width}"/>',
+            f'<text class="note" x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{percent}%</text>',
+        ]
+    for row in rows[:: max(len(rows) // 10, 1)]:
+        x = left + width * (int(row["epoch"]) - 1) / (len(rows) - 1)
+        parts.append(
+            f'<text class="note" x="{x:.1f}" y="{top + height + 18}" text-anchor="middle">{row["epoch"]}</text>'
+        )
+    for position, (prefix, kind, label) in enumerate(CURVES):
+        values = [[float(value) for name, value in row.items() if name.startswith(prefix)] for row in rows]
+        upper = [point(epoch, max(seeds)) for epoch, seeds in enumerate(values)]
+        lower = [point(epoch, min(seeds)) for epoch, seeds in enumerate(values)]
+        mean = [point(epoch, sum(seeds) / len(seeds)) for epoch, seeds in enumerate(values)]
+        y = top + 20 + 24 * position
+        parts += [
+            f'<polygon class="{kind} band" points="{" ".join(upper + lower[::-1])}"/>',
+            f'<polyline class="{kind} line" points="{" ".join(mean)}"/>',
+            f'<path class="{kind} line" d="M{left + width + 16},{y - 4}h24"/>',
+            f'<text x="{left + width + 48}" y="{y}">{label}</text>',
+        ]
+    title = f"Validation top-1 error after each epoch: mean and range of {len(values[0])} seeds"
+    return _svg(660, top + height + 30, title, [f'<text x="20" y="22">{title}</text>', *parts])
 
 
 def _svg(width: float, height: float, title: str, parts: list[str]) -> str:
@@ -147,10 +192,13 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where to write the pictures")
     parser.add_argument("--report", type=Path, help="a report.html to picture as report.png")
+    parser.add_argument("--curves", type=Path, help="a curves.csv to picture as agreement.svg")
     arguments = parser.parse_args()
     folder = arguments.folder
     (folder / "network.svg").write_text(network_svg())
     (folder / "throughput.svg").write_text(throughput_svg())
+    if arguments.curves:
+        (folder / "agreement.svg").write_text(agreement_svg(arguments.curves))
     crops_png().save(folder / "crops.png", optimize=True)
     if arguments.report:
         report_png(arguments.report).save(folder / "report.png", optimize=True)
