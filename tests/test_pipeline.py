@@ -463,6 +463,7 @@ def usable_kinds() -> dict[str, tuple[bytes, np.ndarray]]:
     }
 
 
+@pytest.mark.filterwarnings("ignore:::PIL")
 def test_every_usable_kind_is_read_anywhere_in_a_map(tmp_path):
     """Each is the first, the last, or one between, of a batch; JPEGs stand between them."""
     kinds = usable_kinds()
