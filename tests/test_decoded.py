@@ -7,7 +7,7 @@ from unittest import mock
 import numpy as np
 import pytest
 from drawn_images import draw, encode
-from image_tree import Tree, call
+from image_tree import Tree, call, flip_a_bit
 from map_files import write_map
 from PIL import Image
 
@@ -45,18 +45,6 @@ def originals(tree):
 def store_pixels(tree, side=32):
     small = tree.root.parent / "small"
     call(tree, f"--resize_shorter_side={side}", f"--resized_dir={small}", "--resized_format=pixels")
-
-
-def flip_a_bit(path, number, at):
-    """In the pixels of an entry of a tar; returns its name."""
-    with tarfile.open(path) as archive:
-        member = archive.getmembers()[number]
-    mtime_ns = path.stat().st_mtime_ns
-    data = bytearray(path.read_bytes())
-    data[member.offset_data + at] ^= 4
-    path.write_bytes(data)
-    os.utime(path, ns=(mtime_ns, mtime_ns))
-    return member.name
 
 
 def arrays(dataset, batches):
@@ -131,8 +119,8 @@ def test_a_buffer_is_reused_only_when_nothing_refers_to_it():
 
 
 def test_a_flipped_bit_is_found_by_a_check_and_by_reading_a_whole_image(tree, stored, tmp_path):
-    tar = tmp_path / "small/train.tar"
-    name = flip_a_bit(tar, 3, 500)
+    tar, name = tmp_path / "small/train.tar", stored.paths[3].rpartition("@/")[2]
+    flip_a_bit(tar, name, 500)
     with pytest.raises(ValueError, match=r"do not fit their checksum"):
         image_file.decode(stored.read(3))
     assert "checksum" in unreadable.why_unreadable(stored, 3)
@@ -142,7 +130,8 @@ def test_a_flipped_bit_is_found_by_a_check_and_by_reading_a_whole_image(tree, st
 
 @pytest.mark.parametrize("at", [19, 20], ids=["no header", "another size"])
 def test_an_entry_that_is_no_image_is_named_in_training(stored, tmp_path, at):
-    name = flip_a_bit(tmp_path / "small/train.tar", 2, at)
+    name = stored.paths[2].rpartition("@/")[2]
+    flip_a_bit(tmp_path / "small/train.tar", name, at)
     assert PixelStore.find(stored).images(np.arange(4)) is None
     assert PixelStore.find(stored).images(np.array([1, 3])) is not None
     assert name in str(unreadable.find_unreadable(stored, range(6)))
@@ -170,7 +159,8 @@ def test_pixels_of_another_program_are_not_taken_for_a_store(stored, tmp_path):
 def test_writing_continues_after_the_last_complete_image(tree, stored, tmp_path):
     tar, partial = tmp_path / "small/train.tar", tmp_path / "small/train.tar.partial"
     expected = tar.read_bytes()
-    for damage in (lambda: flip_a_bit(partial, 4, 800), lambda: os.truncate(partial, len(expected) // 2)):
+    name = stored.paths[4].rpartition("@/")[2]
+    for damage in (lambda: flip_a_bit(partial, name, 800), lambda: os.truncate(partial, len(expected) // 2)):
         tar.rename(partial)
         damage()
         store_pixels(tree)

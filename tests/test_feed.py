@@ -77,15 +77,13 @@ def test_what_goes_wrong_in_the_thread_is_raised_in_its_turn():
 
 def test_the_data_wait_of_a_training_on_tensorflow(data_dir, tmp_path, monkeypatch):
     config = TrainConfig(str(data_dir), str(tmp_path / "run"), preset="tiny", epochs=1, steps_per_epoch=4, batch_size=2)
-    data = loop.open_data(config)
-    batches = type(data).training_batches
+    data_class = type(loop.open_data(config))
+    batches = data_class.training_batches
 
     def slowly(pixels, labels):
         return tf.numpy_function(lambda x: time.sleep(0.3) or x, [pixels], tf.uint8), labels
 
-    monkeypatch.setattr(
-        type(data), "training_batches", lambda *args, **settings: batches(*args, **settings).map(slowly)
-    )
+    monkeypatch.setattr(data_class, "training_batches", lambda *args, **more: batches(*args, **more).map(slowly))
     (row,) = loop.train(config)
     assert 4 * 0.3 / row["seconds"] * 0.5 < row["data_wait"] <= 1
 

@@ -29,15 +29,6 @@ def contents(path):
         return {member.name: archive.extractfile(member).read() for member in archive}
 
 
-def mark(path, name):
-    """Changes the last byte before the end of a copy, to distinguish it from one that is made again."""
-    with tarfile.open(path) as archive:
-        member = archive.getmember(name)
-    data = bytearray(path.read_bytes())
-    data[member.offset_data + member.size - 3] ^= 1
-    path.write_bytes(data)
-
-
 def names_of(tree):
     return [str(path.relative_to(tree.train)) for path in tree.images[:6]]
 
@@ -67,7 +58,7 @@ def test_what_has_changed_is_done_again_and_nothing_else(tree, small):
     first = (small / "train.tar").stat()
     call(tree, *into_tar(small))
     assert (small / "train.tar").stat() == first
-    mark(small / "train.tar", names[1])
+    flip_a_bit(small / "train.tar", names[1], -3)  # A copy that is made again would not have it.
     before = contents(small / "train.tar")
     # One anew, one gone.
     tree.images[0].write_bytes(tree.images[3].read_bytes())
@@ -90,7 +81,7 @@ def test_it_continues_after_the_last_complete_copy(tree, small, damage):
     expected = contents(small / "train.tar")
     partial = small / "train.tar.partial"
     (small / "train.tar").rename(partial)
-    mark(partial, names[1])
+    flip_a_bit(partial, names[1], -3)
     marked = contents(partial)
     with tarfile.open(partial) as archive:
         third = archive.getmember(names[2])
