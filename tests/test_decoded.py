@@ -190,14 +190,13 @@ def test_space_is_estimated_first_and_too_small_a_disk_refused(tree, tmp_path, m
     assert not list((tmp_path / "small").glob("train.tar*"))
 
 
-# 35 is the side of most crops themselves.
-@pytest.mark.parametrize("image_size", [24, 35])
-def test_cached_images_have_the_pixels_of_files(originals, image_size):
+def test_cached_images_have_the_pixels_of_files(originals):
     (cached,), _ = image_caches([originals], 1)
     for dataset, settings in ((pipeline.training_dataset, {"seed": 3}), (pipeline.padded_evaluation_dataset, {})):
-        expected = arrays(dataset(originals, 3, image_size=image_size, **settings), 5)
+        # 35 is the side of most crops themselves; others are resized.
+        expected = arrays(dataset(originals, 3, image_size=35, **settings), 5)
         for _ in range(2):
-            assert_same(arrays(dataset(originals, 3, image_size=image_size, decoded=cached, **settings), 5), expected)
+            assert_same(arrays(dataset(originals, 3, image_size=35, decoded=cached, **settings), 5), expected)
 
 
 def test_images_are_dropped_when_memory_becomes_scarce(originals, monkeypatch):

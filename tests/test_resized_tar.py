@@ -4,7 +4,7 @@ import os
 import tarfile
 
 import pytest
-from image_tree import Tree, call, start
+from image_tree import Tree, call, flip_a_bit, start
 
 from keras_alexnet.data import map_file
 
