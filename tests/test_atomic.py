@@ -1,61 +1,47 @@
+"""Complete files, and one process at a time, in a folder."""
+
+import errno
+import fcntl
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.system.atomic import atomic_path, check_folder, check_writable, write_text
+from keras_alexnet.system.lock import exclusive
 
 
-def test_file_takes_its_name_only_when_whole(tmp_path):
+def test_file_takes_its_name_only_when_complete(tmp_path):
     final = tmp_path / "new" / "folder" / "model.keras"
     with atomic_path(final) as partial:
-        partial.write_bytes(b"whole")
+        partial.write_bytes(b"complete")
         assert not final.exists()
         assert partial.parent == final.parent
         assert partial.suffix == ".keras"
-    assert final.read_bytes() == b"whole"
+    assert final.read_bytes() == b"complete"
     assert os.listdir(final.parent) == ["model.keras"]
 
 
-@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), UserError("no")])
-def test_failure_leaves_the_older_file_and_no_part(tmp_path, error):
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (KeyboardInterrupt("stop"), "stop"),
+        (OSError(28, "No space left on device"), r"cannot write .*file\.txt: No space left"),
+    ],
+)
+def test_failure_leaves_the_older_file_and_no_part(tmp_path, error, message):
     final = tmp_path / "file.txt"
     final.write_text("older")
-    with pytest.raises(type(error)) as raised, atomic_path(final) as partial:
+    with pytest.raises((KeyboardInterrupt, UserError), match=message), atomic_path(final) as partial:
         partial.write_text("half")
         raise error
-    assert raised.value is error
     assert final.read_text() == "older"
     assert os.listdir(tmp_path) == ["file.txt"]
-
-
-def test_only_files_are_replaced(tmp_path):
-    (tmp_path / "folder").mkdir()
-    os.mkfifo(tmp_path / "pipe")
-    for target in (tmp_path / "folder", tmp_path / "pipe", "."):
-        with pytest.raises(UserError, match="not a regular file"):
-            write_text(target, "text")
-    assert (tmp_path / "pipe").is_fifo()
-
-
-def test_full_disk_is_told(tmp_path):
-    final = tmp_path / "file.txt"
-    with (
-        pytest.raises(UserError, match=r"cannot write .*file\.txt: No .*choose another"),
-        atomic_path(final) as partial,
-    ):
-        partial.write_text("half")
-        raise OSError(28, "No space left on device")
-    assert os.listdir(tmp_path) == []
-
-
-def test_folder_that_cannot_be_made_is_told(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"cannot write to .*Choose another folder"):
-        write_text(tmp_path / "file" / "below" / "x.txt", "text")
 
 
 def test_writers_of_one_target_have_files_of_their_own_and_the_last_one_wins(tmp_path):
@@ -87,44 +73,97 @@ def test_what_a_killed_process_left_is_removed_by_the_next_write_to_the_folder(t
 
 
 def test_leftovers_of_other_machines_are_removed_after_a_day(tmp_path):
-    for host, age in (("0" * 8, 0), ("1" * 8, 2 * 24 * 60 * 60)):
-        path = tmp_path / f".partial-{'0' * 16}-{host}-1-{'0' * 8}.txt"
-        path.write_text("half")
-        os.utime(path, (time.time() - age,) * 2)
+    names = [f".partial-{'0' * 16}-{host}-1-{'0' * 8}.txt" for host in ("0" * 8, "1" * 8)]
+    for name, age in zip(names, (0, 2 * 24 * 60 * 60), strict=True):
+        (tmp_path / name).write_text("half")
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
     write_text(tmp_path / "x.txt", "complete")
-    assert sorted(os.listdir(tmp_path)) == [f".partial-{'0' * 16}-{'0' * 8}-1-{'0' * 8}.txt", "x.txt"]
+    assert sorted(os.listdir(tmp_path)) == [names[0], "x.txt"]
 
 
-def test_files_have_the_mode_of_the_umask(tmp_path):
+def test_text_has_unix_line_ends_the_bytes_of_names_and_the_mode_of_the_umask(tmp_path):
     before = os.umask(0o027)
     try:
-        write_text(tmp_path / "x.txt", "text")
+        write_text(tmp_path / "x.txt", "é\n" + os.fsdecode(b"\xff\n"))
     finally:
         os.umask(before)
+    assert (tmp_path / "x.txt").read_bytes() == "é\n".encode() + b"\xff\n"
     assert (tmp_path / "x.txt").stat().st_mode & 0o777 == 0o640
 
 
-def test_text_has_unix_line_ends_and_keeps_bytes_of_names(tmp_path):
-    write_text(tmp_path / "x.txt", "é\n" + os.fsdecode(b"\xff\n"))
-    assert (tmp_path / "x.txt").read_bytes() == "é\n".encode() + b"\xff\n"
-
-
-@pytest.mark.parametrize("name", ["x" * 255, "é" * 124 + ".keras", "." + "y" * 254, "a." + "z" * 253])
+@pytest.mark.parametrize("name", ["é" * 124 + ".keras", "a." + "z" * 253])
 def test_names_may_be_as_long_as_the_file_system_has_them(tmp_path, name):
     write_text(tmp_path / name, "text")
-    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert os.listdir(tmp_path) == [name]
 
 
 def test_what_cannot_be_written_is_found_before_the_work(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("gone")
+    before = os.listdir(tmp_path)
     for path, message in (
         (tmp_path / ("x" * 256), "File name too long"),
         ("/proc/none/file.json", "cannot write to /proc"),
         (tmp_path, "not a regular file"),
+        (tmp_path / "pipe", "not a regular file"),
+        (tmp_path / "link/file.json", "link is a link to gone, which does not exist"),
+        (tmp_path / "file/file.json", "Not a directory"),
     ):
         with pytest.raises(UserError, match=message):
             check_writable(path)
     check_writable(tmp_path / "new" / "folder" / "file.json")
-    assert not list(tmp_path.iterdir())
-    (tmp_path / "link").symlink_to("gone")
-    with pytest.raises(UserError, match="link is a link to gone, which does not exist"):
-        check_folder(tmp_path / "link")
+    assert check_folder(tmp_path / "new" / "folder") == tmp_path
+    assert os.listdir(tmp_path) == before
+
+
+HOLDER = """
+import sys
+from keras_alexnet.system.lock import exclusive
+with exclusive(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_folder_is_held_as_long_as_the_process_lives(tmp_path):
+    folder = tmp_path / "new" / "run"
+    command = [sys.executable, "-c", HOLDER, folder]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=f"another process is writing to {folder}"), exclusive(folder):
+            pass
+        threading.Timer(0.2, holder.kill).start()
+        with exclusive(folder, wait=True):
+            assert holder.wait(timeout=10) == -signal.SIGKILL
+
+
+def test_a_regular_file_that_is_open_for_writing_is_locked(tmp_path, monkeypatch):
+    # NFS locks nothing else across hosts.
+    locked = []
+    monkeypatch.setattr(fcntl, "flock", lambda descriptor, _: locked.append(fcntl.fcntl(descriptor, fcntl.F_GETFL)))
+    with exclusive(tmp_path):
+        pass
+    assert locked[0] & os.O_ACCMODE == os.O_RDWR
+    assert (tmp_path / ".lock").is_file()
+
+
+def test_a_file_system_without_locks_is_reported(tmp_path, monkeypatch, capsys):
+    def flock(descriptor, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with exclusive(tmp_path):
+        pass
+    assert f"{tmp_path} cannot be locked (No locks available): nothing prevents" in capsys.readouterr().err
+
+
+def test_folders_that_cannot_be_made_are_reported(tmp_path):
+    (tmp_path / "link").symlink_to("/mnt/gone")
+    (tmp_path / "file").touch()
+    for name, reason in (
+        ("link/run", "link is a link to /mnt/gone, which does not exist"),
+        ("file", "is not a folder"),
+    ):
+        with pytest.raises(UserError, match=reason), exclusive(tmp_path / name):
+            pass

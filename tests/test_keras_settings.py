@@ -41,59 +41,38 @@ def test_the_backend_is_that_of_the_environment_or_of_keras_json(keras_json, mon
     ("settings", "message"),
     [
         ({"backend": "theano"}, "the backend in .*keras.json is 'theano'; expected one of .* Or set KERAS_BACKEND"),
+        ({"backend": "jax"}, "the backend in .*keras.json is jax, which is not installed"),
         ({"floatx": "float8"}, "floatx is 'float8' in .*keras.json, which Keras rejects"),
-        ({"epsilon": 1}, "epsilon is 1 in .*keras.json"),
         ([], "keras.json does not contain a JSON object"),
     ],
 )
-def test_what_keras_would_reject_in_keras_json_is_named(keras_json, settings, message):
+def test_what_keras_would_reject_in_keras_json_is_named(keras_json, monkeypatch, settings, message):
     keras_json(settings)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=message):
         select_backend()
 
 
-def test_a_keras_json_that_cannot_be_read_is_named(keras_json, tmp_path):
-    (tmp_path / "keras.json").mkdir()
-    with pytest.raises(UserError, match=r"cannot read .*keras\.json: Is a directory"):
-        select_backend()
-
-
-def test_a_backend_of_keras_json_that_is_not_installed_is_named(keras_json, monkeypatch):
-    keras_json({"backend": "jax"})
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"the backend in .*keras\.json is jax, which is not installed"):
-        select_backend()
-
-
-def test_networks_are_float32_whatever_the_defaults_are():
-    with keras_defaults():
-        keras.config.set_floatx("float16")
-        keras.config.set_dtype_policy("mixed_bfloat16")
-        model = build_alexnet(3, preset="tiny")
-        assert (keras.config.floatx(), keras.config.dtype_policy().name) == ("float16", "mixed_bfloat16")
-    assert keras.config.floatx() == "float32"
-    assert model.input.dtype == "float32"
-    assert {layer.compute_dtype for layer in model.layers} == {"float32"}
-    assert {weight.dtype for weight in model.weights} == {"float32"}
-
-
-def test_predictions_and_features_are_the_same_whatever_the_defaults_are(data_dir):
-    model, images = build_alexnet(3, preset="tiny"), read_map(data_dir / VAL_MAP)
-    expected = [predict_images(model, images, crops=crops) for crops in (1, 10)]
+def test_networks_and_predictions_are_the_same_whatever_the_defaults_are(data_dir):
+    images = read_map(data_dir / VAL_MAP)
+    expected = predict_images(build_alexnet(3, preset="tiny", seed=7), images, crops=10)
     with keras_defaults():
         keras.config.set_floatx("float16")
         keras.config.set_dtype_policy("mixed_float16")
-        found = [predict_images(model, images, crops=crops) for crops in (1, 10)]
-    assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+        model = build_alexnet(3, preset="tiny", seed=7)
+        found = predict_images(model, images, crops=10)
+        assert (keras.config.floatx(), keras.config.dtype_policy().name) == ("float16", "mixed_float16")
+    assert keras.config.floatx() == "float32"
+    assert model.input.dtype == "float32"
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_a_seed_leaves_the_random_numbers_of_others_alone():
     random.seed(5)
     expected = random.random()
     random.seed(5)
-    one, other = (build_alexnet(3, preset="tiny", seed=7).get_weights() for _ in range(2))
+    build_alexnet(3, preset="tiny", seed=7)
     assert random.random() == expected
-    assert all((a == b).all() for a, b in zip(one, other, strict=True))
 
 
 @pytest.mark.slow
@@ -102,14 +81,9 @@ def test_leftover_settings_change_no_number_of_a_run(data_dir, tmp_path):
     (tmp_path / "keras.json").write_text(json.dumps(settings))
     environment = {"KERAS_BACKEND": "tensorflow", "KERAS_HOME": str(tmp_path), "MPLBACKEND": "module://no_such.backend"}
     environment |= {"KERAS_MAX_STEPS_PER_EPOCH": "1", "KERAS_MAX_EPOCHS": ""}
-    run = [f"--data_dir={data_dir}", "--preset=tiny", "--epochs=2", "--batch_size=8", "--lr_drop_epochs="]
+    run = [f"--data_dir={data_dir}", "--preset=tiny", "--epochs=1", "--batch_size=8", "--lr_drop_epochs="]
     loop.train(fit.config_from(cli.parse(fit.define_flags, [*run, f"--output_dir={tmp_path}/expected"])[0]))
-    result = subprocess.run(
-        [sys.executable, "-m", "keras_alexnet.fit", *run, f"--output_dir={tmp_path}/run"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | environment,
-    )
+    command = [sys.executable, "-m", "keras_alexnet.fit", *run, f"--output_dir={tmp_path}/run"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
     assert result.returncode == 0, result.stderr
     assert_identical(tmp_path / "run", tmp_path / "expected")
