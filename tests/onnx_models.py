@@ -34,16 +34,6 @@ POOL = node("MaxPool", "c", "p", kernel_shape=[3, 3], strides=[2, 2])
 FLATTEN = node("Flatten", "p", "f")
 GEMM = node("Gemm", "f W B", "y", transB=1)
 
-# Flatten, as exporters write it for any number of images.
-RUN_TIME_SHAPE = (
-    node("Shape", "p", "s"),
-    integers("zero", 0),
-    node("Gather", "s zero", "g"),
-    integers("all", -1),
-    node("Concat", "g all", "shape", axis=0),
-    node("Reshape", "p shape", "f"),
-)
-
 
 def make_model(*nodes, opset: int = 13, batch="n", inputs=(), **tensors) -> onnx.ModelProto:
     """A model of `nodes` from x to y; tensors have K, b, W, B besides those given."""

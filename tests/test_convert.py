@@ -9,7 +9,6 @@ import keras
 import numpy as np
 import pytest
 from protobuf_bytes import field, packed
-from safetensors.numpy import load_file, save_file
 from test_import import REFERENCE, images_and_logits, relative_difference
 
 from keras_alexnet import cli, convert
@@ -109,16 +108,6 @@ def test_the_pixels_that_the_user_tells(tmp_path, capsys):
     (tmp_path / "mean.binaryproto").write_bytes(sizes + packed(5, image))
     convert_here(*files, f"--mean_file={tmp_path}/mean.binaryproto")
     assert "BGR (assumed), less 10, 20, 30 (as given)" in capsys.readouterr().out
-
-
-def test_one_of_several_weights_of_a_checkpoint(tmp_path):
-    state = load_file(REFERENCE / "torchvision_c9_fc96.safetensors")
-    both = {f"ema.{name}": array for name, array in state.items()}
-    both |= {f"model.{name}": array + 1 for name, array in state.items()}
-    save_file(both, tmp_path / "a.safetensors")
-    convert_here(f"--input={tmp_path}/a.safetensors", f"--output={tmp_path}/a.keras", "--weights_key=ema")
-    x, logits = images_and_logits("torchvision")
-    assert relative_difference(load_model(tmp_path / "a.keras").predict_on_batch(x), logits) < 1e-5
 
 
 def test_a_keras_file_goes_out_with_its_classes(tmp_path, capsys):

@@ -21,25 +21,20 @@ CARDS = Path(__file__).parent.parent / "saved_models" / "README.md"
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Answers /ok/…, /short/… (breaks off), /chunked/… (breaks off), /stalls/…, /page/… (HTML) and 404 to all else."""
+    """Answers /ok/…, /short/… (breaks off), /stalls/…, /page/… (HTML) and 404 to all else."""
 
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
         self.server.requests += 1
         behavior = self.path.split("/")[1]
-        if behavior not in ("ok", "short", "chunked", "stalls", "page"):
+        if behavior not in ("ok", "short", "stalls", "page"):
             self.send_error(404)
             return
         content = b"<!DOCTYPE html><html>Sign in</html>" if behavior == "page" else self.server.content
         self.send_response(200)
-        if behavior == "chunked":
-            self.send_header("Transfer-Encoding", "chunked")
-        else:
-            self.send_header("Content-Length", str(len(content)))
+        self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        if behavior == "chunked":
-            self.wfile.write(b"%x\r\n" % len(content))
         self.wfile.write(content if behavior in ("ok", "page") else content[: len(content) // 2])
         self.wfile.flush()
         if behavior == "stalls":
@@ -92,7 +87,6 @@ def test_convert_downloads_once(server, model_file, tmp_path, capsys):
     [
         ("nothing/tiny.keras", "cannot download {url}: 404 -- Not Found. Check the address"),
         ("short/tiny.keras", "cannot download {url}: retrieval incomplete: got only"),
-        ("chunked/tiny.keras", "cannot download {url}: IncompleteRead"),
         ("stalls/tiny.keras", "cannot download {url}: timed out"),
         ("page/tiny.keras", "{url} is a web page: download the file itself"),
     ],

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
-import onnx
 import pytest
 from onnx import TensorProto, helper
 from onnx_models import (
@@ -13,7 +12,6 @@ from onnx_models import (
     FC_BIAS,
     FEATURES,
     KERNEL,
-    RUN_TIME_SHAPE,
     SIZE,
     check_small,
     constant,
@@ -74,8 +72,16 @@ NO_BIAS = node("Conv", "x K", "c0", pads=[1] * 4)
         {"flatten": (node("Reshape", "p shape", "f"),), "shape": np.int64([-1, FEATURES])},
         {"flatten": (integers("shape", 8, -1), node("Reshape", "p shape", "f")), "batch": 8},
         {"flatten": (constant("shape", value_ints=[0, -1]), node("Reshape", "p shape", "f"))},
-        {"flatten": RUN_TIME_SHAPE},
-        {"flatten": (node("Reshape", "p", "f", shape=[1, FEATURES]),), "opset": 3},
+        {
+            "flatten": (
+                node("Shape", "p", "s"),
+                node("Gather", "s zero", "g"),
+                node("Concat", "g all", "shape", axis=0),
+                node("Reshape", "p shape", "f"),
+            ),
+            "zero": np.int64([0]),
+            "all": np.int64([-1]),
+        },
         {"flatten": (node("Squeeze", "p", "p3", axes=[3]), node("Squeeze", "p3", "f", axes=[2])), "opset": 11},
         {"flatten": (integers("axes", -1, -2), node("Squeeze", "p axes", "f"))},
         {"dense": (node("Gemm", "f V B", "y"),), "V": FC.T},
@@ -201,43 +207,24 @@ def test_convolutions_of_the_whole_input_are_dense_layers(tmp_path, ending, attr
     nodes = [node("Conv", f"{names[n]} K", names[n + 1], pads=[1] * 4) for n in range(5)]
     nodes += [node("Conv", "c5 K6", "c6"), node("Conv", "c6 K7", "c7"), node(ending, "c7", "y", **attributes)]
     model = make_model(*nodes, **kernels | {"K": np.ones((3, 3, 3, 3), np.float32)})
-    size = model.graph.input[0].type.tensor_type.shape.dim[2]
-    for side in (SIZE, None):
-        if side is None:
-            size.dim_param = "side"
-        network = read(tmp_path, model)
-        assert kinds(network) == ["Convolution"] * 5 + ["Dense"] * 2 + ["Softmax"] * (ending == "Softmax")
-        dense = [layer.kernel for layer in network.layers if isinstance(layer, chain.Dense)]
-        np.testing.assert_array_equal(dense[0], kernels["K6"].reshape(7, -1).T)
-        np.testing.assert_array_equal(dense[1], kernels["K7"].reshape(5, 7).T)
-    size.dim_value = 5
+    network = read(tmp_path, model)
+    assert kinds(network) == ["Convolution"] * 5 + ["Dense"] * 2 + ["Softmax"] * (ending == "Softmax")
+    dense = [layer.kernel for layer in network.layers if isinstance(layer, chain.Dense)]
+    np.testing.assert_array_equal(dense[0], kernels["K6"].reshape(7, -1).T)
+    np.testing.assert_array_equal(dense[1], kernels["K7"].reshape(5, 7).T)
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 5
     assert "'c6' is the sixth convolution or a later one, with a kernel of 4 × 4 on 5 × 4" in refused(tmp_path, model)
 
 
-def test_first_opsets_form_of_the_model_zoo(tmp_path):
-    """Opset 3, pool1 padded below and to the right, weights among the inputs, Reshape's shape an attribute."""
-    model = onnx.load(BVLC)
-    graph = model.graph
-    model.opset_import[0].version = 3
+def test_weights_among_the_inputs_as_in_the_first_files_of_the_model_zoo(tmp_path):
+    gemm = node("Gemm", "f W B", "y", transB=1, broadcast=1)
+    model = small(flatten=(node("Reshape", "p", "f", shape=[1, FEATURES]),), dense=(gemm,), opset=3)
     model.producer_name = "onnx-caffe2"
-    sizes = graph.input[0].type.tensor_type.shape.dim
-    for dim, size in zip(sizes, (1, 3, 224, 224), strict=True):
-        dim.dim_value = size
-    for tensor in graph.initializer:
-        graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-    for item in graph.node:
-        if item.op_type == "Reshape":
-            del item.input[1:]
-            item.attribute.append(helper.make_attribute("shape", [1, 64 * 6 * 6]))
-        if item.op_type == "Gemm":
-            item.attribute.append(helper.make_attribute("broadcast", 1))
-        if item.op_type == "MaxPool" and item.output[0] == "pool1_1":
-            next(setting for setting in item.attribute if setting.name == "pads").ints[:] = [0, 0, 1, 1]
+    for tensor in model.graph.initializer:
+        model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     network = read(tmp_path, model)
-    assert (network.kind, network.image_size) == ("ONNX model (by onnx-caffe2)", (224, 224))
-    assert kinds(network) == kinds(read_onnx_chain(BVLC))
-    pools = [layer.padding for layer in network.layers if isinstance(layer, chain.MaxPool)]
-    assert pools == [((0, 1), (0, 1)), "valid", "valid"]
+    check_small(network)
+    assert (network.kind, network.framework) == ("ONNX model (by onnx-caffe2)", "caffe")
 
 
 def test_shapes_and_types_that_are_not_declared(tmp_path):
@@ -251,19 +238,3 @@ def test_shapes_and_types_that_are_not_declared(tmp_path):
         network = read(tmp_path, model)
         check_small(network)
         assert network.image_size is None
-
-
-@pytest.mark.parametrize(
-    ("producer", "metadata", "order"),
-    [
-        ("keras_alexnet", {}, "rgb"),  # Exports before there was metadata.
-        ("keras_alexnet", {"channel_order": "bgr"}, "bgr"),
-        ("someone", {"channel_order": "RGB"}, "rgb"),
-        ("someone", {"channel_order": "yuv"}, None),
-    ],
-)
-def test_channel_order(tmp_path, producer, metadata, order):
-    model = small()
-    model.producer_name = producer
-    helper.set_model_props(model, metadata)
-    assert read(tmp_path, model).channel_order == order

@@ -1,6 +1,5 @@
 """PyTorch's files and safetensors that are damaged, or made to do harm."""
 
-import contextlib
 import io
 import json
 import os
@@ -10,10 +9,8 @@ import zipfile
 
 import numpy as np
 import pytest
-from safetensors.numpy import save
 from test_torchvision import check, refused, small_state
 
-from keras_alexnet.errors import UserError
 from keras_alexnet.importers import torch_pickle
 from keras_alexnet.importers.torchvision import read_torchvision
 
@@ -32,35 +29,6 @@ def written(folder, content: bytes):
     path.unlink(missing_ok=True)  # Not written over: a mapped file has to stay.
     path.write_bytes(content)
     return path
-
-
-def altered(content: bytes):
-    """`content` cut off, which cannot be read, and with bytes replaced."""
-    rng = np.random.default_rng(7)
-    for size in np.linspace(1, len(content) - 1, 60, dtype=int):
-        yield content[:size], True
-    for _ in range(120):
-        mutated = bytearray(content)
-        start = int(rng.integers(0, len(content)))
-        mutated[start : start + int(rng.integers(0, 9))] = rng.bytes(int(rng.integers(0, 9)))
-        yield bytes(mutated), False
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["safetensors", "zip", "pickles"])
-def test_damaged_files_are_refused_or_read(tmp_path, kind):
-    """Nothing but `UserError` is raised; wrong bytes among the weights cannot be told."""
-    # Small, so that most of it is not weights.
-    state = {key: array[:1, ..., :1].copy() if array.ndim > 1 else array[:1] for key, array in small_state().items()}
-    content = save(state) if kind == "safetensors" else torch_file(state, kind == "zip")
-    check(read_torchvision(written(tmp_path, content)), state)
-    for damaged, is_cut_off in altered(content):
-        path = written(tmp_path, damaged)
-        if is_cut_off:
-            refused(path)
-        else:
-            with contextlib.suppress(UserError):
-                read_torchvision(path)
 
 
 def safetensors_of(header: dict | bytes, data: bytes = b"") -> bytes:
@@ -82,9 +50,7 @@ BIAS = "features.0.bias"
 @pytest.mark.parametrize(
     "content",
     [
-        b"plain text, and no model",
         b"PK\x03\x04 and then no archive",
-        safetensors_of({}),
         safetensors_of({BIAS: {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 8]}}, b"12345678"),
         safetensors_of({BIAS: {"dtype": "F8_E4M3", "shape": [8], "data_offsets": [0, 8]}}, b"12345678"),
         struct.pack("<Q", 99_999_999) + b"{}",
@@ -96,8 +62,6 @@ BIAS = "features.0.bias"
         pickled(b"}q\0(" + b"".join(b"cm%d\nc\n" % n for n in range(1100)) + b"t."),
         # A length beyond the file.
         pickled(b"\x8e" + struct.pack("<q", 2**40) + b"abc."),
-        # A long key.
-        pickled(b"}" + b"X" + struct.pack("<I", 10_000_000) + b"a" * 10_000_000 + b"Ns."),
         # Dicts within dicts, and one within itself.
         pickled(b"".join(b"}X\1\0\0\0a" for _ in range(100_000)) + b"}" + b"s" * 100_000 + b"."),
         pickled(b"}q\0X\1\0\0\0ah\0s."),

@@ -2,7 +2,6 @@
 
 import argparse
 import collections
-import datetime
 import enum
 import sys
 import warnings
@@ -153,11 +152,8 @@ class Outer:
 INERT = {
     "args": argparse.Namespace(lr=0.01, output=Path("/x")),
     "best": np.float64(56.5),
-    "matrix": np.eye(3),
-    "when": datetime.datetime(2026, 1, 2),
     "mode": Outer.Mode.A,
     "history": collections.defaultdict(list, {"loss": [1.0]}),
-    "counts": collections.Counter("aab"),
     "names": {"a", "b"},
     (1, 2): "no name",
 }
@@ -218,7 +214,6 @@ def test_what_is_no_state_dict_is_named(tmp_path, torch):
         (torch.nn.Linear(2, 2), "an object of torch.nn.modules.linear.Linear, which was not loaded"),
         ({"net": torch.nn.Linear(2, 2)}, "an object of torch.nn.modules.linear.Linear, which was not loaded"),
         ({1: 2}, "it has no tensors, but a key of int"),
-        ({"optimizer": {"state": {0: torch.ones(2)}}}, "tensors optimizer.state.a key of int"),
         (small_state(), "NumPy arrays in place of tensors"),
         (weights | {BIAS: torch.ones(3).to_sparse()}, f"it lacks {BIAS}"),
         # A number repeated 2^40 times by a stride of 0.
