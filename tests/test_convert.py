@@ -17,7 +17,7 @@ from keras_alexnet.data.class_mappings import write_class_names
 from keras_alexnet.data.class_names import classes_of_model
 from keras_alexnet.errors import UserError
 from keras_alexnet.exporters.runtimes import load_exported
-from keras_alexnet.model import build_alexnet, read_preset
+from keras_alexnet.model import read_preset
 from keras_alexnet.model_file import load_model
 
 CAFFE = REFERENCE / "caffe_alexnet_new_c10_fc64.caffemodel"
@@ -108,15 +108,6 @@ def test_the_pixels_that_the_user_tells(tmp_path, capsys):
     (tmp_path / "mean.binaryproto").write_bytes(sizes + packed(5, image))
     convert_here(*files, f"--mean_file={tmp_path}/mean.binaryproto")
     assert "BGR (assumed), less 10, 20, 30 (as given)" in capsys.readouterr().out
-
-
-def test_a_keras_file_goes_out_with_its_classes(tmp_path, capsys):
-    network = build_alexnet(10, filters=(4, 5, 6, 7, 8), dense_units=9, image_size=99)
-    network.save(tmp_path / "a.keras")
-    write_ids(tmp_path / "a.classes.txt", sorted(IDS))
-    convert_here(f"--input={tmp_path}/a.keras", f"--output={tmp_path}/b.savedmodel")
-    assert "checked with tensorflow" in capsys.readouterr().out
-    assert read_classes(tmp_path / "b.savedmodel") == sorted(IDS)
 
 
 @pytest.mark.parametrize(

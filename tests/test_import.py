@@ -8,7 +8,6 @@ import keras
 import numpy as np
 import onnx
 import pytest
-from training_process import installed
 
 from keras_alexnet.data.class_file import write_classes
 from keras_alexnet.errors import UserError
@@ -16,7 +15,6 @@ from keras_alexnet.exporters.onnx import write_onnx
 from keras_alexnet.importers.importer import import_model, read_alexnet
 from keras_alexnet.importers.preprocessing import Preprocessing
 from keras_alexnet.model import build_alexnet
-from keras_alexnet.model_file import save_model
 
 REFERENCE = Path(__file__).parent / "reference"
 NARROW = {"filters": (4, 6, 5, 7, 8), "dense_units": 9}
@@ -59,22 +57,6 @@ def test_logits_are_those_of_the_framework(file, name, added):
     assert relative_difference(imported.model.predict_on_batch(x), logits) < 1e-5
     assert imported.classes is None
     assert file in imported.summary
-
-
-def predict(path: Path, x: np.ndarray) -> np.ndarray:
-    return keras.models.load_model(path).predict_on_batch(x)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("backend", installed("jax", "torch"))
-def test_logits_on_other_backends(backend_process, backend, tmp_path):
-    """Of a file whose groups, order of colors and pools differ from the network in `test_backends`."""
-    file, name, added = FILES[5]
-    x, logits = images_and_logits(name, added)
-    save_model(import_model(REFERENCE / file).model, tmp_path / "a.keras")
-    found = backend_process(backend).run(predict, tmp_path / "a.keras", x)
-    # test_backends tells why PyTorch has a wider one.
-    assert relative_difference(found, logits) < (3e-4 if backend == "torch" else 1e-4)
 
 
 @pytest.mark.parametrize("preset", ["caffenet", "torchvision"])

@@ -2,18 +2,17 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from test_export import SIDE, narrow_network
 
 from keras_alexnet import model as model_module
 from keras_alexnet.errors import UserError
-from keras_alexnet.model import build_alexnet, set_precision
+from keras_alexnet.model import set_precision
 from keras_alexnet.model_file import load_model, save_model
 from keras_alexnet.presets import LRN, WEIGHTED
 from keras_alexnet.training.initial import build_from, freeze_through
 from keras_alexnet.training.metrics import compile_model
 from keras_alexnet.training.optimizer import SGDWithL2
 
-SIDE = 99
-NARROW = {"filters": (4, 6, 6, 6, 6), "dense_units": 9, "image_size": SIDE}
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, SIDE, SIDE, 3), dtype=np.uint8)
 LABELS = np.array([0, 1, 2, 1])
 
@@ -22,34 +21,15 @@ LABELS = np.array([0, 1, 2, 1])
 def saved(tmp_path_factory) -> tuple[str, keras.Model]:
     """A file of three classes, and the network in it."""
     path = tmp_path_factory.mktemp("saved") / "model.keras"
-    network = narrow_network()
+    network = narrow_network(3)
     network.save(path)
     return str(path), network
-
-
-def narrow_network(**settings) -> keras.Model:
-    """With random weights of a size at which every layer's output tells."""
-    network = build_alexnet(3, **NARROW | settings)
-    rng = np.random.default_rng(1)
-    for weight in network.weights:
-        spread = np.sqrt(2 / np.prod(weight.shape[:-1])) if len(weight.shape) > 1 else 0.1
-        weight.assign(rng.normal(0, spread, weight.shape))
-    return network
 
 
 def train(network: keras.Model) -> None:
     compile_model(network, SGDWithL2(0.01, l2=0.1))
     for _ in range(2):
         network.train_on_batch(IMAGES, LABELS)
-
-
-def test_the_same_classes_give_the_same_logits(saved):
-    path, network = saved
-    built = build_from(path, 3, dropout=0.25)
-    np.testing.assert_array_equal(built.predict_on_batch(IMAGES), network.predict_on_batch(IMAGES))
-    assert [layer.name for layer in built.layers] == [layer.name for layer in network.layers]
-    assert built.name == network.name
-    assert built.get_layer("drop6").rate == built.get_layer("drop7").rate == 0.25
 
 
 def test_other_classes_have_a_new_fc8_and_the_same_features(saved):
@@ -67,24 +47,27 @@ def test_other_classes_have_a_new_fc8_and_the_same_features(saved):
 @pytest.mark.parametrize(
     "settings",
     [
+        {},
         {"preset": "caffenet"},
         {"preset": "torchvision"},
         {"image_size": 95, "conv1_padding": 3, "pool_padding": "caffe", "input_scale": 0.5},
         {"lrn": LRN(3, 1.23456789e-2, 0.6, 1.5), "dense_units": (9, 7), "input_offset": (-1.0, -2.0, -3.0)},
     ],
 )
-def test_other_presets_and_sizes(tmp_path, settings):
-    network = narrow_network(**settings)
+def test_the_same_classes_give_the_same_logits(tmp_path, settings):
+    network = narrow_network(3, **settings)
     network.save(tmp_path / "model.keras")
-    built = build_from(tmp_path / "model.keras", 3)
+    built = build_from(tmp_path / "model.keras", 3, dropout=0.25)
     size = network.input_shape[1]
     np.testing.assert_array_equal(*(model.predict_on_batch(IMAGES[:, :size, :size]) for model in (built, network)))
+    assert [layer.name for layer in built.layers] == [layer.name for layer in network.layers]
     assert built.count_params() == network.count_params()
+    assert built.get_layer("drop6").rate == built.get_layer("drop7").rate == 0.25
 
 
 def test_the_run_of_the_file_does_not_matter(tmp_path):
     """Neither its precision, nor what it froze, nor its optimizer."""
-    network = narrow_network()
+    network = narrow_network(3)
     freeze_through(network, "conv5")
     set_precision(network, "mixed_bfloat16")
     train(network)
@@ -119,7 +102,7 @@ CONV, NORM = model_module._conv, model_module.local_response_norm
 )
 def test_another_network_is_refused_with_what_differs(tmp_path, monkeypatch, function, replacement, expected_text):
     monkeypatch.setattr(model_module, function, replacement)
-    narrow_network().save(tmp_path / "model.keras")
+    narrow_network(3).save(tmp_path / "model.keras")
     monkeypatch.undo()
     with pytest.raises(UserError) as raised:
         build_from(tmp_path / "model.keras", 3)
