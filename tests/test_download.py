@@ -21,24 +21,26 @@ CARDS = Path(__file__).parent.parent / "saved_models" / "README.md"
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Answers /ok/…, /short/… (breaks off), /stalls/…, /page/… (HTML) and 404 to all else."""
+    """Answers /ok/…, /stalls/… (after half of the file), /page/… (HTML) and 404 to all else."""
 
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
         self.server.requests += 1
         behavior = self.path.split("/")[1]
-        if behavior not in ("ok", "short", "stalls", "page"):
+        if behavior not in ("ok", "stalls", "page"):
             self.send_error(404)
             return
         content = b"<!DOCTYPE html><html>Sign in</html>" if behavior == "page" else self.server.content
         self.send_response(200)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content if behavior in ("ok", "page") else content[: len(content) // 2])
-        self.wfile.flush()
         if behavior == "stalls":
+            self.wfile.write(content[: len(content) // 2])
+            self.wfile.flush()
             time.sleep(1.5)
+        else:
+            self.wfile.write(content)
         self.close_connection = True
 
     def log_message(self, *arguments):
@@ -86,7 +88,6 @@ def test_convert_downloads_once(server, model_file, tmp_path, capsys):
     ("path", "problem"),
     [
         ("nothing/tiny.keras", "cannot download {url}: 404 -- Not Found. Check the address"),
-        ("short/tiny.keras", "cannot download {url}: retrieval incomplete: got only"),
         ("stalls/tiny.keras", "cannot download {url}: timed out"),
         ("page/tiny.keras", "{url} is a web page: download the file itself"),
     ],

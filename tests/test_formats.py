@@ -79,22 +79,16 @@ def test_the_suffix_counts_where_the_content_is_ambiguous(tmp_path):
     assert detect_format(written(tmp_path, b"\xff\xff", "a.onnx")) == ONNX
 
 
-@pytest.mark.parametrize(
-    ("group", "expected_text"),
-    [
-        ("history", r"is a solver state of Caffe, without weights: give .* \(or \.caffemodel\.h5\)"),
-        ("model_weights", r"is an HDF5 file: save the whole model as \.keras"),
-        ("data", None),
-    ],
-)
-def test_hdf5_is_told_by_its_groups(tmp_path, group, expected_text):
-    with h5py.File(tmp_path / "a.keras", "w") as file:
-        file.create_group(group)
-    if expected_text is None:
-        assert detect_format(tmp_path / "a.keras") == CAFFE
-    else:
-        with pytest.raises(UserError, match=expected_text):
-            detect_format(tmp_path / "a.keras")
+def test_hdf5_is_told_by_its_groups(tmp_path):
+    files = {name: tmp_path / f"{name}.keras" for name in ("data", "history", "model_weights")}
+    for name, path in files.items():
+        with h5py.File(path, "w") as file:
+            file.create_group(name)
+    assert detect_format(files["data"]) == CAFFE
+    with pytest.raises(UserError, match=r"is a solver state of Caffe, without weights: give .*\.caffemodel"):
+        detect_format(files["history"])
+    with pytest.raises(UserError, match=r"is an HDF5 file: save the whole model as \.keras"):
+        detect_format(files["model_weights"])
 
 
 def zipped(path: Path, contents: dict[str, str]) -> Path:

@@ -106,25 +106,22 @@ def test_shapes_that_are_not_those_of_the_numbers(tmp_path, dims):
     refused(tmp_path, small(K=tensor))
 
 
-def row_of(op: str, first: str, count: int, others: str = "", **attributes) -> tuple[list, str]:
-    """Nodes one after the other, and the name of what the last one gives."""
-    names = [first, *(f"{first}{n}" for n in range(count))]
-    nodes = [node(op, f"{names[n]} {others}", names[n + 1], **attributes) for n in range(count)]
-    return nodes, names[-1]
+def row_of(op: str, name: str, count: int, others: str = "", **attributes) -> list:
+    """Nodes one after the other, from name0 to name<count>."""
+    return [node(op, f"{name}{n} {others}", f"{name}{n + 1}", **attributes) for n in range(count)]
 
 
 def test_small_files_that_ask_for_much_memory_are_refused(tmp_path):
     """A few bytes each would make arrays as large as the file, any number of times."""
-    deep, last = row_of("Cast", "K", 20, to=TensorProto.DOUBLE)
-    message = refused(tmp_path, small(conv=(*deep, node("Conv", f"x {last} b", "c"))))
-    assert "takes 'K19', which is not in the file" in message
-    layers, last = row_of("MatMul", "f", 9, "V")
-    square = small(dense=(*layers, node("Gemm", f"{last} W B", "y", transB=1)), V=np.eye(FEATURES, dtype=np.float32))
-    assert "comes after 8 layers with weights" in refused(tmp_path, square)
-    layers, last = row_of("Relu", "c", 300)
-    assert "has 200 nodes after it" in refused(tmp_path, small(pool=(*layers, node("Relu", last, "p"))))
-    layers, last = row_of("Relu", "c", 1000)
-    assert "has more than 1,000 nodes" in refused(tmp_path, small(pool=(*layers, node("Relu", last, "p"))))
+    casts = row_of("Cast", "K", 20, to=TensorProto.DOUBLE)
+    model = small(conv=(*casts, node("Conv", "x K20 b", "c")), K0=KERNEL)
+    assert "takes 'K20', which is not in the file" in refused(tmp_path, model)
+    products = row_of("MatMul", "f", 9, "V")
+    model = small(flatten=(node("Flatten", "p", "f0"),), dense=(*products, node("Relu", "f9", "y")), V=np.eye(FEATURES))
+    assert "comes after 8 layers with weights" in refused(tmp_path, model)
+    for count, problem in [(300, "has 200 nodes after it"), (1000, "has more than 1,000 nodes")]:
+        relus = node("Relu", "c", "c0"), *row_of("Relu", "c", count), node("Relu", f"c{count}", "p")
+        assert problem in refused(tmp_path, small(pool=relus))
 
 
 def external(offset=0, length=KERNEL.nbytes, location="weights.bin") -> onnx.ModelProto:

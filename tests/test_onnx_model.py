@@ -137,30 +137,22 @@ def test_padding_of_pools(tmp_path, attributes, padding):
 
 
 @pytest.mark.parametrize(
-    ("nodes", "opset", "expected"),
+    ("nodes", "expected"),
     [
-        ([node("Sub", "x image", "x1")], 13, [(1, [-2, -4, -5])]),
-        ([node("Sub", "v x", "x1")], 13, [(-1, [2, 4, 5])]),
-        ([node("Add", "v x", "x1")], 13, [(1, [2, 4, 5])]),
-        ([node("Div", "x v", "x1")], 13, [([0.5, 0.25, 0.2], 0)]),
-        ([node("Sub", "x flat", "x1", broadcast=1, axis=1)], 6, [(1, [-2, -4, -5])]),
-        ([node("Mul", "x number", "x0"), node("Sub", "x0 v", "x1")], 13, [(0.1, 0), (1, [-2, -4, -5])]),
+        ([node("Sub", "x image", "x1")], [(1, [-2, -4, -5])]),
+        ([node("Sub", "v x", "x1")], [(-1, [2, 4, 5])]),
+        ([node("Add", "v x", "x1")], [(1, [2, 4, 5])]),
+        ([node("Div", "x v", "x1")], [([0.5, 0.25, 0.2], 0)]),
+        ([node("Mul", "x number", "x0"), node("Sub", "x0 v", "x1")], [(0.1, 0), (1, [-2, -4, -5])]),
     ],
 )
-def test_scaling_of_pixels(tmp_path, nodes, opset, expected):
-    values = np.float32([2, 4, 5])
-    model = small(
-        conv=(*nodes, node("Conv", "x1 K b", "c", pads=[1] * 4)),
-        opset=opset,
-        v=values.reshape(1, 3, 1, 1),
-        flat=values,
-        number=np.float64(0.1),
-        image=np.broadcast_to(values.reshape(3, 1, 1), (3, SIZE, SIZE)),
-    )
-    network = read(tmp_path, model)
+def test_scaling_of_pixels(tmp_path, nodes, expected):
+    v = np.float32([2, 4, 5]).reshape(1, 3, 1, 1)
+    image = np.broadcast_to(v[0], (3, SIZE, SIZE))
+    conv = (*nodes, node("Conv", "x1 K b", "c", pads=[1] * 4))
+    network = read(tmp_path, small(conv=conv, v=v, image=image, number=np.float64(0.1)))
     check_small(network)
-    found = network.layers[: len(expected)]
-    for layer, (scale, offset) in zip(found, expected, strict=True):
+    for layer, (scale, offset) in zip(network.layers[: len(expected)], expected, strict=True):
         np.testing.assert_array_equal(layer.scale, scale)
         np.testing.assert_array_equal(layer.offset, offset)
         assert np.asarray(layer.scale).dtype == np.asarray(layer.offset).dtype == np.float64
@@ -228,13 +220,13 @@ def test_weights_among_the_inputs_as_in_the_first_files_of_the_model_zoo(tmp_pat
 
 
 def test_shapes_and_types_that_are_not_declared(tmp_path):
-    model = small()
-    for missing in ("shape", "type"):
-        for value in (model.graph.input[0], model.graph.output[0]):
-            if missing == "shape":
-                value.type.tensor_type.ClearField("shape")
-            else:
-                value.ClearField("type")
+    without_shapes, without_types = small(), small()
+    for graph in (without_shapes.graph, without_types.graph):
+        for value in (graph.input[0], graph.output[0]):
+            value.type.tensor_type.ClearField("shape")
+    without_types.graph.input[0].ClearField("type")
+    without_types.graph.output[0].ClearField("type")
+    for model in (without_shapes, without_types):
         network = read(tmp_path, model)
         check_small(network)
         assert network.image_size is None
