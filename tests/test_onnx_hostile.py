@@ -141,12 +141,6 @@ def test_weights_in_another_file(tmp_path):
         check_small(read(tmp_path, external(offset=8, length=length, location="ö.bin")))
 
 
-def test_names_of_files_that_are_no_utf8(tmp_path):
-    path = tmp_path / os.fsdecode(b"\xff.onnx")
-    path.write_bytes(small().SerializeToString())
-    check_small(read_onnx_chain(path))
-
-
 def test_another_file_is_not_read_beyond_its_end_nor_outside_of_the_folder(tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()

@@ -161,21 +161,16 @@ def test_scaling_of_pixels(tmp_path, nodes, expected):
 @pytest.mark.parametrize(
     ("dropout", "opset", "rate"),
     [
-        (node("Dropout", "r", "d mask", ratio=0.3, is_test=1), 3, 0.3),
+        (node("Dropout", "r", "d mask", ratio=0.3), 7, 0.3),
         (node("Dropout", "r", "d"), 12, 0.5),
         (node("Dropout", "r ratio training", "d"), 13, 0.25),
     ],
 )
 def test_the_rest_of_the_layers(tmp_path, dropout, opset, rate):
-    lrn = helper.make_node("LRN", ["p"], ["l"], "norm", size=5)
-    dense = (
-        node("Relu", "f", "r"),
-        dropout,
-        node("Gemm", "d W B", "g", transB=1, **{"broadcast": 1} if opset < 7 else {}),
-        node("Softmax", "g", "y", axis=1),
-    )
+    flatten = node("LRN", "p", "l", name="norm", size=5), node("Flatten", "l", "f")
+    dense = node("Relu", "f", "r"), dropout, node("Gemm", "d W B", "g", transB=1), node("Softmax", "g", "y", axis=1)
     numbers = {"ratio": np.float32(0.25), "training": np.int64(0)}
-    network = read(tmp_path, small(flatten=(lrn, node("Flatten", "l", "f")), dense=dense, opset=opset, **numbers))
+    network = read(tmp_path, small(flatten=flatten, dense=dense, opset=opset, **numbers))
     check_small(network)
     assert kinds(network) == ["Convolution", "MaxPool", "LocalResponseNorm", "Relu", "Dropout", "Dense", "Softmax"]
     assert [layer.name for layer in network.layers] == ["K", "p", "norm", "r", "d", "W", "y"]
