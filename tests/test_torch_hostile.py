@@ -9,7 +9,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from test_torchvision import check, refused, small_state
+from test_torchvision import STATE, check, refused
 
 from keras_alexnet.importers import torch_pickle
 from keras_alexnet.importers.torchvision import read_torchvision
@@ -110,8 +110,8 @@ class Malicious:
 @pytest.mark.parametrize("is_zip", [True, False])
 def test_code_is_not_executed(tmp_path, is_zip):
     trap = tmp_path / "trap"
-    content = small_state() | {"made": Malicious(trap)}
-    check(read_torchvision(written(tmp_path, torch_file(content, is_zip))), small_state())
+    content = STATE | {"made": Malicious(trap)}
+    check(read_torchvision(written(tmp_path, torch_file(content, is_zip))), STATE)
     path = written(tmp_path, pickle.dumps(Malicious(trap), protocol=2))
     assert "is a pickle, but not of torch.save" in refused(path)
     assert not trap.exists()
@@ -129,9 +129,9 @@ def test_zip_archives_that_grow_are_refused(tmp_path):
 @pytest.mark.slow
 def test_lengths_beyond_the_file_are_refused(tmp_path):
     """PyTorch's older format, where a storage is allocated by the length that the file claims."""
-    content = torch_file(small_state(), is_zip=False)
-    # The 726 numbers of the first kernel, as the pickle has them.
-    length = b"M" + struct.pack("<H", 726) + b"N"
+    content = torch_file(STATE, is_zip=False)
+    # The 5,808 numbers of the first kernel, as the pickle has them.
+    length = b"M" + struct.pack("<H", 5808) + b"N"
     assert content.count(length) == 1
     # The second one has more digits than Python prints.
     for number in (b"J" + struct.pack("<i", 2**31 - 1), b"\x8b" + struct.pack("<i", 3000) + b"\x01" * 3000):
