@@ -1,17 +1,13 @@
 """Whole files of other frameworks: the Keras models that come of them give those frameworks' own logits."""
 
-import importlib.util
-import os
 import random
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import keras
 import numpy as np
+import onnx
 import pytest
-from training_process import installed
 
 from keras_alexnet.data.class_file import write_classes
 from keras_alexnet.errors import UserError
@@ -19,23 +15,10 @@ from keras_alexnet.exporters.onnx import write_onnx
 from keras_alexnet.importers.importer import import_model, read_alexnet
 from keras_alexnet.importers.preprocessing import Preprocessing
 from keras_alexnet.model import build_alexnet
-from keras_alexnet.model_file import save_model
-from keras_alexnet.presets import PRESETS
-from keras_alexnet.training.initial import build_from
 
 REFERENCE = Path(__file__).parent / "reference"
-TORCH = pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="no torch installed")
-
-MUTATIONS = 100
-
-ELSEWHERE = """
-import sys
-sys.modules["keras_alexnet"] = None  # as if it were not installed
-import glob, keras, numpy
-for path in glob.glob("*.keras"):
-    model = keras.models.load_model(path)
-    numpy.save(path + ".logits.npy", model.predict(numpy.load(path + ".x.npy"), verbose=0))
-"""
+NARROW = {"filters": (4, 6, 5, 7, 8), "dense_units": 9}
+MUTATIONS = 40
 
 # A file, the name of its images and logits in import_logits.npz, and what is added to those images to make them pixels.
 CAFFE_MEAN = np.float32([104, 117, 123])[:, None, None]
@@ -49,7 +32,7 @@ FILES = [
     ("caffe_alexnet_v1_c10_fc64.caffemodel", "caffe_v1", CAFFE_MEAN),
     ("onnx_bvlc_c10_fc64.onnx", "onnx_bvlc", 0),
     ("torchvision_c9_fc96.safetensors", "torchvision", 0),
-    pytest.param("torchvision_c9_fc96.pth", "torchvision", 0, marks=TORCH),
+    ("torchvision_c9_fc96.pth", "torchvision", 0),
 ]
 
 
@@ -76,148 +59,95 @@ def test_logits_are_those_of_the_framework(file, name, added):
     assert file in imported.summary
 
 
-@pytest.mark.parametrize("preset", [name for name in PRESETS if name != "tiny"])
+@pytest.mark.parametrize("preset", ["caffenet", "torchvision"])
 def test_what_we_export_comes_back(tmp_path, preset):
-    """With its pixels' order, scale and size."""
-    pytest.importorskip("onnx")
-    network = build_alexnet(5, preset=preset, filters=(4, 6, 5, 7, 8), dense_units=9)
-    write_onnx(network, tmp_path / "a.onnx")
-    imported = import_model(tmp_path / "a.onnx")
-    assert [layer.name for layer in imported.model.layers] == [layer.name for layer in network.layers]
+    """With its pixels' order and scale, also where simplifiers and quantizers have replaced the producer."""
+    network = build_alexnet(5, preset=preset, **NARROW)
     x = np.random.default_rng(0).integers(0, 256, (2, *network.input_shape[1:]), np.uint8)
     expected = network.predict_on_batch(x)
-    assert relative_difference(imported.model.predict_on_batch(x), expected) < 1e-5
-    assert "the network itself" in imported.summary
+    write_onnx(network, tmp_path / "a.onnx")
+    exported = onnx.load(tmp_path / "a.onnx")
+    exported.producer_name = "onnxsim"
+    onnx.save(exported, tmp_path / "rewritten.onnx")
+    for path in (tmp_path / "a.onnx", tmp_path / "rewritten.onnx"):
+        model = import_model(path).model
+        assert [layer.name for layer in model.layers] == [layer.name for layer in network.layers]
+        for weight, original in zip(model.weights, network.weights, strict=True):
+            np.testing.assert_array_equal(weight.numpy(), original.numpy())
+        assert relative_difference(model.predict_on_batch(x), expected) < 1e-5
+    bgr, rgb = Preprocessing(channel_order="bgr"), Preprocessing(channel_order="rgb")
     with pytest.raises(UserError, match=r"channel_order is bgr, and .*a\.onnx says rgb"):
-        import_model(tmp_path / "a.onnx", preprocessing=Preprocessing(channel_order="bgr"))
+        import_model(tmp_path / "a.onnx", preprocessing=bgr)
+    # Without metadata, the order is asked for.
+    del exported.metadata_props[:]
+    onnx.save(exported, tmp_path / "bare.onnx")
+    if preset == "caffenet":
+        with pytest.raises(UserError, match=r"scales its pixels itself, but .*Add --channel_order=rgb if"):
+            import_model(tmp_path / "bare.onnx")
+    model = import_model(tmp_path / "bare.onnx", preprocessing=rgb).model
+    assert relative_difference(model.predict_on_batch(x), expected) < 1e-5
 
 
-def test_a_model_that_came_in_can_be_trained_on(tmp_path):
-    save_model(import_model(REFERENCE / "caffe_alexnet_new_c10_fc64.caffemodel").model, tmp_path / "a.keras")
-    built = build_from(tmp_path / "a.keras", 3)
-    assert built.get_layer("conv2").get_weights()[0].shape == (5, 5, 24, 64)
-    assert built.output_shape == (None, 3)
-
-
-def test_a_keras_file_is_taken_as_it_is(tmp_path):
-    network = build_alexnet(3, filters=(4, 6, 5, 7, 8), dense_units=9)
+def test_a_keras_file_and_its_classes(tmp_path):
+    network = build_alexnet(3, **NARROW)
     network.save(tmp_path / "a.keras")
-    imported = import_model(tmp_path / "a.keras")
-    assert (imported.classes, imported.model.count_params()) == (None, network.count_params())
+    assert import_model(tmp_path / "a.keras").classes is None
     with pytest.raises(UserError, match=r"is a Keras model, which scales pixels itself. Leave out mean"):
         import_model(tmp_path / "a.keras", preprocessing=Preprocessing(mean=(1, 2, 3)))
-
-
-def test_classes_of_a_keras_file(tmp_path):
-    network = build_alexnet(3, filters=(4, 6, 5, 7, 8), dense_units=9)
-    network.save(tmp_path / "a.keras")
-    (tmp_path / "order.txt").write_text("b\t0\nc\t1\na\t2\n")
-    imported = import_model(tmp_path / "a.keras", classmappings=tmp_path / "order.txt")
+    order = tmp_path / "order.txt"
+    for text, problem in [
+        ("b\t0\nc\t1\n", r"has 2 classes, and .* has 3"),
+        ("b\t0\nb\t1\na\t2\n", "has the class 'b' more than once"),
+    ]:
+        order.write_text(text)
+        with pytest.raises(UserError, match=problem):
+            import_model(tmp_path / "a.keras", classmappings=order)
+    order.write_text("b\t0\nc\t1\na\t2\n")
+    imported = import_model(tmp_path / "a.keras", classmappings=order)
     assert imported.classes == ["a", "b", "c"]
     kernels = [model.get_layer("fc8").get_weights()[0] for model in (imported.model, network)]
     np.testing.assert_array_equal(kernels[0], kernels[1][:, [2, 0, 1]])
     # Where it says itself which order it has, that counts.
     write_classes(tmp_path / "a.keras", ["a", "b", "c"])
     with pytest.raises(UserError, match=r"a\.classes\.txt and .* list different classes .*, or another order"):
-        import_model(tmp_path / "a.keras", classmappings=tmp_path / "order.txt")
-
-
-def test_classes_of_a_model_without_units_are_not_sorted(tmp_path):
-    keras.Sequential([keras.Input((8, 8, 3)), keras.layers.GlobalAveragePooling2D()]).save(tmp_path / "a.keras")
-    (tmp_path / "order.txt").write_text("b\t0\nc\t1\na\t2\n")
+        import_model(tmp_path / "a.keras", classmappings=order)
+    keras.Sequential([keras.Input((8, 8, 3)), keras.layers.GlobalAveragePooling2D()]).save(tmp_path / "b.keras")
     with pytest.raises(UserError, match=r"ends in a layer .* \(GlobalAveragePooling2D\). Expected fc8"):
-        import_model(tmp_path / "a.keras", classmappings=tmp_path / "order.txt")
+        import_model(tmp_path / "b.keras", classmappings=order)
 
 
-@pytest.mark.parametrize(
-    "file",
-    [
-        "alexnet_padpool_c7_fc48.model",
-        "alexnet_padpool_c7_fc48.v1.dnn",
-        "caffe_alexnet_new_c10_fc64.caffemodel",
-        "caffe_alexnet_v1_c10_fc64.caffemodel",
-        "onnx_bvlc_c10_fc64.onnx",
-        "torchvision_c9_fc96.safetensors",
-        pytest.param("torchvision_c9_fc96.pth", marks=TORCH),
-    ],
-)
+def mutated(content: bytes, rng: random.Random) -> bytes:
+    """`content` cut off, or with some bytes changed, added or left out: mostly where it is no weights."""
+    at = rng.choice([rng.randrange(len(content)), rng.randrange(4000), len(content) - 1 - rng.randrange(4000)])
+    if rng.randrange(5) == 0:
+        return content[:at]
+    return content[:at] + rng.randbytes(rng.randrange(9)) + content[at + rng.randrange(9) :]
+
+
+@pytest.mark.parametrize("file", [FILES[number][0] for number in (2, 3, 5, 6, 7, 8, 9)])
 def test_damaged_files_are_refused_or_the_same_network(file, tmp_path):
     """Some flipped bits are in the weights, where nothing can tell."""
     content = (REFERENCE / file).read_bytes()
     rng = random.Random(0)
     started = time.process_time()
-    messages = []
+    num_refused = 0
     for number in range(MUTATIONS):
         # A new name each time: arrays are views of their files.
         path = tmp_path / f"{number}{Path(file).suffix}"
         path.write_bytes(mutated(content, rng))
         try:
-            found = read_alexnet(path)
-        except UserError as error:
-            messages.append(str(error).removeprefix(str(path)))
-        else:
-            assert len(found.sources) == 8
+            assert len(read_alexnet(path).sources) == 8
+        except UserError:
+            num_refused += 1
         path.unlink()
-    assert len(messages) > MUTATIONS / 4
-    assert all(20 < len(message) < 1500 for message in messages)
+    assert num_refused > MUTATIONS / 4
     # A file of a few megabytes never takes long.
     assert time.process_time() - started < MUTATIONS * 0.5
-    assert len(list(tmp_path.iterdir())) == 0
 
 
-def mutated(content: bytes, rng: random.Random) -> bytes:
-    """`content` cut off, or with some bytes changed, repeated or left out: mostly where it is no weights."""
-    at = rng.choice([rng.randrange(len(content)), rng.randrange(4000), len(content) - 1 - rng.randrange(4000)])
-    match rng.randrange(5):
-        case 0:
-            return content[:at]
-        case 1:
-            return content[:at] + content[at + 1 + rng.randrange(100) :]
-        case 2:
-            return content[:at] + content[at - rng.randrange(min(100, at + 1)) :]
-        case 3:
-            return content[:at] + bytes([content[at] ^ 1 << rng.randrange(8)]) + content[at + 1 :]
-    return content[:at] + rng.randbytes(8) + content[at + 8 :]
-
-
-@pytest.mark.parametrize("name", ["a.caffemodel", "a.model", "a.onnx", "a.pth", "a.safetensors", "a.keras", "a"])
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"\0" * 5000, b"\xff" * 5000, b"name: 'AlexNet'\n" * 300, b"<html>" * 500, bytes(range(256)) * 20],
-    ids=["empty", "zeros", "ones", "text", "page", "bytes"],
-)
-def test_files_that_are_no_models_are_refused(tmp_path, name, content):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=str(tmp_path)):
-        import_model(tmp_path / name)
-
-
-@pytest.mark.slow
-def test_the_full_network_goes_out_and_comes_back_bit_for_bit(tmp_path):
-    pytest.importorskip("onnx")
-    network = build_alexnet(preset="bvlc")
-    write_onnx(network, tmp_path / "a.onnx")
-    imported = import_model(tmp_path / "a.onnx")
-    assert "Network  preset bvlc\n         1,000 classes, 62,378,344 parameters" in imported.summary
-    for weight, expected in zip(imported.model.weights, network.weights, strict=True):
-        np.testing.assert_array_equal(weight.numpy(), expected.numpy())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("backend", installed("jax", "torch"))
-def test_logits_on_other_backends(backend, tmp_path):
-    """With stock Keras alone, in one process for all."""
-    expected = {}
-    for file, name, added in (FILES[0], FILES[2], FILES[5], FILES[7], FILES[8]):
-        x, expected[file] = images_and_logits(name, added)
-        save_model(import_model(REFERENCE / file).model, tmp_path / f"{file}.keras")
-        np.save(tmp_path / f"{file}.keras.x.npy", x)
-    environment = {**os.environ, "KERAS_BACKEND": backend}
-    result = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr
-    # test_backends tells why PyTorch has a wider one.
-    tolerance = 3e-4 if backend == "torch" else 1e-4
-    for file, logits in expected.items():
-        assert relative_difference(np.load(tmp_path / f"{file}.keras.logits.npy"), logits) < tolerance, file
+@pytest.mark.parametrize("name", ["a.caffemodel", "a.model", "a.onnx", "a.pth", "a.keras", "a"])
+def test_files_that_are_no_models_are_refused(tmp_path, name):
+    for content in (b"", b"\0" * 5000, b"\xff" * 5000, b"<html>" * 500, bytes(range(256)) * 20):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=str(tmp_path)):
+            import_model(tmp_path / name)

@@ -2,18 +2,18 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from test_export import SIDE, narrow_network
 
 from keras_alexnet import model as model_module
 from keras_alexnet.errors import UserError
-from keras_alexnet.model import build_alexnet, set_precision
+from keras_alexnet.model import set_precision
 from keras_alexnet.model_file import load_model, save_model
-from keras_alexnet.presets import LRN, PRESETS, WEIGHTED
+from keras_alexnet.presets import LRN, WEIGHTED
 from keras_alexnet.training.initial import build_from, freeze_through
 from keras_alexnet.training.metrics import compile_model
 from keras_alexnet.training.optimizer import SGDWithL2
 
-NARROW = {"filters": (4, 6, 5, 7, 8), "dense_units": 9}
-IMAGES = np.random.default_rng(0).integers(0, 256, (4, 227, 227, 3), dtype=np.uint8)
+IMAGES = np.random.default_rng(0).integers(0, 256, (4, SIDE, SIDE, 3), dtype=np.uint8)
 LABELS = np.array([0, 1, 2, 1])
 
 
@@ -21,42 +21,15 @@ LABELS = np.array([0, 1, 2, 1])
 def saved(tmp_path_factory) -> tuple[str, keras.Model]:
     """A file of three classes, and the network in it."""
     path = tmp_path_factory.mktemp("saved") / "model.keras"
-    network = narrow_network()
+    network = narrow_network(3)
     network.save(path)
     return str(path), network
 
 
-def narrow_network(num_classes: int = 3, **settings) -> keras.Model:
-    """With random weights of a size at which every layer's output tells."""
-    network = build_alexnet(num_classes, **NARROW | settings)
-    rng = np.random.default_rng(1)
-    for weight in network.weights:
-        spread = np.sqrt(2 / np.prod(weight.shape[:-1])) if len(weight.shape) > 1 else 0.1
-        weight.assign(rng.normal(0, spread, weight.shape))
-    return network
-
-
-def weights_of(network: keras.Model) -> dict[str, list[np.ndarray]]:
-    return {name: network.get_layer(name).get_weights() for name in WEIGHTED}
-
-
-def same(a: list[np.ndarray], b: list[np.ndarray]) -> bool:
-    return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
-
-
-def train(network: keras.Model, steps: int = 2) -> None:
+def train(network: keras.Model) -> None:
     compile_model(network, SGDWithL2(0.01, l2=0.1))
-    for _ in range(steps):
+    for _ in range(2):
         network.train_on_batch(IMAGES, LABELS)
-
-
-def test_the_same_classes_give_the_same_logits(saved):
-    path, network = saved
-    built = build_from(path, 3, dropout=0.25)
-    np.testing.assert_array_equal(built.predict_on_batch(IMAGES), network.predict_on_batch(IMAGES))
-    assert [layer.name for layer in built.layers] == [layer.name for layer in network.layers]
-    assert built.name == network.name
-    assert built.get_layer("drop6").rate == built.get_layer("drop7").rate == 0.25
 
 
 def test_other_classes_have_a_new_fc8_and_the_same_features(saved):
@@ -74,24 +47,27 @@ def test_other_classes_have_a_new_fc8_and_the_same_features(saved):
 @pytest.mark.parametrize(
     "settings",
     [
-        *({"preset": name} for name in PRESETS),
-        {"filters": (2, 3, 4, 5, 6), "dense_units": 7},
-        {"image_size": 131, "conv1_padding": 3, "pool_padding": "caffe", "input_scale": 0.5},
+        {},
+        {"preset": "caffenet"},
+        {"preset": "torchvision"},
+        {"image_size": 95, "conv1_padding": 3, "pool_padding": "caffe", "input_scale": 0.5},
         {"lrn": LRN(3, 1.23456789e-2, 0.6, 1.5), "dense_units": (9, 7), "input_offset": (-1.0, -2.0, -3.0)},
     ],
 )
-def test_other_presets_and_sizes(tmp_path, settings):
-    network = narrow_network(**settings)
+def test_the_same_classes_give_the_same_logits(tmp_path, settings):
+    network = narrow_network(3, **settings)
     network.save(tmp_path / "model.keras")
-    built = build_from(tmp_path / "model.keras", 3)
+    built = build_from(tmp_path / "model.keras", 3, dropout=0.25)
     size = network.input_shape[1]
     np.testing.assert_array_equal(*(model.predict_on_batch(IMAGES[:, :size, :size]) for model in (built, network)))
+    assert [layer.name for layer in built.layers] == [layer.name for layer in network.layers]
     assert built.count_params() == network.count_params()
+    assert built.get_layer("drop6").rate == built.get_layer("drop7").rate == 0.25
 
 
 def test_the_run_of_the_file_does_not_matter(tmp_path):
     """Neither its precision, nor what it froze, nor its optimizer."""
-    network = narrow_network()
+    network = narrow_network(3)
     freeze_through(network, "conv5")
     set_precision(network, "mixed_bfloat16")
     train(network)
@@ -101,20 +77,6 @@ def test_the_run_of_the_file_does_not_matter(tmp_path):
     assert {layer.compute_dtype for layer in built.layers} == {"float32"}
     set_precision(network, "float32")
     np.testing.assert_array_equal(built.predict_on_batch(IMAGES), network(IMAGES, training=False))
-
-
-def test_a_normalization_of_other_operations_is_accepted(tmp_path, monkeypatch):
-    def with_power(x, _, name):
-        sums = sum(ops.pad(ops.square(x), ((0, 0), (0, 0), (0, 0), (2, 2)))[..., i : i + x.shape[-1]] for i in range(5))
-        return layers.Multiply(name=name)([x, ops.power(1.0 + 2e-5 * sums, -0.75)])
-
-    monkeypatch.setattr(model_module, "local_response_norm", with_power)
-    network = narrow_network()
-    network.save(tmp_path / "model.keras")
-    monkeypatch.undo()
-    built = build_from(tmp_path / "model.keras", 3)
-    expected = network.predict_on_batch(IMAGES)
-    np.testing.assert_allclose(built.predict_on_batch(IMAGES), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
 def other_conv2(x, n, filters, weights, rng, **settings):
@@ -140,7 +102,7 @@ CONV, NORM = model_module._conv, model_module.local_response_norm
 )
 def test_another_network_is_refused_with_what_differs(tmp_path, monkeypatch, function, replacement, expected_text):
     monkeypatch.setattr(model_module, function, replacement)
-    narrow_network(filters=(4, 6, 6, 6, 6)).save(tmp_path / "model.keras")
+    narrow_network(3).save(tmp_path / "model.keras")
     monkeypatch.undo()
     with pytest.raises(UserError) as raised:
         build_from(tmp_path / "model.keras", 3)
@@ -148,95 +110,54 @@ def test_another_network_is_refused_with_what_differs(tmp_path, monkeypatch, fun
     assert expected_text in str(raised.value)
 
 
-def test_operations_in_front_of_the_network_are_refused(tmp_path):
-    """Pixels in the order BGR: no layer differs, only what comes before one."""
-    inputs = keras.Input((227, 227, 3), name="image")
-    network = keras.models.clone_model(
-        narrow_network(),
+def test_operations_around_the_layers_are_refused(saved, tmp_path):
+    """Pixels in the order BGR, or probabilities: no layer differs, only what comes before or after one."""
+    network = saved[1]
+    flipped = keras.models.clone_model(
+        network,
         call_function=lambda layer, *args, **kwargs: (
             layer(ops.flip(args[0], -1)) if layer.name == "conv1" else layer(*args, **kwargs)
         ),
-        input_tensors=inputs,
+        input_tensors=keras.Input((SIDE, SIDE, 3), name="image"),
         clone_function=lambda layer: layer.__class__.from_config(layer.get_config()),
     )
-    network.save(tmp_path / "model.keras")
-    with pytest.raises(UserError, match="conv1: its input is input_mean by way of operations, expected input_mean"):
-        build_from(tmp_path / "model.keras", 3)
-
-
-def test_operations_behind_the_network_are_refused(tmp_path):
-    network = narrow_network()
-    keras.Model(network.input, ops.softmax(network.output)).save(tmp_path / "model.keras")
-    with pytest.raises(UserError, match="fc8: its output is for other layers, expected the logits"):
-        build_from(tmp_path / "model.keras", 3)
-
-
-@pytest.mark.parametrize(
-    ("network", "expected_text"),
-    [
-        (
-            keras.Sequential([keras.Input((2,)), layers.Dense(1, name="fc8")]),
-            "its model has no layer conv1; expected those of AlexNet, conv1, conv2",
-        ),
+    for other, problem in [
+        (flipped, "conv1: its input is input_mean by way of operations, expected input_mean"),
+        (keras.Model(network.input, ops.softmax(network.output)), "fc8: its output is for other layers"),
+        (keras.Sequential([keras.Input((2,)), layers.Dense(1, name="fc8")]), "its model has no layer conv1"),
         (
             keras.Sequential([keras.Input((2,)), *(layers.ReLU(name=name) for name in WEIGHTED)]),
             "a layer of its model is not what its name says",
         ),
-    ],
-)
-def test_a_model_of_another_kind_is_refused(tmp_path, network, expected_text):
-    network.save(tmp_path / "model.keras")
-    with pytest.raises(UserError, match=expected_text):
-        build_from(tmp_path / "model.keras", 3)
+    ]:
+        other.save(tmp_path / "model.keras")
+        with pytest.raises(UserError, match=problem):
+            build_from(tmp_path / "model.keras", 3)
 
 
-def test_a_file_that_is_no_model_is_refused(tmp_path):
-    with pytest.raises(UserError, match=rf"cannot load the model {tmp_path}/none\.keras"):
-        build_from(tmp_path / "none.keras", 3)
-    (tmp_path / "model.keras").write_text("nothing")
-    with pytest.raises(UserError, match=rf"cannot load the model {tmp_path}/model\.keras"):
-        build_from(tmp_path / "model.keras", 3)
-
-
-@pytest.mark.parametrize("layer_name", ["conv1", "conv5", "fc7"])
-def test_frozen_layers_keep_their_weights_to_the_bit(saved, layer_name):
-    network = build_from(saved[0], 3)
-    freeze_through(network, layer_name)
-    before = weights_of(network)
-    train(network)
-    after = weights_of(network)
-    last = WEIGHTED.index(layer_name)
-    for index, name in enumerate(WEIGHTED):
-        if index <= last:
-            assert same(before[name], after[name]), name
-        else:
-            assert not any(np.array_equal(x, y) for x, y in zip(before[name], after[name], strict=True)), name
-
-
-def test_dropout_of_frozen_layers_goes_on(saved):
+def test_frozen_layers_keep_their_weights_to_the_bit(saved, tmp_path):
     network = build_from(saved[0], 3, dropout=0.5)
-    freeze_through(network, "fc7")
-    dropped = keras.Model(network.input, network.get_layer("drop7").output)
-    assert not np.array_equal(dropped(IMAGES, training=True), dropped(IMAGES, training=False))
-
-
-def test_a_saved_model_is_not_frozen(saved, tmp_path):
-    network = build_from(saved[0], 3)
     freeze_through(network, "fc6")
+    before = {name: network.get_layer(name).get_weights() for name in WEIGHTED}
+    train(network)
+    for name, weights in before.items():
+        is_frozen = WEIGHTED.index(name) <= WEIGHTED.index("fc6")
+        for old, new in zip(weights, network.get_layer(name).get_weights(), strict=True):
+            assert np.array_equal(old, new) == is_frozen, name
+    # Dropout behind them goes on.
+    dropped = keras.Model(network.input, network.get_layer("drop6").output)
+    assert not np.array_equal(dropped(IMAGES, training=True), dropped(IMAGES, training=False))
+    # That they were frozen is not saved.
     save_model(network, tmp_path / "model.keras")
     assert len(network.trainable_weights) == 4
     assert len(load_model(tmp_path / "model.keras").trainable_weights) == 16
 
 
-@pytest.mark.parametrize(
-    ("layer_name", "expected_text"),
-    [
+def test_what_cannot_be_frozen_is_named(saved):
+    for layer_name, problem in [
         ("fc8", "cannot freeze through 'fc8': nothing would be left to train; expected one of conv1, conv2, conv3"),
         ("relu5", "cannot freeze through 'relu5'; expected one of conv1, .*, fc7"),
-    ],
-)
-def test_what_cannot_be_frozen_is_told(layer_name, expected_text):
-    network = build_alexnet(3, **NARROW)
-    with pytest.raises(UserError, match=expected_text):
-        freeze_through(network, layer_name)
-    assert len(network.trainable_weights) == 16
+    ]:
+        with pytest.raises(UserError, match=problem):
+            freeze_through(saved[1], layer_name)
+    assert len(saved[1].trainable_weights) == 16
