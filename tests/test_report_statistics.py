@@ -5,10 +5,10 @@ from keras_alexnet.inference.predictions import Predictions, predictions_of
 from keras_alexnet.report import statistics
 
 
-def predictions(truth, best, confidence=None) -> Predictions:
+def predictions(truth, best, confidence=0.8) -> Predictions:
     """Of three classes, with the best class of each image and its probability."""
     truth, best = np.array(truth, np.int32), np.array(best, np.int32)
-    confidence = np.full(len(truth), 0.8) if confidence is None else np.array(confidence)
+    confidence = np.broadcast_to(confidence, len(truth))
     logits = np.log(np.repeat(((1 - confidence) / 2)[:, np.newaxis], 3, axis=1))
     logits[np.arange(len(truth)), best] = np.log(confidence)
     return predictions_of(logits.astype(np.float32), truth)
@@ -18,8 +18,7 @@ def test_intervals_of_error_rates():
     # Newcombe, "Two-sided confidence intervals for the single proportion" (1998), table I.
     for errors, total, wanted in [(81, 263, (0.2553, 0.3662)), (15, 148, (0.0624, 0.1605)), (0, 20, (0, 0.1611))]:
         assert statistics.wilson_interval(errors / total, total) == pytest.approx(wanted, abs=5e-5)
-    low, high = statistics.wilson_interval(1.0, 20)
-    assert (low, high) == (pytest.approx(1 - 0.1611, abs=5e-5), 1)
+    assert statistics.wilson_interval(1.0, 20) == pytest.approx((1 - 0.1611, 1), abs=5e-5)
 
 
 def test_interval_of_a_mean():
@@ -30,57 +29,21 @@ def test_interval_of_a_mean():
     low, high = statistics.mean_interval(np.array([0.0] * 99 + [1.0]))
     assert low == 0
     assert high > 0.01
-    assert statistics.mean_interval(np.array([2.0])) == (2, 2)
 
 
-def test_results_of_classes():
-    found = predictions([0, 0, 0, 0, 1, 1, 1], [0, 0, 2, 1, 2, 2, 1])
-    confusion = statistics.confusion_matrix(found, 3)
-    assert confusion.dense().tolist() == [[2, 1, 1], [0, 1, 2], [0, 0, 0]]
-    cells = zip(confusion.rows, confusion.columns, confusion.counts, strict=True)
-    assert list(cells) == [(0, 0, 2), (0, 1, 1), (0, 2, 1), (1, 1, 1), (1, 2, 2)]
-    results = statistics.class_results(found, confusion)
-    assert results.images.tolist() == [4, 3, 0]
-    assert results.predicted.tolist() == [2, 2, 3]
-    assert results.precision.tolist() == [1, 0.5, 0]
-    np.testing.assert_allclose(results.recall, [0.5, 1 / 3, np.nan])
+def test_a_class_without_images_or_predictions_has_no_rates():
+    found = predictions([0, 0, 0, 0, 1, 1, 1], [0, 0, 1, 0, 0, 0, 1])
+    results = statistics.class_results(found, statistics.confusion_matrix(found, 3))
+    np.testing.assert_allclose(results.precision, [0.6, 0.5, np.nan])
+    np.testing.assert_allclose(results.recall, [0.75, 1 / 3, np.nan])
     np.testing.assert_allclose(results.top5_recall, [1, 1, np.nan])
-    assert results.confused_with.tolist() == [1, 2, -1]
-    assert results.confused_count.tolist() == [1, 2, 0]
-    assert statistics.most_confused(confusion, 2) == [(1, 2, 2, 2 / 3), (0, 1, 1, 1 / 4)]
-    assert len(statistics.most_confused(confusion, 9)) == 3
+    assert results.confused_with.tolist() == [1, 0, -1]
 
 
 def test_equally_frequent_mistakes_come_in_the_order_of_labels():
     pairs = [(row, column) for row in range(8) for column in range(8) if row != column]
     confusion = statistics.ConfusionMatrix(8, *np.array(pairs).T, np.ones(len(pairs), int))
     assert [pair[:2] for pair in statistics.most_confused(confusion, 99)] == pairs
-
-
-def test_results_are_those_of_the_whole_matrix():
-    rng = np.random.default_rng(5)
-    truth = rng.integers(0, 12, 300).astype(np.int32)
-    found = predictions_of(rng.normal(0, 1, (300, 13)).astype(np.float32), truth)
-    whole = np.zeros((13, 13), int)
-    np.add.at(whole, (truth, found.top_labels[:, 0]), 1)
-    confusion = statistics.confusion_matrix(found, 13)
-    np.testing.assert_array_equal(confusion.dense(), whole)
-    results = statistics.class_results(found, confusion)
-    wrong = np.where(np.eye(13, dtype=bool), 0, whole)
-    np.testing.assert_array_equal(results.images, whole.sum(1))
-    np.testing.assert_array_equal(results.predicted, whole.sum(0))
-    np.testing.assert_array_equal(results.recall[:12], whole.diagonal()[:12] / whole.sum(1)[:12])
-    np.testing.assert_array_equal(results.confused_count, wrong.max(1))
-    np.testing.assert_array_equal(results.confused_with, np.where(wrong.max(1) > 0, wrong.argmax(1), -1))
-    pairs = sorted(np.argwhere(wrong).tolist(), key=lambda pair: -wrong[tuple(pair)])
-    wanted = [(row, column, wrong[row, column], wrong[row, column] / whole[row].sum()) for row, column in pairs]
-    assert statistics.most_confused(confusion, 999) == wanted
-
-
-def test_a_class_that_is_never_predicted_has_no_precision():
-    found = predictions([0, 1], [0, 0])
-    results = statistics.class_results(found, statistics.confusion_matrix(found, 3))
-    np.testing.assert_allclose(results.precision, [0.5, np.nan, np.nan])
 
 
 def test_calibration():
@@ -92,10 +55,4 @@ def test_calibration():
     np.testing.assert_allclose(result.accuracy[[4, 8, 0]], [1, 0.6, np.nan])
     np.testing.assert_allclose(result.confidence[[4, 8, 0]], [0.45, 0.85, np.nan], rtol=1e-6)
     assert result.error == pytest.approx((10 * 0.25 + 2 * 0.55) / 12)
-    assert statistics.calibration(predictions([0], [0], [1 - 1e-12])).counts.tolist() == [0] * 14 + [1]
-
-
-def test_the_most_confident():
-    found = predictions([0] * 5, [1, 0, 2, 0, 1], [0.6, 0.7, 0.9, 0.99, 0.6])
-    assert statistics.most_confident(found, correct=False, count=2).tolist() == [2, 0]
-    assert statistics.most_confident(found, correct=True, count=9).tolist() == [3, 1]
+    assert statistics.calibration(predictions([0], [0], 1 - 1e-12)).counts.tolist() == [0] * 14 + [1]
