@@ -1,4 +1,4 @@
-"""Scores of models for the ways to cut images, against the logits themselves."""
+"""Scores of models for the ways to cut images, against the logits themselves, and predictions by hand."""
 
 import dataclasses
 
@@ -16,11 +16,13 @@ from keras_alexnet.data.map_file import read_map
 from keras_alexnet.data.transforms import evaluation_image, ten_crops
 from keras_alexnet.errors import UserError
 from keras_alexnet.inference.evaluation import evaluate_model
+from keras_alexnet.inference.predictions import best_classes, concatenate, log_softmax, predictions_of
 from keras_alexnet.model import build_alexnet
 from keras_alexnet.model_file import load_model
 from keras_alexnet.system import progress
+from keras_alexnet.training.metrics import compile_model, error_rates
 
-NUM_CLASSES = 7
+NUM_CLASSES, SIDE = 7, 99
 SIZES = [(60, 40), (40, 60), (300, 256), (90, 90), (257, 130), (31, 33), (80, 40)]
 
 
@@ -40,7 +42,7 @@ def image_map(tmp_path_factory) -> ImageMap:
 @pytest.fixture(scope="module")
 def model() -> keras.Model:
     """A network whose predictions depend strongly on the image."""
-    model = build_alexnet(NUM_CLASSES, filters=(4, 6, 5, 7, 8), dense_units=9)
+    model = build_alexnet(NUM_CLASSES, filters=(4, 6, 5, 7, 8), dense_units=9, image_size=SIDE)
     rng = np.random.default_rng(1)
     for layer in model.layers:
         if layer.weights:
@@ -82,7 +84,7 @@ def test_scores_are_those_of_the_crops(model, image_map, preprocessing, crops, m
     # With ten crops, three images at a time.
     results = evaluate_model(model, image_map, 39, preprocessing=preprocessing, crops=crops)
     cut = ten_crops if crops == 10 else evaluation_image
-    wanted = expected(model, image_map, lambda data: cut(data, 227, preprocessing))
+    wanted = expected(model, image_map, lambda data: cut(data, SIDE, preprocessing))
     assert results == pytest.approx(wanted, rel=1e-4)
     assert model.get_config() == before
     assert not model.compiled
@@ -96,10 +98,9 @@ def test_the_loss_of_ten_confident_mistakes_is_finite(model, image_map):
     confident = keras.models.clone_model(model)
     confident.get_layer("fc8").set_weights([np.zeros((9, NUM_CLASSES)), np.array([0.0] + 6 * [-1000.0])])
     wrong = dataclasses.replace(image_map, labels=[1] * 7)
-    for crops in (1, 10):
-        results = evaluate_model(confident, wrong, crops=crops)
-        assert results["loss"] == pytest.approx(1000)
-        assert results["top1_error"] == 1
+    results = evaluate_model(confident, wrong, crops=10)
+    assert results["loss"] == pytest.approx(1000)
+    assert results["top1_error"] == 1
 
 
 def test_what_cannot_be_scored_is_refused(model, image_map):
@@ -116,9 +117,8 @@ def test_what_cannot_be_scored_is_refused(model, image_map):
             evaluate_model(network, images, **settings)
 
 
-def scores(model: str, image_map: str) -> list[dict]:
-    model, image_map = load_model(model), read_map(image_map)
-    return [evaluate_model(model, image_map, 20, preprocessing="caffe", crops=crops) for crops in (1, 10)]
+def ten_crop_scores(model: str, image_map: str) -> dict:
+    return evaluate_model(load_model(model), read_map(image_map), 20, preprocessing="caffe", crops=10)
 
 
 @pytest.mark.slow
@@ -126,6 +126,51 @@ def scores(model: str, image_map: str) -> list[dict]:
 def test_other_backends_score_alike(model, image_map, tmp_path, backend_process, backend):
     path = str(tmp_path / "model.keras")
     model.save(path)
-    found = backend_process(backend).run(scores, path, image_map.source)
-    for results, wanted in zip(found, scores(path, image_map.source), strict=True):
-        assert results == pytest.approx(wanted, rel=1e-4)
+    found = backend_process(backend).run(ten_crop_scores, path, image_map.source)
+    assert found == pytest.approx(ten_crop_scores(path, image_map.source), rel=1e-4)
+
+
+def logits_and_labels(num_classes, count=400):
+    rng = np.random.default_rng(3)
+    # Coarse steps, so that many are equal.
+    logits = rng.integers(-6, 7, (count, num_classes)).astype(np.float32) / 2
+    return logits, rng.integers(0, num_classes, count).astype(np.int32)
+
+
+@pytest.mark.parametrize("num_classes", [2, 5, 40])
+def test_error_rates_are_those_that_training_reports(num_classes):
+    _, labels = logits_and_labels(num_classes)
+    logits = np.random.default_rng(4).normal(0, 2, (len(labels), num_classes)).astype(np.float32)
+    inputs = keras.Input((num_classes,))
+    model = keras.Model(inputs, keras.layers.Identity()(inputs))
+    compile_model(model)
+    wanted = error_rates(model.evaluate(logits, labels, verbose=0, return_dict=True), len(labels))
+    batches = [predictions_of(logits[rows], labels[rows]) for rows in (slice(0, 256), slice(256, None))]
+    found = concatenate(batches).metrics()
+    assert found.pop("examples") == len(labels)
+    assert found == pytest.approx(wanted, rel=1e-6)
+
+
+def test_equal_logits_rank_by_label():
+    """A network that says the same of everything is not always right."""
+    logits, labels = logits_and_labels(40)
+    places = np.argsort(np.argsort(-logits, axis=1, kind="stable"), axis=1)
+    assert predictions_of(logits, labels).ranks.tolist() == places[np.arange(len(labels)), labels].tolist()
+    dead = predictions_of(np.zeros((40, 40), np.float32), np.arange(40, dtype=np.int32)).metrics()
+    assert (dead["top1_error"], dead["top5_error"]) == (39 / 40, 35 / 40)
+
+
+def test_the_best_classes_are_those_of_a_stable_sort():
+    logits, _ = logits_and_labels(40)
+    few = np.where(np.arange(40) % 9 == 8, 1, -np.inf)  # Fewer finite ones than asked for.
+    last = np.where(np.arange(40) < 36, 1, 2)  # All but one of the best are last, and the border is a tie of the rest.
+    logits = np.array([*logits, np.zeros(40), np.arange(40), -np.arange(40), few, last], np.float32)
+    wanted = np.argsort(-logits, axis=1, kind="stable")
+    for count in (1, 5, 39, 40, 1000):
+        np.testing.assert_array_equal(best_classes(logits, count), wanted[:, :count])
+
+
+def test_logits_of_any_size_have_finite_losses():
+    large = np.array([[1e5, 0, -1e5]], np.float32)
+    assert log_softmax(large).tolist() == [[0, -1e5, -2e5]]
+    assert predictions_of(large, np.array([2], np.int32)).metrics()["loss"] == 2e5

@@ -5,22 +5,21 @@ import pty
 import re
 import sys
 import termios
+from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
-from keras_alexnet.model import build_alexnet
 from keras_alexnet.system import progress
 from keras_alexnet.training import callbacks, progress_line
 from keras_alexnet.training.config import TrainConfig
 from keras_alexnet.training.devices.base import Devices
 from keras_alexnet.training.interruption import StopRequest
-from keras_alexnet.training.metrics import compile_model
 
 STYLE = re.compile(r"\x1b\[[0-9;]*m")
 BAR = re.compile(r" *[━╸╺]+ *$")
 RATES = {"loss": 2.345, "top1_error": 0.412, "top5_error": 0.183}
 IMAGENET = progress_line.training_line((12, 112), (1234, 5004), RATES, 1000, 1234, 0.05, epoch_eta=754, run_eta=187200)
+METRICS = {"cross_entropy": 2.345, "top1_accuracy": 0.5, "top5_accuracy": 1.0}
 FULL = "epoch 12/112  1,234/5,004  loss 2.345  error 41.2/18.3%  1,234 images/s  data wait 5%  ETA 12:34  run 52:00:00"
 
 
@@ -172,22 +171,14 @@ def test_validation_shows_what_is_known_of_it():
     assert progress.compose(unknown) == "epoch 12/112  validating 4,500  1,234 images/s"
 
 
-@pytest.fixture
-def make_watch(monkeypatch):
-    """Makes a `StepWatch` of epochs of 4 steps that shows each step."""
+def make_watch(monkeypatch, epochs, first_step=0):
+    """A `StepWatch` of epochs of 4 steps that shows each step."""
     monkeypatch.setattr(progress, "_PLAIN_INTERVAL", 0.0)
-    network = build_alexnet(3, preset="tiny")
-    compile_model(network)
-    network.evaluate(np.zeros((2, *network.input_shape[1:]), np.uint8), np.zeros(2, np.int32), verbose=0)
-
-    def make(epochs, first_step=0):
-        nothing = {"waited": lambda: 0.0, "save": lambda: None, "log": lambda *_: None}
-        config = TrainConfig(epochs=epochs, batch_size=8)
-        watch = callbacks.StepWatch(config, 4, first_step, Devices("CPU"), StopRequest(), **nothing)
-        watch.set_model(network)
-        return watch
-
-    return make
+    nothing = {"waited": lambda: 0.0, "save": lambda: None, "log": lambda *_: None}
+    config = TrainConfig(epochs=epochs, batch_size=8)
+    watch = callbacks.StepWatch(config, 4, first_step, Devices("CPU"), StopRequest(), **nothing)
+    watch.set_model(SimpleNamespace(output_shape=(None, 3), get_metrics_result=lambda: METRICS))
+    return watch
 
 
 def etas_shown(capsys):
@@ -196,15 +187,15 @@ def etas_shown(capsys):
     return [(re.search(r"(\S+)/4 ", line)[1], re.search(r"  ETA (.*)$", line)[1]) for line in lines]
 
 
-def test_etas_count_what_is_known(make_watch, clock, capsys):
+def test_etas_count_what_is_known(monkeypatch, clock, capsys):
     """Steps of 10 seconds and 4 batches of 5 seconds; each first one takes 100 more, to be compiled."""
-    watch = make_watch(epochs=2)
+    watch = make_watch(monkeypatch, epochs=2)
     for epoch in range(2):
         watch.begin_epoch(epoch, 0, 0.0, 0.0)
         for batch in range(4):
             watch.on_train_batch_begin(batch)
             clock.now += 10 if batch else 110
-        watch.end_training(watch.model.get_metrics_result())
+        watch.end_training(METRICS)
         watch.set_params({"steps": 4})
         watch.on_test_begin()
         for batch in range(4):
@@ -219,8 +210,8 @@ def test_etas_count_what_is_known(make_watch, clock, capsys):
     ]
 
 
-def test_a_resumed_run_has_the_pace_of_its_own(make_watch, clock, capsys):
-    watch = make_watch(epochs=3, first_step=5)
+def test_a_resumed_run_has_the_pace_of_its_own(monkeypatch, clock, capsys):
+    watch = make_watch(monkeypatch, epochs=3, first_step=5)
     watch.begin_epoch(1, 1, 1000.0, 0.0)  # One step took 1,000 seconds before the interruption.
     for batch in range(3):
         watch.on_train_batch_begin(batch)

@@ -12,9 +12,8 @@ from PIL import Image
 from keras_alexnet.data.class_names import Classes
 from keras_alexnet.data.image_map import ImageMap
 from keras_alexnet.inference.predictions import Predictions, predictions_of
-from keras_alexnet.model import build_alexnet
 from keras_alexnet.report import tables
-from keras_alexnet.report.content import _architecture, build_page, sha256_of
+from keras_alexnet.report.content import build_page, sha256_of
 from keras_alexnet.report.page import Page
 from keras_alexnet.report.run_record import run_of
 from keras_alexnet.report.statistics import calibration, class_results, confusion_matrix, mean_interval, wilson_interval
@@ -61,13 +60,6 @@ def page_of(num_classes: int, folder: Path) -> Page:
         model_path=folder / "model.keras",
         settings={"crops": 10},
     )
-
-
-def test_the_architecture_of_an_alexnet():
-    model = build_alexnet(3, preset="paper", filters=(4, 4, 4, 4, 4), dense_units=(9, 8), dropout=(0.3, 0.6))
-    facts = _architecture(model)
-    assert "9 and 8 dense units" in facts["architecture"]
-    assert facts["dropout"] == "0.3 after fc6, 0.6 after fc7"
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The charts of a report, and the picture of the filters."""
+"""The numbers of a report, its charts, and the picture of the filters."""
 
 import io
 
@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_alexnet.report import plots
+from keras_alexnet.inference.predictions import Predictions, predictions_of
+from keras_alexnet.report import plots, statistics
 from keras_alexnet.report.filters import filters_png
 from keras_alexnet.report.statistics import Calibration, wilson_interval
 
@@ -34,6 +35,7 @@ def marks(figure):
 
 def test_curves_have_three_charts_of_two_lines_and_the_best_epoch():
     history = rows(12)
+    history[11]["val_top1_error"] = history[10]["val_top1_error"]  # Of equally good ones, the first is kept.
     figures = plots.curves_figures(history)
     assert [figure["layout"]["title"]["text"] for figure in figures] == ["Loss", "Top-1 error, %", "Top-5 error, %"]
     for figure, column, factor in zip(figures, ("loss", "top1_error", "top5_error"), (1, 100, 100), strict=True):
@@ -44,12 +46,6 @@ def test_curves_have_three_charts_of_two_lines_and_the_best_epoch():
         value = factor * history[10][f"val_{column}"]
         assert found["best epoch"]["name"] == f"best epoch, 11: {value:.4g}"
         assert (found["best epoch"]["x"], found["best epoch"]["y"]) == ([11], [pytest.approx(value)])
-
-
-def test_of_equally_good_epochs_the_first_is_marked_whose_weights_are_kept():
-    history = rows(12)
-    history[4]["val_top1_error"] = history[10]["val_top1_error"]
-    assert traces(plots.curves_figures(history)[0])["best epoch"]["x"] == [5]
 
 
 def test_drops_of_the_learning_rate_are_marked():
@@ -72,7 +68,7 @@ def test_what_a_history_lacks_is_left_out():
     assert marks(top5) == [(0.5, "not recorded")]
 
 
-def test_calibration():
+def test_the_chart_of_the_calibration():
     counts, middles = np.arange(15) * 7, (np.arange(15) + 0.5) / 15
     confidence = np.where(counts > 0, middles, np.nan)
     figure = plots.calibration_figure(Calibration(np.linspace(0, 1, 16), counts, confidence, confidence**1.5, 0.1))
@@ -112,3 +108,54 @@ def test_filters_lie_in_a_wide_grid_each_scaled_by_its_own_largest_magnitude(cou
         assert (drawn[..., 3] == 255).all()
     # The gaps are transparent.
     assert (picture[..., 3] == 255).sum() == 35 * count
+
+
+def predictions(truth, best, confidence=0.8) -> Predictions:
+    """Of three classes, with the best class of each image and its probability."""
+    truth, best = np.array(truth, np.int32), np.array(best, np.int32)
+    confidence = np.broadcast_to(confidence, len(truth))
+    logits = np.log(np.repeat(((1 - confidence) / 2)[:, np.newaxis], 3, axis=1))
+    logits[np.arange(len(truth)), best] = np.log(confidence)
+    return predictions_of(logits.astype(np.float32), truth)
+
+
+def test_intervals_of_error_rates():
+    # Newcombe, "Two-sided confidence intervals for the single proportion" (1998), table I.
+    for errors, total, wanted in [(81, 263, (0.2553, 0.3662)), (15, 148, (0.0624, 0.1605)), (0, 20, (0, 0.1611))]:
+        assert wilson_interval(errors / total, total) == pytest.approx(wanted, abs=5e-5)
+    assert wilson_interval(1.0, 20) == pytest.approx((1 - 0.1611, 1), abs=5e-5)
+
+
+def test_interval_of_a_mean():
+    values = np.random.default_rng(1).normal(5, 2, 4000)
+    half = 1.959964 * values.std() / np.sqrt(4000)
+    assert statistics.mean_interval(values) == pytest.approx((values.mean() - half, values.mean() + half))
+    # A few large losses do not make it reach below 0.
+    assert statistics.mean_interval(np.array([0.0] * 99 + [1.0]))[0] == 0
+
+
+def test_a_class_without_images_or_predictions_has_no_rates():
+    found = predictions([0, 0, 0, 0, 1, 1, 1], [0, 0, 1, 0, 0, 0, 1])
+    results = statistics.class_results(found, statistics.confusion_matrix(found, 3))
+    np.testing.assert_allclose(results.precision, [0.6, 0.5, np.nan])
+    np.testing.assert_allclose(results.recall, [0.75, 1 / 3, np.nan])
+    np.testing.assert_allclose(results.top5_recall, [1, 1, np.nan])
+    assert results.confused_with.tolist() == [1, 0, -1]
+
+
+def test_equally_frequent_mistakes_come_in_the_order_of_labels():
+    pairs = [(row, column) for row in range(8) for column in range(8) if row != column]
+    confusion = statistics.ConfusionMatrix(8, *np.array(pairs).T, np.ones(len(pairs), int))
+    assert [pair[:2] for pair in statistics.most_confused(confusion, 99)] == pairs
+
+
+def test_calibration():
+    # Ten images of confidence 0.85 of which six are right, and two of 0.45 that are both right.
+    found = predictions([0] * 12, [0] * 6 + [1] * 4 + [0] * 2, [0.85] * 10 + [0.45] * 2)
+    result = statistics.calibration(found, bins=10)
+    assert result.edges == pytest.approx(np.arange(11) / 10)
+    assert result.counts.tolist() == [0, 0, 0, 0, 2, 0, 0, 0, 10, 0]
+    np.testing.assert_allclose(result.accuracy[[4, 8, 0]], [1, 0.6, np.nan])
+    np.testing.assert_allclose(result.confidence[[4, 8, 0]], [0.45, 0.85, np.nan], rtol=1e-6)
+    assert result.error == pytest.approx((10 * 0.25 + 2 * 0.55) / 12)
+    assert statistics.calibration(predictions([0], [0], 1 - 1e-12)).counts.tolist() == [0] * 14 + [1]
