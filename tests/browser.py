@@ -1,4 +1,4 @@
-"""Headless Chromium for tests of pages, which fails a test for whatever a quiet page does not do."""
+"""Headless Chromium for tests of pages."""
 
 import contextlib
 import importlib.util
@@ -9,28 +9,20 @@ from pathlib import Path
 
 import pytest
 
-_NAMES = ("chromium", "chromium-browser", "google-chrome")
-_PATH = next(filter(None, map(shutil.which, _NAMES)), None)
-if not importlib.util.find_spec("playwright"):
-    MISSING = "playwright is not installed: pip install -e '.[browser]'"
-else:
-    MISSING = "" if _PATH else f"no browser: none of {', '.join(_NAMES)} is installed"
-needs_browser = pytest.mark.skipif(bool(MISSING), reason=MISSING)
-
-# Milliseconds to wait for what does not come; a failure, so that it may be long.
-_TIMEOUT = 60_000
+_PATH = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+needs_browser = pytest.mark.skipif(
+    not (_PATH and importlib.util.find_spec("playwright")),
+    reason="no Chromium, or no playwright: pip install -e '.[browser]'",
+)
 
 
 @contextlib.contextmanager
-def chromium():
-    """A playwright `Browser`, for tests with the mark `needs_browser`.
-
-    Its asyncio loop runs until the end: no other may be started in this thread meanwhile.
-    """
+def chromium() -> Iterator:
+    """A playwright `Browser`. Its asyncio loop runs until the end: no other may be started in this thread meanwhile."""
     from playwright.sync_api import sync_playwright
 
     # Chromium's sandbox does not start for root.
-    arguments = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_playwright() as running:
         browser = running.chromium.launch(executable_path=_PATH, args=arguments)
         try:
@@ -47,25 +39,18 @@ def opened(browser, path: Path, **options) -> Iterator:
     anything but itself and data URIs.
     """
     own = path.resolve().as_uri()
-    complaints = []
-
-    def on_console(message) -> None:
-        if message.type in ("error", "warning"):
-            complaints.append(f"{message.type}: {message.text}")
-
-    def on_request(request) -> None:
-        if not request.url.startswith("data:") and request.url.split("#")[0] != own:
-            complaints.append(f"request: {request.url[:200]}")
-
+    messages, requests, errors = [], [], []
     context = browser.new_context(**options)
     try:
-        context.set_default_timeout(_TIMEOUT)
+        context.set_default_timeout(60_000)
         page = context.new_page()
-        page.on("console", on_console)
-        page.on("pageerror", lambda error: complaints.append(f"page error: {error}"))
-        page.on("request", on_request)
+        page.on("console", lambda message: messages.append((message.type, message.text)))
+        page.on("request", lambda request: requests.append(request.url.split("#")[0]))
+        page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(own)
         yield page
     finally:
         context.close()
-    assert not complaints, complaints
+    assert not errors
+    assert not [text for kind, text in messages if kind in ("error", "warning")]
+    assert {url for url in requests if not url.startswith("data:")} == {own}

@@ -1,4 +1,4 @@
-"""Scores of models for the ways to cut images, against the logits themselves."""
+"""Scores of models for the ways to cut images, against the logits themselves, and predictions by hand."""
 
 import dataclasses
 
@@ -15,14 +15,15 @@ from keras_alexnet.data.image_map import ImageMap
 from keras_alexnet.data.map_file import read_map
 from keras_alexnet.data.transforms import evaluation_image, ten_crops
 from keras_alexnet.errors import UserError
-from keras_alexnet.inference import evaluation
 from keras_alexnet.inference.evaluation import evaluate_model
+from keras_alexnet.inference.predictions import best_classes, concatenate, log_softmax, predictions_of
 from keras_alexnet.model import build_alexnet
 from keras_alexnet.model_file import load_model
 from keras_alexnet.system import progress
+from keras_alexnet.training.metrics import compile_model, error_rates
 
-NUM_CLASSES = 7
-SIDES = {"cntk": 227, "torchvision": 224}
+NUM_CLASSES, SIDE = 7, 99
+SIZES = [(60, 40), (40, 60), (300, 256), (90, 90), (257, 130), (31, 33), (80, 40)]
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +31,7 @@ def image_map(tmp_path_factory) -> ImageMap:
     """Seven images, whose middle and corners differ. Read only."""
     folder = tmp_path_factory.mktemp("images")
     rows = []
-    for number, (width, height) in enumerate(
-        [(60, 40), (40, 60), (300, 256), (90, 90), (257, 130), (31, 33), (80, 40)]
-    ):
+    for number, (width, height) in enumerate(SIZES):
         path = folder / f"{number}.JPEG"
         path.write_bytes(encode(draw(width, height, number), "JPEG", quality=95))
         rows.append((str(path), (3 * number) % NUM_CLASSES))
@@ -40,10 +39,10 @@ def image_map(tmp_path_factory) -> ImageMap:
     return read_map(folder / "map.txt")
 
 
-def build(preset: str) -> keras.Model:
+@pytest.fixture(scope="module")
+def model() -> keras.Model:
     """A network whose predictions depend strongly on the image."""
-    keras.utils.set_random_seed(5)
-    model = build_alexnet(NUM_CLASSES, preset=preset, filters=(4, 6, 5, 7, 8), dense_units=9)
+    model = build_alexnet(NUM_CLASSES, filters=(4, 6, 5, 7, 8), dense_units=9, image_size=SIDE)
     rng = np.random.default_rng(1)
     for layer in model.layers:
         if layer.weights:
@@ -54,11 +53,6 @@ def build(preset: str) -> keras.Model:
     pixels = rng.integers(0, 256, (4, *model.input_shape[1:]))
     fc8.kernel.assign(fc8.kernel * 2 / np.std(model.predict_on_batch(pixels)))
     return model
-
-
-@pytest.fixture(scope="module")
-def networks() -> dict[str, keras.Model]:
-    return {preset: build(preset) for preset in SIDES}
 
 
 def expected(model: keras.Model, image_map: ImageMap, cut) -> dict:
@@ -84,90 +78,99 @@ def expected(model: keras.Model, image_map: ImageMap, cut) -> dict:
 
 @pytest.mark.parametrize("crops", [1, 10])
 @pytest.mark.parametrize("preprocessing", PREPROCESSINGS)
-@pytest.mark.parametrize("preset", SIDES)
-def test_scores_are_those_of_the_crops(networks, image_map, preset, preprocessing, crops):
-    model, side = networks[preset], SIDES[preset]
-    cut = ten_crops if crops == 10 else evaluation_image
-    wanted = expected(model, image_map, lambda data: cut(data, side, preprocessing))
-    for batch_size in (30, 256) if preset == "cntk" else (10,):
-        results = evaluate_model(model, image_map, batch_size, preprocessing=preprocessing, crops=crops)
-        assert results == pytest.approx(wanted, rel=1e-4)
-
-
-def test_a_single_square_as_cntks_is_the_default(networks, image_map):
-    model = networks["cntk"]
-    assert evaluate_model(model, image_map) == evaluate_model(model, image_map, preprocessing="cntk", crops=1)
-
-
-def test_the_loss_of_ten_confident_mistakes_is_finite(networks, image_map):
-    """Their probability is 0 in float32, and their loss still a number."""
-    model = keras.models.clone_model(networks["cntk"])
-    model.get_layer("fc8").set_weights([np.zeros((9, NUM_CLASSES)), np.array([0.0] + 6 * [-1000.0])])
-    wrong = dataclasses.replace(image_map, labels=[1] * 7)
-    for crops in (1, 10):
-        results = evaluate_model(model, wrong, crops=crops)
-        assert results["loss"] == pytest.approx(1000)
-        assert results["top1_error"] == 1
-
-
-def test_ten_crops_come_as_many_at_a_time_as_the_batch_size(networks, image_map, monkeypatch, capsys):
+def test_scores_are_those_of_the_crops(model, image_map, preprocessing, crops, monkeypatch, capsys):
     monkeypatch.setattr(progress, "_PLAIN_INTERVAL", 0.0)
-    seen = []
-    real = evaluation.padded_evaluation_dataset
-
-    def noting(*arguments, **settings):
-        dataset = real(*arguments, **settings)
-        seen.append(tuple(dataset.element_spec[0].shape[:2]))
-        return dataset
-
-    monkeypatch.setattr(evaluation, "padded_evaluation_dataset", noting)
-    for batch_size in (39, 5, 256):
-        evaluate_model(networks["cntk"], image_map, batch_size, crops=10)
-    assert seen == [(3, 10), (1, 10), (7, 10)]
-    lines = capsys.readouterr().err.splitlines()
-    assert [line.split(",")[0] for line in lines[:3]] == [f"{number} of 7 images evaluated" for number in (3, 6, 7)]
-
-
-def test_ways_that_there_are_not(networks, image_map):
-    with pytest.raises(UserError, match="crops is 2; expected 1 or 10"):
-        evaluate_model(networks["cntk"], image_map, crops=2)
-    with pytest.raises(UserError, match="preprocessing is 'whole'; expected one of"):
-        evaluate_model(networks["cntk"], image_map, preprocessing="whole")
-    large = build_alexnet(NUM_CLASSES, filters=(1, 1, 1, 1, 1), dense_units=1, image_size=259)
-    for preprocessing in ("caffe", "torchvision"):
-        with pytest.raises(
-            UserError, match=rf"the model takes images of 259×259 pixels, but preprocessing={preprocessing}"
-        ):
-            evaluate_model(large, image_map, preprocessing=preprocessing)
-    assert evaluate_model(large, image_map, crops=10)["examples"] == 7
-
-
-def test_maps_that_cannot_be_scored(networks, image_map):
-    with pytest.raises(UserError, match="the map has no images"):
-        evaluate_model(networks["cntk"], ImageMap([], []))
-    with pytest.raises(UserError, match="has the label -1; expected 0 or above"):
-        evaluate_model(networks["cntk"], dataclasses.replace(image_map, labels=[-1] * 7))
-    with pytest.raises(UserError, match="batch_size is 0; expected at least 1"):
-        evaluate_model(networks["cntk"], image_map, 0)
-
-
-def test_the_model_is_left_as_it_was(networks, image_map):
-    model = networks["cntk"]
     before = model.get_config()
-    evaluate_model(model, image_map, crops=10)
+    # With ten crops, three images at a time.
+    results = evaluate_model(model, image_map, 39, preprocessing=preprocessing, crops=crops)
+    cut = ten_crops if crops == 10 else evaluation_image
+    wanted = expected(model, image_map, lambda data: cut(data, SIDE, preprocessing))
+    assert results == pytest.approx(wanted, rel=1e-4)
     assert model.get_config() == before
     assert not model.compiled
+    lines = capsys.readouterr().err.splitlines()
+    finished = [3, 6, 7] if crops == 10 else [7]
+    assert [line.split(",")[0] for line in lines] == [f"{number} of 7 images evaluated" for number in finished]
 
 
-def scores(model: str, image_map: str) -> list[dict]:
-    model, image_map = load_model(model), read_map(image_map)
-    return [evaluate_model(model, image_map, 20, preprocessing="caffe", crops=crops) for crops in (1, 10)]
+def test_the_loss_of_ten_confident_mistakes_is_finite(model, image_map):
+    """Their probability is 0 in float32, and their loss still a number."""
+    confident = keras.models.clone_model(model)
+    confident.get_layer("fc8").set_weights([np.zeros((9, NUM_CLASSES)), np.array([0.0] + 6 * [-1000.0])])
+    wrong = dataclasses.replace(image_map, labels=[1] * 7)
+    results = evaluate_model(confident, wrong, crops=10)
+    assert results["loss"] == pytest.approx(1000)
+    assert results["top1_error"] == 1
+
+
+def test_what_cannot_be_scored_is_refused(model, image_map):
+    large = build_alexnet(NUM_CLASSES, filters=(1, 1, 1, 1, 1), dense_units=1, image_size=259)
+    for network, images, settings, message in (
+        (model, image_map, {"crops": 2}, "crops is 2; expected 1 or 10"),
+        (model, image_map, {"preprocessing": "whole"}, "preprocessing is 'whole'; expected one of"),
+        (large, image_map, {"preprocessing": "caffe"}, "images of 259×259 pixels, but preprocessing=caffe"),
+        (model, ImageMap([], []), {}, "the map has no images"),
+        (model, dataclasses.replace(image_map, labels=[-1] * 7), {}, "has the label -1; expected 0 or above"),
+        (model, image_map, {"batch_size": 0}, "batch_size is 0; expected at least 1"),
+    ):
+        with pytest.raises(UserError, match=message):
+            evaluate_model(network, images, **settings)
+
+
+def ten_crop_scores(model: str, image_map: str) -> dict:
+    return evaluate_model(load_model(model), read_map(image_map), 20, preprocessing="caffe", crops=10)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", installed("jax", "torch"))
-def test_other_backends_score_alike(networks, image_map, tmp_path, backend_process, backend):
-    networks["cntk"].save(tmp_path / "model.keras")
-    found = backend_process(backend).run(scores, str(tmp_path / "model.keras"), image_map.source)
-    for results, wanted in zip(found, scores(str(tmp_path / "model.keras"), image_map.source), strict=True):
-        assert results == pytest.approx(wanted, rel=1e-4)
+def test_other_backends_score_alike(model, image_map, tmp_path, backend_process, backend):
+    path = str(tmp_path / "model.keras")
+    model.save(path)
+    found = backend_process(backend).run(ten_crop_scores, path, image_map.source)
+    assert found == pytest.approx(ten_crop_scores(path, image_map.source), rel=1e-4)
+
+
+def logits_and_labels(num_classes, count=400):
+    rng = np.random.default_rng(3)
+    # Coarse steps, so that many are equal.
+    logits = rng.integers(-6, 7, (count, num_classes)).astype(np.float32) / 2
+    return logits, rng.integers(0, num_classes, count).astype(np.int32)
+
+
+@pytest.mark.parametrize("num_classes", [2, 5, 40])
+def test_error_rates_are_those_that_training_reports(num_classes):
+    _, labels = logits_and_labels(num_classes)
+    logits = np.random.default_rng(4).normal(0, 2, (len(labels), num_classes)).astype(np.float32)
+    inputs = keras.Input((num_classes,))
+    model = keras.Model(inputs, keras.layers.Identity()(inputs))
+    compile_model(model)
+    wanted = error_rates(model.evaluate(logits, labels, verbose=0, return_dict=True), len(labels))
+    batches = [predictions_of(logits[rows], labels[rows]) for rows in (slice(0, 256), slice(256, None))]
+    found = concatenate(batches).metrics()
+    assert found.pop("examples") == len(labels)
+    assert found == pytest.approx(wanted, rel=1e-6)
+
+
+def test_equal_logits_rank_by_label():
+    """A network that says the same of everything is not always right."""
+    logits, labels = logits_and_labels(40)
+    places = np.argsort(np.argsort(-logits, axis=1, kind="stable"), axis=1)
+    assert predictions_of(logits, labels).ranks.tolist() == places[np.arange(len(labels)), labels].tolist()
+    dead = predictions_of(np.zeros((40, 40), np.float32), np.arange(40, dtype=np.int32)).metrics()
+    assert (dead["top1_error"], dead["top5_error"]) == (39 / 40, 35 / 40)
+
+
+def test_the_best_classes_are_those_of_a_stable_sort():
+    logits, _ = logits_and_labels(40)
+    few = np.where(np.arange(40) % 9 == 8, 1, -np.inf)  # Fewer finite ones than asked for.
+    last = np.where(np.arange(40) < 36, 1, 2)  # All but one of the best are last, and the border is a tie of the rest.
+    logits = np.array([*logits, np.zeros(40), np.arange(40), -np.arange(40), few, last], np.float32)
+    wanted = np.argsort(-logits, axis=1, kind="stable")
+    for count in (1, 5, 39, 40, 1000):
+        np.testing.assert_array_equal(best_classes(logits, count), wanted[:, :count])
+
+
+def test_logits_of_any_size_have_finite_losses():
+    large = np.array([[1e5, 0, -1e5]], np.float32)
+    assert log_softmax(large).tolist() == [[0, -1e5, -2e5]]
+    assert predictions_of(large, np.array([2], np.int32)).metrics()["loss"] == 2e5

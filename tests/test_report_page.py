@@ -18,15 +18,14 @@ from keras_alexnet.report.statistics import Calibration
 HOSTILE = '<script>alert(1)</script> & "quotes" \'n </script><img src=x onerror=alert(2)>'
 # From right to left; the last turns what follows, and closes what a page might have opened around it.
 HEBREW, TURNED = "\u05d0\u05d1\u05d2, \u05d3", "photo \u2069\u202egpj.exe"
-LONG = "a very long name of nothing " * 72
-COLUMNS = ("loss", "top1_error", "top1_accuracy", "top5_error", "top5_accuracy")
+LONG = "a name as long as most of them, with a second one"
+MEASURES = ("loss", "top1_error", "top1_accuracy", "top5_error", "top5_accuracy")
 HISTORY = [
-    {"epoch": epoch, "learning_rate": 0.1 / epoch} | {p + c: 0.9 / epoch for p in ("", "val_") for c in COLUMNS}
+    {"epoch": epoch, "learning_rate": 0.1} | {f"{part}{name}": 0.9 for part in ("", "val_") for name in MEASURES}
     for epoch in range(1, 8)
 ]
-CALIBRATION = Calibration(
-    np.linspace(0, 1, 11), np.full(10, 3), np.linspace(0.05, 0.95, 10), np.linspace(0.1, 0.9, 10), 0.031
-)
+BINS = np.linspace(0.05, 0.95, 10)
+CALIBRATION = Calibration(np.linspace(0, 1, 11), np.full(10, 3), BINS, BINS, 0.031)
 WHITE, DARK = "rgb(255, 255, 255)", "rgb(20, 22, 26)"
 
 
@@ -72,10 +71,9 @@ def page_with(**changes) -> Page:
     return Page(**values | changes)
 
 
-def many_classes(number: int, cells: list[tuple[int, int, int]], **changes) -> Page:
-    name = "a name as long as most of them, with a second one"
-    classes = [ClassRow(label, f"n{label:08}", f"{label} {name}", 50, 0.4, 0.4, 0.6, 0, 5) for label in range(number)]
-    return page_with(classes=classes, confusion=cells, most_confused=[], worst=[], **changes)
+def many_classes(number: int, cells: list[tuple[int, int, int]]) -> Page:
+    classes = [ClassRow(label, f"n{label:08}", f"{label} {LONG}", 50, 0.4, 0.4, 0.6, 0, 5) for label in range(number)]
+    return page_with(classes=classes, confusion=cells, most_confused=[], worst=[])
 
 
 def written(folder, page: Page):
@@ -101,19 +99,17 @@ def words_of(source: str) -> str:
 
 
 def test_no_script_runs_but_those_of_the_page_and_nothing_is_loaded(source):
-    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', source)[1]
-    rules = dict(rule.split(maxsplit=1) for rule in html.unescape(policy).split("; "))
+    policy = html.unescape(re.search(r'Content-Security-Policy" content="([^"]*)"', source)[1])
     scripts = re.findall(r"<script>(.*?)</script>", source, re.DOTALL)
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
-    assert rules == {
-        "default-src": "'none'",
-        "base-uri": "'none'",
-        "form-action": "'none'",
-        "img-src": "data:",
-        "style-src": "'unsafe-inline'",
-        "script-src": " ".join(f"'sha256-{digest}'" for digest in digests),
-    }
-    assert len(scripts) == 3
+    assert policy.split("; ") == [
+        "default-src 'none'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "img-src data:",
+        "style-src 'unsafe-inline'",
+        "script-src " + " ".join(f"'sha256-{digest}'" for digest in digests),
+    ]
     assert not re.search(r'<(script|link|img|iframe)[^>]* (src|href)="(?!data:)', source)
 
 
@@ -123,28 +119,10 @@ def test_names_are_text_and_told_apart_wherever_they_stand(source):
     assert "<img src=x" not in body
     words = words_of(source)
     assert words.count(HOSTILE) > 6
-    assert "crane (n02012849)" in words
-    assert "40.0% accuracy 60.0%" in words
     assert "is crane (n03126707)" in words
     assert "photo gpj.exe" in words
     assert f"<bdi>{HEBREW}</bdi>" in source
     assert 'href="a%20b%26c.csv"' in source
-
-
-def test_a_long_name_is_in_the_title_in_full():
-    rows = [ClassRow(0, "n0", LONG, 1, 1.0, 1.0, 1.0, None, 0)]
-    source = render(page_with(classes=rows, confusion=[(0, 0, 1)], most_confused=[], worst=[]))
-    assert f'<span class="name" title="{LONG}"><bdi>{LONG}</bdi></span>' in source
-
-
-def test_names_on_axes_are_short_plain_and_isolated():
-    names = plots.axis_names(["tench", "<b>a & b</b>", LONG, "a crane of another kind (n02012849)"])
-    assert names == [
-        "\u2068tench\u2069",
-        "\u2068&lt;b&gt;a &amp; b&lt;/b&gt;\u2069",
-        "\u2068a very long name of not…\u2069",
-        "\u2068a crane of… (n02012849)\u2069",
-    ]
 
 
 def test_only_all_and_nothing_are_100_and_0_percent(source):
@@ -156,34 +134,23 @@ def test_only_all_and_nothing_are_100_and_0_percent(source):
 
 
 def test_what_is_missing_is_said():
-    page = page_with(
-        curves=[], history=[], curves_note="There is no history.csv.", worst=[], most_confused=[], confusion=[],
-        classes=[ClassRow(0, "cat", "", 0, None, None, None, None, 0)],
-    )  # fmt: skip
-    words = words_of(render(page))
+    classes = [ClassRow(0, "cat", "", 0, None, None, None, None, 0)]
+    nothing = {"curves": [], "history": [], "worst": [], "most_confused": [], "confusion": []}
+    words = words_of(render(page_with(classes=classes, curves_note="There is no history.csv.", **nothing)))
     for missing in ("no history.csv", "There are no mistakes", "No prediction is correct", "No class is confused"):
         assert missing in words
-    assert "no convolution" in words
     # Nor are there columns without content.
     assert "Top-5 recall" not in words
     assert "Id Label" not in words
 
 
-def test_numbers_of_numpy_and_undefined_ones_are_written():
-    example = Example(None, "a.JPEG", np.int64(0), ((np.int64(1), np.float32("nan")),), np.float32("nan"))
-    page = page_with(confusion=np.array([[0, 0, 3], [1, 0, 2]]), worst=[example])
-    assert '"cells":[0,0,3,1,0,2]' in render(page)
-
-
 def test_of_very_many_classes_each_takes_less_than_a_kilobyte():
-    rng = np.random.default_rng(0)
-    cells = np.concatenate([rng.integers(0, 1000, (50_000, 2)), np.ones((50_000, 1), int)], axis=1)
-    assert len(render(many_classes(1000, cells))) < 7e6
     number = 4000
     source = render(many_classes(number, [(label, label, 1) for label in range(number)]))
     assert len(source) < 5e6 + 1000 * number
     assert "The table shows up to 2,000 of the 4,000 classes at a time." in words_of(source)
     assert source.count("<tr hidden>") == number - 2000
+    assert f'<span class="name" title="0 {LONG}"><bdi>0 {LONG}</bdi></span>' in source
 
 
 # In a browser. `opened` fails a test whose page has an error, warns, or asks the network for anything.
@@ -195,9 +162,9 @@ def browser():
         yield running
 
 
-def column(page, number):
-    """The texts of a column of the table of classes, as shown."""
-    return page.locator(f"#class-table tbody tr:visible > :nth-child({number})").all_inner_texts()
+def labels_of(page):
+    """The labels in the table of classes, as shown."""
+    return [int(label) for label in page.locator("#class-table tbody tr:visible > :nth-child(3)").all_inner_texts()]
 
 
 def wait_until(page, expression):
@@ -214,156 +181,81 @@ def background(page):
 
 
 @needs_browser
-def test_each_heading_sorts_both_ways_with_empty_cells_last(browser, path):
-    # Labels after the first click, and after the second.
-    expected = {
-        "Id": ([2, 1, 3, 0, 6, 4, 5], [5, 4, 6, 0, 3, 1, 2]),
-        "Label": ([0, 1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1, 0]),
-        "Images": ([2, 5, 6, 0, 1, 4, 3], [3, 4, 1, 0, 6, 5, 2]),
-        "Precision": ([3, 4, 5, 6, 0, 1, 2], [0, 6, 5, 4, 3, 1, 2]),
-    }
-    with opened(browser, path) as page:
-        headings = page.locator("#class-table thead")
-        assert page.locator("[aria-sort]").count() == 0
-        assert len(headings.get_by_role("button").all()) == 9
-        for heading, orders in expected.items():
-            button = headings.get_by_role("button", name=heading, exact=True)
-            for order, direction in zip(orders, ("ascending", "descending"), strict=True):
-                button.click()
-                assert [int(label) for label in column(page, 3)] == order, (heading, direction)
-                assert page.locator("[aria-sort]").count() == 1
-                assert button.locator("..").get_attribute("aria-sort") == direction
-
-
-@needs_browser
-def test_search_shows_the_rows_that_match_and_how_many(browser, tmp_path, monkeypatch):
+def test_the_table_of_classes_can_be_sorted_and_searched(browser, tmp_path, monkeypatch):
     monkeypatch.setattr("keras_alexnet.report.page._ROWS_SHOWN", 6)
     with opened(browser, written(tmp_path, page_with())) as page:
-        search, found = page.locator("#search"), page.locator("#found")
+        for heading, ascending, descending in (
+            ("Id", [2, 1, 3, 0, 6, 4], [5, 4, 6, 0, 3, 1]),
+            ("Images", [2, 5, 6, 0, 1, 4], [3, 4, 1, 0, 6, 5]),
+            ("Precision", [3, 4, 5, 6, 0, 1], [0, 6, 5, 4, 3, 1]),  # empty cells last
+        ):
+            button = page.locator("#class-table thead").get_by_role("button", name=heading, exact=True)
+            button.click()
+            assert labels_of(page) == ascending
+            button.click()
+            assert labels_of(page) == descending
+            assert button.locator("..").get_attribute("aria-sort") == "descending"
+        found = page.locator("#found")
         assert found.inner_text() == "7 of 7 classes; the first 6 are shown"
-        for wanted, labels in ((" LYNX", ["1"]), ("lass9", ["1", "3"]), ("crane", ["4", "5", "6"]), ("none such", [])):
-            search.fill(wanted)
-            assert column(page, 3) == labels
+        for wanted, labels in ((" LYNX", [1]), ("lass9", [3, 1]), ("none such", [])):
+            page.locator("#search").fill(wanted)
+            assert labels_of(page) == labels
             assert found.inner_text() == f"{len(labels)} of 7 classes"
-        search.fill("")
-        page.locator("#class-table").get_by_role("button", name="Label").dblclick()
-        assert column(page, 3) == ["6", "5", "4", "3", "2", "1"]
-
-
-@needs_browser
-def test_an_example_opens_to_what_is_known_of_it(browser, path):
-    with opened(browser, path) as page:
-        example = page.locator("#examples figure").first
-        assert not page.locator(".words >> nth=0").is_visible()
-        example.locator("summary").focus()
-        page.keyboard.press("Enter")
-        lines = " ".join(example.locator(".words").inner_text().split())
-        assert lines.startswith(f"Truth {HOSTILE} (< 0.1%) File /data/{HOSTILE}.JPEG Lynx > 99.9%")
-        assert example.locator(".correct").inner_text().split()[-2:] == ["<", "0.1%"]
-        assert "no picture" in example.inner_text()
-        widths = example.locator(".bar").evaluate_all("all => all.map(one => one.style.getPropertyValue('--share'))")
-        assert [float(width) for width in widths] == pytest.approx([1, 0.0625, 0], abs=1e-6)
-        # Another one takes its place.
-        page.locator("#examples summary img").click()
-        assert page.locator(".words:visible").count() == 1
 
 
 @needs_browser
 def test_the_matrix_shows_the_cells_of_the_part_in_view(browser, tmp_path):
     cells = [(label, label, 3) for label in range(400)] + [(10, 300, 7), (11, 301, 1), (399, 0, 2)]
-    state = """() => {
-        const { data, layout } = document.getElementById('matrix-chart');
-        const told = data.map(({ hovertext }) => hovertext.flat().filter(Boolean));
-        return { told, names: layout.xaxis.ticktext, sides: data.map(({ z }) => [z.length, z[0].length]) };
-    }"""
+    mistakes = "document.getElementById('matrix-chart').data[0]"
     with opened(browser, written(tmp_path, many_classes(400, cells))) as page:
-        wait_until(page, "document.getElementById('matrix-chart').layout.xaxis.ticktext")
-        whole = page.evaluate(state)
-        # A block of three by three classes tells its largest cell.
-        assert len(whole["told"][0]) == 2
-        assert "7 of 10 (70.0%)" in whole["told"][0][0]
-        assert len(whole["told"][1]) == whole["sides"][0][0] == 134
-        assert 2 < len(whole["names"]) < 80
-        zoom = "Plotly.relayout('matrix-chart', {'xaxis.range': [295.5, 305.5], 'yaxis.range': [20.5, 5.5]})"
-        page.evaluate(zoom)
-        wait_until(page, "document.getElementById('matrix-chart').data[0].z.length === 15")
-        part = page.evaluate(state)
-        assert part["sides"] == [[15, 10]] * 2
-        assert [re.sub("[\u2068\u2069]", "", name).split()[0] for name in part["names"]] == list(
-            map(str, range(296, 306))
-        )
-        assert [line.split("<br>")[1] for line in part["told"][0]] == ["7 of 10 (70.0%)", "1 of 4 (25.0%)"]
-        assert part["told"][1] == []
-        # Hovering tells it, and the counts are written into the cells.
-        box = page.locator("#matrix-chart .nsewdrag")
-        box.scroll_into_view_if_needed()
-        size = box.bounding_box()
-        page.mouse.move(size["x"] + 4.5 / 10 * size["width"], size["y"] + 4.5 / 15 * size["height"])
-        page.wait_for_selector("#matrix-chart .hovertext")
-        assert "predicted as" in page.locator("#matrix-chart .hovertext").first.text_content()
+        # A block of three by three classes shows its largest cell.
+        wait_until(page, f"{mistakes}.z?.length === 134")
+        whole = page.evaluate(f"{mistakes}.hovertext.flat().filter(Boolean)")
+        assert len(whole) == 2
+        assert "7 of 10 (70.0%)" in whole[0]
+        page.evaluate("Plotly.relayout('matrix-chart', {'xaxis.range': [295.5, 305.5], 'yaxis.range': [20.5, 5.5]})")
+        wait_until(page, f"{mistakes}.z.length === 15")
+        part = page.evaluate(f"{mistakes}.hovertext.flat().filter(Boolean)")
+        assert [line.split("<br>")[1] for line in part] == ["7 of 10 (70.0%)", "1 of 4 (25.0%)"]
+        names = page.evaluate("document.getElementById('matrix-chart').layout.xaxis.ticktext")
+        assert [name.strip("\u2068").split()[0] for name in names] == list(map(str, range(296, 306)))
+        # The counts are written into the cells.
         assert sorted(page.locator("#matrix-chart .heatmap-label").all_text_contents()) == ["1", "7"]
-        page.mouse.dblclick(size["x"] + 5, size["y"] + 5)
-        wait_until(page, "document.getElementById('matrix-chart').data[0].z.length === 134")
 
 
 @needs_browser
-def test_the_theme_follows_the_system_until_it_is_chosen(browser, path):
+def test_the_theme_follows_the_system_until_it_is_chosen_and_paper_is_light(browser, path):
     text = "getComputedStyle(document.querySelector('.plot .xtick text')).fill"
-    with opened(browser, path, color_scheme="light") as page:
-        toggle = page.locator("#theme")
-        assert (background(page), toggle.inner_text()) == (WHITE, "Dark theme")
-        light = page.evaluate(text)
-        page.emulate_media(color_scheme="dark")
-        assert (background(page), toggle.inner_text()) == (DARK, "Light theme")
-        assert page.evaluate(text) != light
-        toggle.click()
-        assert (background(page), toggle.inner_text()) == (WHITE, "Dark theme")
-        assert page.evaluate(text) == light
-
-
-@needs_browser
-def test_paper_gets_a_light_page_without_controls(browser, path):
     right_edges = "all => all.map(one => one.getBoundingClientRect().right)"
     with opened(browser, path, color_scheme="dark") as page:
-        controls = ("nav", "#theme", "#search", "#examples .more > summary", "#curves .values")
-        assert all(page.locator(control).is_visible() for control in controls)
+        toggle = page.locator("#theme")
+        dark = page.evaluate(text)
+        assert (background(page), toggle.inner_text()) == (DARK, "Light theme")
+        toggle.click()
+        assert (background(page), toggle.inner_text()) == (WHITE, "Dark theme")
+        assert page.evaluate(text) != dark
+        toggle.click()
         page.set_viewport_size({"width": 688, "height": 900})
         page.emulate_media(media="print")
-        assert not any(page.locator(control).is_visible() for control in controls)
         assert background(page) == WHITE
+        for control in ("nav", "#theme", "#search", "#examples .more > summary", "#curves .values"):
+            assert not page.locator(control).is_visible()
         wait_until(page, "document.querySelector('.more').open")
-        assert page.locator("#examples summary:visible").count() == 18
         assert max(page.locator(".main-svg").evaluate_all(right_edges)) <= 688
-        page.emulate_media(media="screen")
-        wait_until(page, "!document.querySelector('.more').open")
 
 
 @needs_browser
 def test_a_phone_scrolls_the_page_downwards_only(browser, path):
-    phone = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
-    with opened(browser, path, **phone) as page:
-        assert page.evaluate("document.documentElement.scrollWidth") == 360
+    with opened(browser, path, viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True) as page:
         assert page.locator("#classes .scroll").evaluate("box => box.scrollWidth > box.clientWidth")
         page.locator("#examples summary").first.tap()
         assert page.evaluate("document.documentElement.scrollWidth") == 360
-        # A finger on a chart scrolls too.
-        box = page.locator("#curves-chart-0 .nsewdrag")
-        box.scroll_into_view_if_needed()
-        place, before = box.bounding_box(), page.evaluate("scrollY")
-        session = page.context.new_cdp_session(page)
-        for step in range(10):
-            point = {"x": place["x"] + 50, "y": place["y"] + 150 - 15 * step}
-            kind = "touchMove" if step else "touchStart"
-            session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [point]})
-        session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
-        wait_until(page, f"scrollY > {before}")
 
 
 @needs_browser
 def test_the_page_reads_without_javascript(browser, path):
     with opened(browser, path, java_script_enabled=False) as page:
-        assert page.get_by_text("40.0%").first.is_visible()
-        assert len(column(page, 1)) == 7
+        assert len(labels_of(page)) == 7
         assert page.get_by_text("A script draws this chart").count() == 3
         assert page.locator("button:visible, input:visible, .plot:visible").count() == 0
         page.locator("#curves summary").click()
