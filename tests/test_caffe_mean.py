@@ -5,7 +5,7 @@ import io
 
 import numpy as np
 import pytest
-from caffe_files import blob, dims, old_blob, raw_blob, small_net
+from caffe_files import blob, dims, old_blob, small_net
 from protobuf_bytes import packed
 
 from keras_alexnet.errors import UserError
@@ -20,51 +20,39 @@ def npy(array) -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
+def test_mean_images(tmp_path):
+    for content in (
         old_blob(PIXELS, 1, 3, 4, 5),
-        blob(PIXELS, (1, 3, 4, 5)),
         blob(PIXELS),
         dims(3, 4, 5) + packed(8, PIXELS, "<f8"),
-        raw_blob(PIXELS, 1, "<f4"),
-        npy(PIXELS),
         npy(PIXELS[np.newaxis]),
         npy(PIXELS.astype(">f8")),
         npy(np.asfortranarray(PIXELS)),
-    ],
-    ids=range(9),
-)
-def test_mean_images(tmp_path, content):
-    (tmp_path / "mean").write_bytes(content)
-    np.testing.assert_array_equal(read_mean(tmp_path / "mean"), PIXELS, strict=True)
+    ):
+        (tmp_path / "mean").write_bytes(content)
+        np.testing.assert_array_equal(read_mean(tmp_path / "mean"), PIXELS, strict=True)
 
 
-@pytest.mark.parametrize("shape", [(3,), (1, 3), (3, 1, 1), (1, 3, 1, 1)])
-def test_means_per_channel(tmp_path, shape):
-    np.save(tmp_path / "mean.npy", np.reshape([104, 117, 123], shape))
-    np.testing.assert_array_equal(read_mean(tmp_path / "mean.npy").ravel(), [104, 117, 123])
+def test_means_per_channel(tmp_path):
+    for shape in [(3,), (1, 3), (1, 3, 1, 1)]:
+        np.save(tmp_path / "mean.npy", np.reshape([104, 117, 123], shape))
+        np.testing.assert_array_equal(read_mean(tmp_path / "mean.npy").ravel(), [104, 117, 123])
 
 
 @pytest.mark.parametrize(
     ("content", "expected_text"),
     [
-        (old_blob(np.ones(40), 2, 1, 4, 5), "has the shape 2 × 1 × 4 × 5. Expected a mean image"),
         (old_blob(np.ones(59), 1, 3, 4, 5), ": the mean image has 59 numbers. Expected 60"),
         (old_blob(np.full(60, np.nan), 1, 3, 4, 5), " has NaN or infinite pixels."),
-        (old_blob(np.ones(60), 1, 3, 4, 5)[:-1], " is something else, corrupted, or truncated"),
         (small_net(), ": the mean image has 0 numbers"),
         (gzip.compress(b"x", mtime=0), " is a gzip archive: unpack it"),
         (npy(np.ones((4, 5, 3))), "has the shape 4 × 5 × 3. Expected .*, channels first; else give the three numbers"),
         (npy(np.ones(3, complex)), "has 3 values of type complex128"),
-        (npy(np.ones((3, 0, 4))), "has 0 values of type float64"),
         (npy(np.array([{}, 1, 2], object)), "is not a readable NumPy array"),
         (npy(PIXELS)[:-1], "is not a readable NumPy array"),
         (npy(PIXELS).replace(b"(3, 4, 5)", b"(3, 9**9)"), "is not a readable NumPy array"),
-        (npy(PIXELS).replace(b"(3, 4, 5), ", b"(3,99999999)"), "is not a readable NumPy array"),
-        (b"\x93NUMPY", "is not a readable NumPy array"),
     ],
-    ids=range(14),
+    ids=range(9),
 )
 def test_wrong_means_are_told(tmp_path, content, expected_text):
     (tmp_path / "mean").write_bytes(content)

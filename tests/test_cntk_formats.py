@@ -35,7 +35,6 @@ from protobuf_bytes import field, fixed
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.importers.cntk import dictionary as cntk_dictionary
-from keras_alexnet.importers.cntk.reader import read_cntk_model
 
 
 @pytest.fixture
@@ -43,23 +42,23 @@ def read(tmp_path):
     return functools.partial(read_content, tmp_path)
 
 
-@pytest.mark.parametrize("version", range(1, 32))
-def test_every_number_of_the_version_1_format(read, version):
-    graph = read(network_v1(version))
-    assert (graph.version, graph.roots) == (1, ("t",))
-    ops = {uid: f.op for uid, f in graph.functions.items()}
-    assert list(ops.values()) == ["Convolution", "Plus", "ReLU", "Pooling", "Dropout", "Times"]
-    for name, expected in (("k", KERNEL), ("b", BIAS), ("w", HEAD)):
-        np.testing.assert_array_equal(graph.variables[name].value, expected, strict=True)
-    assert graph.variables["x"].shape == (1, 8, 9)
-    convolution, pooling = graph.functions["c"], graph.functions["m"]
-    assert convolution.inputs == ("k", "x")
-    assert convolution.attributes["kernelShape"] == (5, 3, 1)
-    assert convolution.attributes["strides"] == (2, 1, 1)
-    assert convolution.attributes["autoPadding"] == ([True, True, False] if version >= 5 else [True])
-    assert pooling.attributes["poolingWindowShape"] == (3, 3, 1)
-    assert pooling.attributes["strides"] == (2, 2, 1)
-    assert pooling.attributes["poolingType"] == 0
+def test_every_number_of_the_version_1_format(read):
+    for version in range(1, 32):
+        graph = read(network_v1(version))
+        assert (graph.version, graph.roots) == (1, ("t",)), version
+        ops = [function.op for function in graph.functions.values()]
+        assert ops == ["Convolution", "Plus", "ReLU", "Pooling", "Dropout", "Times"]
+        for name, expected in (("k", KERNEL), ("b", BIAS), ("w", HEAD)):
+            np.testing.assert_array_equal(graph.variables[name].value, expected, strict=True)
+        assert graph.variables["x"].shape == (1, 8, 9)
+        convolution, pooling = graph.functions["c"], graph.functions["m"]
+        assert convolution.inputs == ("k", "x")
+        assert convolution.attributes["kernelShape"] == (5, 3, 1)
+        assert convolution.attributes["strides"] == (2, 1, 1)
+        assert convolution.attributes["autoPadding"] == ([True, True, False] if version >= 5 else [True])
+        assert pooling.attributes["poolingWindowShape"] == (3, 3, 1)
+        assert pooling.attributes["strides"] == (2, 2, 1)
+        assert pooling.attributes["poolingType"] == 0
 
 
 def test_version_1_files_of_other_kinds(read):
@@ -73,14 +72,13 @@ def test_version_1_files_of_other_kinds(read):
         "w": ("LearnableParameter", b"\0" + size(2, 3) + matrix(values), ()),
         "a": ("AveragePooling", image_pooling_v1(), ("x",)),
         "s": ("ErrorPrediction", b"", ("w", "a")),
-        "q": ("SquareError", b"", ("w", "a")),
     }
     graph = read(model_v1(nodes, 2, outputs=["s"]))
     assert graph.variables["x"].shape == (5, 4, 3)
     assert (graph.variables["w"].kind, graph.variables["w"].value.dtype) == ("constant", np.float64)
     np.testing.assert_array_equal(graph.variables["w"].value, values)
     assert graph.functions["a"].attributes["poolingType"] == 1
-    assert {f.op for f in graph.functions.values()} == {"Pooling", "ClassificationError", "SquaredError"}
+    assert graph.functions["s"].op == "ClassificationError"
     assert graph.roots == ("s",)
 
 
@@ -88,22 +86,21 @@ def test_version_2_file(read):
     graph = read(model_of())
     assert (graph.version, graph.roots, list(graph.variables)) == (2, ("T",), ["X", "W"])
     np.testing.assert_array_equal(graph.variables["W"].value, WEIGHTS, strict=True)
-    assert not graph.variables["W"].value.flags.writeable
     assert graph.functions["T"].inputs == ("W", "X")
     assert graph.functions["T"].attributes == {"outputRank": 1}
 
 
-@pytest.mark.parametrize(("data_type", "dtype"), [(1, "float32"), (2, "float64"), (4, "float32")])
-def test_types_of_arrays(read, data_type, dtype):
-    array = array_of(WEIGHTS.astype(dtype), data_type)
-    np.testing.assert_array_equal(read(with_matrix(array)).variables["W"].value, WEIGHTS.astype(dtype), strict=True)
+def test_arrays_of_every_type_and_in_pieces(read):
+    def array_in(values):
+        return field(1, 1) + field(3, shape_of((2, 3))) + field(4, values)
 
-
-def test_arrays_in_pieces(read):
-    values = b"".join(field(1, WEIGHTS[row].tobytes()) for row in range(3))
-    for content in (values, fixed(1, "<f", *WEIGHTS.ravel())):  # The latter is not packed.
-        array = field(1, 1) + field(3, shape_of((2, 3))) + field(4, content)
-        np.testing.assert_array_equal(read(with_matrix(array)).variables["W"].value, WEIGHTS, strict=True)
+    for array in (
+        array_of(WEIGHTS.astype("float64"), 2),
+        array_of(WEIGHTS, 4),
+        array_in(b"".join(field(1, row.tobytes()) for row in WEIGHTS)),
+        array_in(fixed(1, "<f", *WEIGHTS.ravel())),  # not packed
+    ):
+        np.testing.assert_array_equal(read(with_matrix(array)).variables["W"].value, WEIGHTS)
 
 
 def test_unknown_operations_of_version_2_are_kept(read):
@@ -132,19 +129,18 @@ def test_blocks_are_opened(read):
     assert graph.functions["Relu"].blocks == ("fc",)
 
 
+def parameter_of(*parts: bytes) -> bytes:
+    return model_v1({"x": ("LearnableParameter", b"".join([struct.pack("<f", 1), *parts]), ())})
+
+
 @pytest.mark.parametrize(
     ("content", "expected_text"),
     [
-        (b"", r"m\.model is empty\. Expected a CNTK model"),
         (b"hello, world", r"m\.model is something else, corrupted, or truncated\. Expected a CNTK model"),
         (b"\x08\x02", r"m\.model has no dictionary of type 'CompositeFunction'"),
-        (model_of()[:-1], r"m\.model is something else, corrupted, or truncated"),
         (dictionary_of({"type": "CompositeFunction"}), r"m\.model: a dictionary has no 'inputs'"),
         (dictionary_of({"type": "CompositeFunction", "inputs": 3}), r"has a 'inputs' that is not of type list"),
-        (
-            dictionary_of({"type": "CompositeFunction", "inputs": ["X"]}),
-            r"has a 'inputs' with other things than dictionaries",
-        ),
+        (dictionary_of({"type": "CompositeFunction", "inputs": ["X"]}), r"has a 'inputs' with other things than dict"),
         (dictionary_of({"Version": 3, "Learners": []}), r"the state of CNTK's trainer.* Give the \.model file"),
         (model_of(functions=[TIMES, TIMES]), r"of 'T' is a second function"),
         (model_of(variables=[IMAGE, MATRIX, MATRIX]), r"'W' is there twice"),
@@ -157,58 +153,25 @@ def test_blocks_are_opened(read):
         (model_of("U", functions=[TIMES, function("U", 3, "T_Output_1")]), r"output '1' of Times 'T' is used"),
         (with_matrix(array_of(WEIGHTS, storage=1)), r"m\.model, parameter 'W': a sparse array.* Expected a dense one"),
         (with_matrix(array_of(WEIGHTS, data_type=5)), r"parameter 'W': an array of data type 5, which is not read"),
-        (with_matrix(array_of(WEIGHTS, dimensions=(2, 4))), r"shape \(2, 4\), but of 6 values"),
         (with_matrix(array_of(WEIGHTS, dimensions=[2**40] * 30)), r"but of 6 values"),
         (with_matrix(array_of(WEIGHTS, dimensions=[1] * 33)), r"a shape of more than 32 axes"),
         (with_matrix(array_of(WEIGHTS), (3, 2)), r"of 'W' has the shape \(2, 3\), but its array has \(3, 2\)"),
-        (with_matrix(3), r"of 'W' has a 'value' that is not of type array"),
+        # Of version 1.
+        (network_v1(31)[:-3], r"m\.model cannot be read at byte [\d,]+: expected the marker 'ECN'\."),
+        (network_v1(32), r"at byte 26: a format number of 32, where at most 31 makes sense"),
+        (model_v1({"x": image_v1(31, 3)}), r"m\.model has no outputs\. Expected a network"),
+        (model_v1({"x": ("LSTM", b"", ())}), r"byte \d+, LSTM 'x': operations of type 'LSTM' are not read\. Expected"),
+        (model_v1({"x": ("Plus", b"", ("y",))}), r"the name 'y', which no node has"),
+        (model_v1({"x": image_v1(31, *[1] * 33)}), r"a shape of 33 axes.*InputValue 'x'"),
+        (parameter_of(shape(5, 6), matrix(HEAD)), r"of 4 × 2 values for the shape \(5, 6\) \(LearnableParameter 'x'\)"),
+        (parameter_of(shape(4, 2), matrix(HEAD, b"s")), r"LearnableParameter 'x': a sparse array, which is not read"),
+        (parameter_of(shape(2**31, 2), matrix(HEAD, rows=2**31)), r"17,179,869,184 more bytes should follow"),
     ],
-    ids=range(24),
+    ids=range(29),
 )
 def test_bad_files_are_told(read, content, expected_text):
     with pytest.raises(UserError, match=expected_text):
         read(content)
-
-
-@pytest.mark.parametrize(
-    ("content", "expected_text"),
-    [
-        (
-            network_v1(31)[:-3],
-            r"m\.model cannot be read at byte [\d,]+: expected the marker 'ECN'\.",
-        ),
-        (network_v1(32), r"at byte 26: a format number of 32, where at most 31 makes sense"),
-        (model_v1({"x": image_v1(31, 3)}), r"m\.model has no outputs\. Expected a network"),
-        (model_v1({"x": ("LSTM", b"", ())}), r"byte \d+, LSTM 'x': operations of type 'LSTM' are not read\. Expected"),
-        (model_v1({}, count=2**60), r"a number of nodes of 1,152,921,504,606,846,976, where at most"),
-        (model_v1({"x": ("Plus", b"", ("y",))}), r"the name 'y', which no node has"),
-        (model_v1({"x": image_v1(31, *[1] * 33)}), r"a shape of 33 axes.*InputValue 'x'"),
-        (
-            model_v1({"x": ("LearnableParameter", struct.pack("<f", 1) + shape(5, 6) + matrix(HEAD), ())}),
-            r"a matrix of 4 × 2 values for the shape \(5, 6\) \(LearnableParameter 'x'\)",
-        ),
-        (
-            model_v1({"x": ("LearnableParameter", struct.pack("<f", 1) + shape(4, 2) + matrix(HEAD, b"s"), ())}),
-            r"LearnableParameter 'x': a sparse array, which is not read",
-        ),
-        (
-            model_v1(
-                {"x": ("LearnableParameter", struct.pack("<f", 1) + shape(2**31, 2) + matrix(HEAD, rows=2**31), ())}
-            ),
-            r"17,179,869,184 more bytes should follow, but the file has only",
-        ),
-    ],
-    ids=range(10),
-)
-def test_bad_version_1_files_are_told(read, content, expected_text):
-    with pytest.raises(UserError, match=expected_text):
-        read(content)
-
-
-def test_missing_file_and_folder_are_told(tmp_path):
-    for path in (tmp_path / "none.model", tmp_path):
-        with pytest.raises(UserError, match=r"Expected a CNTK model|Give the name of a CNTK model"):
-            read_cntk_model(path)
 
 
 def test_too_many_values_are_told(read, monkeypatch):

@@ -1,7 +1,5 @@
 """Damaged and hostile files of CNTK: a graph or a UserError, in little memory."""
 
-import contextlib
-import functools
 import random
 import tracemalloc
 
@@ -11,51 +9,37 @@ from protobuf_bytes import field
 from reading_memory import check_memory
 
 from keras_alexnet.errors import UserError
-
-
-@pytest.fixture
-def read(tmp_path):
-    return functools.partial(read_content, tmp_path)
-
+from keras_alexnet.importers.cntk.reader import read_cntk_model
 
 WHOLE = {"v2": layered(), "v1": network_v1(31), "old v1": network_v1(4)}
 LIES = [b"\xff" * 4, b"\xff" * 8, b"\xff" * 9 + b"\1", bytes(8), size(2**31), size(2**62), b"\xff\xff\xff\xff\7"]
 
 
 @pytest.mark.parametrize("whole", WHOLE.values(), ids=WHOLE)
-def test_damage_gives_a_graph_or_is_told(read, whole):
-    """Ends and pieces cut off, pieces doubled, bits turned, and numbers that lie."""
+def test_damage_gives_a_graph_or_is_told(tmp_path, whole):
+    """Ends and pieces cut off, pieces doubled, bits turned, and numbers that lie; all in little memory."""
     dice = random.Random(1)
-    damaged = [whole[:end] for end in range(0, len(whole), 5)]
-    for _ in range(900):
+    damaged = [whole[:end] for end in range(0, len(whole), 20)]
+    for _ in range(300):
         at, other = sorted(dice.choices(range(len(whole)), k=2))
         bit, lie = bytes([whole[at] ^ 1 << dice.randrange(8)]), dice.choice(LIES)
         before = whole[:at]
         endings = (bit + whole[at + 1 :], lie + whole[at + len(lie) :], whole[other:], whole[at:other] + whole[at:])
         damaged.append(before + dice.choice(endings))
     graphs = 0
+    tracemalloc.start()
     for content in damaged:
         try:
-            graph = read(content)
+            graph = read_content(tmp_path, content)
         except UserError:
             continue
         graphs += 1
         values = [v.value for v in graph.variables.values() if v.kind != "input"]
         assert sum(value.nbytes for value in values) <= len(content)
-    assert 20 < graphs < len(damaged) - 20
-
-
-@pytest.mark.parametrize("whole", WHOLE.values(), ids=WHOLE)
-def test_numbers_that_lie_take_no_memory(read, whole):
-    dice = random.Random(2)
-    tracemalloc.start()
-    for at in range(8, len(whole), 16):
-        lie = dice.choice(LIES)
-        with contextlib.suppress(UserError):
-            read(whole[:at] + lie + whole[at + len(lie) :])
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1_000_000
+    assert 20 < graphs < len(damaged) - 20
 
 
 def many(content: bytes) -> bytes:
@@ -85,4 +69,4 @@ HOSTILE = {
 def test_hostile_files_take_little_memory(tmp_path):
     for name, compose in HOSTILE.items():
         (tmp_path / name).write_bytes(compose())
-    check_memory({tmp_path / name: "keras_alexnet.importers.cntk.reader.read_cntk_model" for name in HOSTILE})
+    check_memory({tmp_path / name: read_cntk_model for name in HOSTILE})
