@@ -10,7 +10,6 @@ NEW, V1 = (REFERENCE / f"caffe_alexnet_{kind}_c10_fc64.caffemodel" for kind in (
 DEPLOY = REFERENCE / "caffe_alexnet_new_c10_fc64.deploy.prototxt"
 
 CONVOLUTION, POOLING, LRN, INNER_PRODUCT, INPUT = 106, 121, 118, 117, 143
-V1_CONVOLUTION, V1_POOLING, V1_LRN, V1_INNER_PRODUCT = 10, 19, 18, 17
 WEIGHTS = np.linspace(-1, 1, 24, dtype="<f4").reshape(2, 3, 2, 2)
 BIAS = np.float32([0.5, -0.25])
 
@@ -56,27 +55,4 @@ def small_net() -> bytes:
         + layer("norm1", "LRN", field(LRN, fixed(2, "<f", 1e-4) + field(4, 1)))
         + layer("pool1", "Pooling", field(POOLING, field(1, 1) + field(2, 3) + field(3, 2)))
         + layer("fc2", "InnerProduct", field(7, blob(np.ones((2, 8)))), field(INNER_PRODUCT, field(1, 2) + field(2, 0)))
-    )
-
-
-def small_v1_net() -> bytes:
-    return (
-        field(1, "small")
-        + v1_layer("data", 5, field(3, "data"))
-        + v1_layer(
-            "conv1",
-            4,
-            field(6, old_blob(WEIGHTS, 2, 3, 2, 2)),
-            field(6, old_blob(BIAS, 1, 1, 1, 2)),
-            field(V1_CONVOLUTION, field(1, 2) + field(4, 2)),
-        )
-        + v1_layer("relu1", 18, field(2, "conv1"), field(3, "conv1"))
-        + v1_layer("norm1", 15, field(V1_LRN, fixed(2, "<f", 1e-4) + field(4, 1)))
-        + v1_layer("pool1", 17, field(V1_POOLING, field(1, 1) + field(2, 3) + field(3, 2)))
-        + v1_layer(
-            "fc2",
-            14,
-            field(6, old_blob(np.ones(16), 1, 1, 2, 8)),
-            field(V1_INNER_PRODUCT, field(1, 2) + field(2, 0)),
-        )
     )

@@ -19,6 +19,8 @@ ALL = FORMS[-1]
 TOLERANCE = 1e-5
 
 NARROW = (24, 48, 96, 96, 64)
+# So large that a step leaves nothing in the weights but the gradient.
+RATE = 1e6
 
 
 def lively(preset: str, **changes) -> keras.Model:
@@ -35,54 +37,30 @@ def lively(preset: str, **changes) -> keras.Model:
     return model
 
 
-def results_of(network: keras.Model, x: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """Logits, loss and the gradient of each variable."""
+def compiled(network: keras.Model, loss) -> keras.Model:
+    network.compile(keras.optimizers.SGD(RATE), loss, jit_compile=keras.backend.backend() == "jax")
+    return network
 
-    def loss_of(logits):
-        return ops.mean(keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True))
 
-    variables = network.trainable_variables
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        @tf.function
-        def compute(x):
-            with tf.GradientTape() as tape:
-                logits = network(x, training=True)
-                loss = loss_of(logits)
-            return logits, loss, tape.gradient(loss, [variable.value for variable in variables])
-
-        logits, loss, gradients = compute(x)
-    elif keras.backend.backend() == "jax":
-        import jax
-
-        def forward(values, x):
-            others = [variable.value for variable in network.non_trainable_variables]
-            logits, _ = network.stateless_call(values, others, x, training=True)
-            return loss_of(logits), logits
-
-        compute = jax.jit(jax.value_and_grad(forward, has_aux=True))
-        (loss, logits), gradients = compute([variable.value for variable in variables], x)
-    else:
-        network.zero_grad()
-        logits = network(x, training=True)
-        loss = loss_of(logits)
-        loss.backward()
-        gradients = [variable.value.grad for variable in variables]
-    arrays = dict(zip([variable.path for variable in variables], gradients, strict=True))
-    return {
-        name: ops.convert_to_numpy(array).copy() for name, array in (arrays | {"logits": logits, "loss": loss}).items()
-    }
+def gradients(network: keras.Model, x: np.ndarray, y: np.ndarray) -> tuple[float, dict[str, np.ndarray]]:
+    """The loss of a compiled network and the gradient of each variable."""
+    before = network.get_weights()
+    loss = float(network.train_on_batch(x, y))
+    after = network.get_weights()
+    network.set_weights(before)
+    paths = [variable.path for variable in network.weights]
+    return loss, {path: (old - new) / RATE for path, old, new in zip(paths, before, after, strict=True)}
 
 
 def distances(preset: str, batch_size: int, all_forms=FORMS, **changes) -> dict[str, dict[str, float]]:
-    """By how much each result of each form differs from the model's, of its own largest value."""
+    """By how much logits, loss and gradients of each form differ from the model's, of their own largest value."""
     model = lively(preset, **changes)
+    compiled(model, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     return {str(forms): _distances(model, forms, batch_size) for forms in all_forms}
 
 
 def _distances(model: keras.Model, forms: Forms, batch_size: int) -> dict[str, float]:
-    network = compute_form(model, forms)
+    network = compiled(compute_form(model, forms), model.loss)
     assert network.layers[-1].name == "layers"
     assert [id(variable) for variable in network.variables] == [id(variable) for variable in model.variables]
     size = model.input_shape[1]
@@ -94,7 +72,7 @@ def _distances(model: keras.Model, forms: Forms, batch_size: int) -> dict[str, f
         if not forms.conv1:
             # Windows of the pools whose values are all the same. With another conv1 they would differ by rounding.
             x[0, : size // 2] = 200
-        expected, results = results_of(model, x, labels), results_of(network, x, labels)
+        expected, results = _results(model, x, labels), _results(network, x, labels)
         for name, value in expected.items():
             distance = float(abs(results[name] - value).max() / abs(value).max())
             # No maximum that goes elsewhere changes these.
@@ -107,30 +85,22 @@ def _distances(model: keras.Model, forms: Forms, batch_size: int) -> dict[str, f
     return smallest
 
 
-def pool_gradients() -> tuple[np.ndarray, np.ndarray]:
+def _results(network: keras.Model, x: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    loss, arrays = gradients(network, x, labels)
+    return arrays | {"logits": network.predict_on_batch(x), "loss": np.array(loss)}
+
+
+def pool_gradients() -> list[np.ndarray]:
     """Of the stock max pool and of the sliced one, for windows with several equal maxima."""
     rng = np.random.default_rng(0)
-    x = rng.integers(0, 3, (2, 9, 10, 4)).astype("float32")
+    x = rng.integers(0, 3, (2, 9 * 10 * 4)).astype("float32")
     upstream = rng.normal(size=(2, 4, 4, 4)).astype("float32")
-    return tuple(_input_gradient(pool, x, upstream) for pool in (keras.layers.MaxPooling2D(3, 2), SlicedMaxPool()))
-
-
-def _input_gradient(layer: keras.Layer, x: np.ndarray, upstream: np.ndarray) -> np.ndarray:
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        x = tf.constant(x)
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = layer(x)
-        return tape.gradient(y, x, upstream).numpy()
-    if keras.backend.backend() == "jax":
-        import jax
-
-        _, pull_back = jax.vjp(layer, jax.numpy.asarray(x))
-        return np.asarray(pull_back(upstream)[0])
-    import torch
-
-    x = torch.from_numpy(x).requires_grad_()
-    layer(x).backward(torch.from_numpy(upstream))
-    return x.grad.numpy()
+    found = []
+    for pool in (keras.layers.MaxPooling2D(3, 2), SlicedMaxPool()):
+        values = keras.layers.Embedding(2, x.shape[1])
+        network = keras.Sequential([keras.Input(()), values, keras.layers.Reshape((9, 10, 4)), pool])
+        values.set_weights([x])
+        compiled(network, lambda upstream, y: ops.sum(upstream * y, axis=(1, 2, 3)))
+        _, arrays = gradients(network, np.arange(2), upstream)
+        found += arrays.values()
+    return found

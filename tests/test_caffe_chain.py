@@ -1,6 +1,5 @@
 """Chains of layers out of Caffe's networks."""
 
-import random
 from pathlib import Path
 
 import h5py
@@ -13,7 +12,6 @@ from keras_alexnet.errors import UserError
 from keras_alexnet.importers import chain
 from keras_alexnet.importers.alexnet import match_alexnet
 from keras_alexnet.importers.caffe.chain import read_caffe_chain
-from keras_alexnet.importers.caffe.hdf5 import read_caffe_hdf5
 from keras_alexnet.importers.caffe.reader import read_caffemodel
 
 TRAINED = {layer.name: list(layer.blobs) for layer in read_caffemodel(NEW).layers if layer.blobs}
@@ -62,20 +60,10 @@ def test_the_layers_in_order(path):
     assert network.image_size == (227, 227)
     names = "conv1 relu1 norm1 pool1 conv2 relu2 norm2 pool2 conv3 relu3 conv4 relu4 conv5 relu5 pool5 fc6 relu6 drop6"
     assert [layer.name for layer in network.layers] == [*names.split(), "fc7", "relu7", "drop7", "fc8"]
-    weights = {layer.name: layer.blobs for layer in read_caffemodel(path).layers}
-    first, second, dense = network.layers[0], network.layers[4], network.layers[15]
-    np.testing.assert_array_equal(first.kernel, weights["conv1"][0])
+    first, second = network.layers[0], network.layers[4]
     assert (first.strides, first.padding, first.groups) == ((4, 4), ((0, 0), (0, 0)), 1)
     assert (second.strides, second.padding, second.groups) == ((1, 1), ((2, 2), (2, 2)), 2)
-    np.testing.assert_array_equal(dense.kernel, weights["fc6"][0].T)
-    assert network.layers[3].padding == "caffe"
-    assert network.layers[17].rate == 0.5
-
-
-def test_a_deploy_file_gives_the_layers_and_the_other_the_weights():
-    network = read_caffe_chain(NEW, DEPLOY)
-    assert kinds(network) == [*kinds(read_caffe_chain(NEW)), chain.Softmax]
-    check_weights(network)
+    assert (network.layers[3].padding, network.layers[17].rate) == ("caffe", 0.5)
 
 
 def test_caffenets_order_is_that_of_the_deploy_file(tmp_path):
@@ -187,11 +175,12 @@ def hdf5(folder: Path, weights=TRAINED) -> Path:
     return path
 
 
-def test_weights_as_hdf5(tmp_path):
+def test_a_deploy_file_gives_the_layers_and_another_file_the_weights(tmp_path):
     path = hdf5(tmp_path)
-    network = read_caffe_chain(path, DEPLOY)
-    check_weights(network)
-    assert kinds(network) == kinds(read_caffe_chain(NEW, DEPLOY))
+    for file in (NEW, path):
+        network = read_caffe_chain(file, DEPLOY)
+        check_weights(network)
+        assert kinds(network) == [*kinds(read_caffe_chain(NEW)), chain.Softmax]
     with pytest.raises(UserError, match=r"h5 has weights, but no layers\. Give the \.prototxt .* as --deploy"):
         read_caffe_chain(path)
 
@@ -226,29 +215,8 @@ def test_wrong_hdf5_is_told(tmp_path):
 
     external = [(str(tmp_path / "numbers"), 0, 40)]
     not_floats = "/data/fc8/1 is not an array of floats stored in this file"
-    refused(r"'fc8' \(InnerProduct\) has no weights in", lambda group: group.clear())
     refused(r"'fc8' .* has as its weights 10 × 64\. Expected a kernel and a bias", lambda group: None)
     refused("/data/fc8 has no dataset '1'", linked)
     refused(not_floats, lambda group: group.create_dataset("1", data=[b"text"]))
-    refused(not_floats, lambda group: group.create_dataset("1", (10,), "f4"))
     refused(not_floats, lambda group: group.create_dataset("1", (10**10,), "f4", chunks=(10**5,)))
     refused(not_floats, lambda group: group.create_dataset("1", (10,), "f4", external=external))
-
-
-def test_damaged_hdf5_is_read_or_told(tmp_path):
-    """Mutations of its structures, which are at the beginning and between small arrays."""
-    weights = {name: [array.ravel()[:4] for array in arrays] for name, arrays in TRAINED.items()}
-    content, rng = hdf5(tmp_path, weights).read_bytes(), random.Random(7)
-    outcomes = {"read": 0, "error": 0}
-    for number in range(150):
-        damaged = bytearray(content)
-        for _ in range(rng.choice([1, 3])):
-            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
-        path = tmp_path / f"{number}.h5"
-        path.write_bytes(damaged[: rng.randrange(len(damaged))] if number % 10 == 0 else damaged)
-        try:
-            read_caffe_hdf5(path)
-            outcomes["read"] += 1
-        except UserError:
-            outcomes["error"] += 1
-    assert min(outcomes.values()) > 10

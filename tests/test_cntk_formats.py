@@ -1,6 +1,5 @@
 """CNTK's two file formats, in small files composed here."""
 
-import functools
 import struct
 
 import numpy as np
@@ -24,7 +23,6 @@ from cntk_files import (
     model_of,
     model_v1,
     network_v1,
-    read_content,
     shape,
     shape_of,
     size,
@@ -35,30 +33,36 @@ from protobuf_bytes import field, fixed
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.importers.cntk import dictionary as cntk_dictionary
+from keras_alexnet.importers.cntk.graph import CntkGraph
+from keras_alexnet.importers.cntk.reader import read_cntk_model
 
 
 @pytest.fixture
 def read(tmp_path):
-    return functools.partial(read_content, tmp_path)
+    """A function that reads bytes as a file."""
+
+    def read(content: bytes) -> CntkGraph:
+        # Some file systems write a file that takes the place of another to the disk at once.
+        (tmp_path / "m.model").unlink(missing_ok=True)
+        (tmp_path / "m.model").write_bytes(content)
+        return read_cntk_model(tmp_path / "m.model")
+
+    return read
 
 
 def test_every_number_of_the_version_1_format(read):
     for version in range(1, 32):
         graph = read(network_v1(version))
-        assert (graph.version, graph.roots) == (1, ("t",)), version
+        assert (graph.version, graph.roots, graph.variables["x"].shape) == (1, ("t",), (1, 8, 9)), version
         ops = [function.op for function in graph.functions.values()]
         assert ops == ["Convolution", "Plus", "ReLU", "Pooling", "Dropout", "Times"]
         for name, expected in (("k", KERNEL), ("b", BIAS), ("w", HEAD)):
             np.testing.assert_array_equal(graph.variables[name].value, expected, strict=True)
-        assert graph.variables["x"].shape == (1, 8, 9)
-        convolution, pooling = graph.functions["c"], graph.functions["m"]
-        assert convolution.inputs == ("k", "x")
-        assert convolution.attributes["kernelShape"] == (5, 3, 1)
-        assert convolution.attributes["strides"] == (2, 1, 1)
-        assert convolution.attributes["autoPadding"] == ([True, True, False] if version >= 5 else [True])
-        assert pooling.attributes["poolingWindowShape"] == (3, 3, 1)
-        assert pooling.attributes["strides"] == (2, 2, 1)
-        assert pooling.attributes["poolingType"] == 0
+        assert graph.functions["c"].inputs == ("k", "x")
+        convolution, pooling = graph.functions["c"].attributes, graph.functions["m"].attributes
+        assert (convolution["kernelShape"], convolution["strides"]) == ((5, 3, 1), (2, 1, 1))
+        assert convolution["autoPadding"] == ([True, True, False] if version >= 5 else [True])
+        assert (pooling["poolingWindowShape"], pooling["strides"], pooling["poolingType"]) == ((3, 3, 1), (2, 2, 1), 0)
 
 
 def test_version_1_files_of_other_kinds(read):
@@ -82,19 +86,12 @@ def test_version_1_files_of_other_kinds(read):
     assert graph.roots == ("s",)
 
 
-def test_version_2_file(read):
-    graph = read(model_of())
-    assert (graph.version, graph.roots, list(graph.variables)) == (2, ("T",), ["X", "W"])
-    np.testing.assert_array_equal(graph.variables["W"].value, WEIGHTS, strict=True)
-    assert graph.functions["T"].inputs == ("W", "X")
-    assert graph.functions["T"].attributes == {"outputRank": 1}
-
-
 def test_arrays_of_every_type_and_in_pieces(read):
     def array_in(values):
         return field(1, 1) + field(3, shape_of((2, 3))) + field(4, values)
 
     for array in (
+        array_of(WEIGHTS),
         array_of(WEIGHTS.astype("float64"), 2),
         array_of(WEIGHTS, 4),
         array_in(b"".join(field(1, row.tobytes()) for row in WEIGHTS)),
@@ -115,7 +112,7 @@ def test_blocks_are_opened(read):
         function("All", 44, "Outer_Output_0", "Same_Output_0"),
         block("Same", "Pair", {"P3": "Outer_Output_0"}, "Outer_Output_0"),
         function("Pair", 44, "P3", "X"),
-        block("Outer", "Relu", {"P": "X"}, "W", "X", name="fc", op_name="Layer"),
+        block("Outer", "Relu", {"P": "X"}, "W", "X", name="fc"),
         function("Relu", 3, "Inner_Output_0"),
         block("Inner", "T", {"P2": "P"}, "W", "P"),
         function("T", 31, "W", "P2"),
@@ -136,10 +133,8 @@ def parameter_of(*parts: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("content", "expected_text"),
     [
-        (b"hello, world", r"m\.model is something else, corrupted, or truncated\. Expected a CNTK model"),
         (b"\x08\x02", r"m\.model has no dictionary of type 'CompositeFunction'"),
         (dictionary_of({"type": "CompositeFunction"}), r"m\.model: a dictionary has no 'inputs'"),
-        (dictionary_of({"type": "CompositeFunction", "inputs": 3}), r"has a 'inputs' that is not of type list"),
         (dictionary_of({"type": "CompositeFunction", "inputs": ["X"]}), r"has a 'inputs' with other things than dict"),
         (dictionary_of({"Version": 3, "Learners": []}), r"the state of CNTK's trainer.* Give the \.model file"),
         (model_of(functions=[TIMES, TIMES]), r"of 'T' is a second function"),
@@ -154,20 +149,21 @@ def parameter_of(*parts: bytes) -> bytes:
         (with_matrix(array_of(WEIGHTS, storage=1)), r"m\.model, parameter 'W': a sparse array.* Expected a dense one"),
         (with_matrix(array_of(WEIGHTS, data_type=5)), r"parameter 'W': an array of data type 5, which is not read"),
         (with_matrix(array_of(WEIGHTS, dimensions=[2**40] * 30)), r"but of 6 values"),
-        (with_matrix(array_of(WEIGHTS, dimensions=[1] * 33)), r"a shape of more than 32 axes"),
         (with_matrix(array_of(WEIGHTS), (3, 2)), r"of 'W' has the shape \(2, 3\), but its array has \(3, 2\)"),
         # Of version 1.
         (network_v1(31)[:-3], r"m\.model cannot be read at byte [\d,]+: expected the marker 'ECN'\."),
         (network_v1(32), r"at byte 26: a format number of 32, where at most 31 makes sense"),
+        (
+            model_v1({}).replace(size(0), size(2**60), 1),
+            r"a number of nodes of 1,152,921,504,606,846,976, where at most",
+        ),
         (model_v1({"x": image_v1(31, 3)}), r"m\.model has no outputs\. Expected a network"),
         (model_v1({"x": ("LSTM", b"", ())}), r"byte \d+, LSTM 'x': operations of type 'LSTM' are not read\. Expected"),
         (model_v1({"x": ("Plus", b"", ("y",))}), r"the name 'y', which no node has"),
-        (model_v1({"x": image_v1(31, *[1] * 33)}), r"a shape of 33 axes.*InputValue 'x'"),
         (parameter_of(shape(5, 6), matrix(HEAD)), r"of 4 × 2 values for the shape \(5, 6\) \(LearnableParameter 'x'\)"),
-        (parameter_of(shape(4, 2), matrix(HEAD, b"s")), r"LearnableParameter 'x': a sparse array, which is not read"),
         (parameter_of(shape(2**31, 2), matrix(HEAD, rows=2**31)), r"17,179,869,184 more bytes should follow"),
     ],
-    ids=range(29),
+    ids=range(25),
 )
 def test_bad_files_are_told(read, content, expected_text):
     with pytest.raises(UserError, match=expected_text):
