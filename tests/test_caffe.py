@@ -1,6 +1,8 @@
-"""Caffe's layers, blobs and settings, from `.caffemodel` and `.prototxt` files."""
+"""Caffe's layers, blobs, settings and means, from its files."""
 
+import gzip
 import hashlib
+import io
 import json
 
 import numpy as np
@@ -26,6 +28,7 @@ from protobuf_bytes import field, fixed, packed
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.importers.caffe import reader as caffe
+from keras_alexnet.importers.caffe.mean import read_mean
 
 PARAMETERS = json.loads((REFERENCE / "caffe_parameters.json").read_text())
 
@@ -138,31 +141,19 @@ def test_wrong_files_are_told(tmp_path, content, expected_text):
     assert len(message) < 1000
 
 
-def test_prototxt_in_all_its_notations(tmp_path):
+def test_prototxts_may_have_a_byte_order_mark_unknown_fields_and_any_bytes(tmp_path):
     net = read_text(
         tmp_path,
         """\ufeff# a comment: { "
-        name: 'small' 'er'; input: "data" input_shape: { dim: [1, 3, 5, 5] }
-        state { phase: TEST stage: ["a", "b"] unknown < x: -1.5e3 > }
-        layer < name: "conv1", type: "Convolution" bottom: "data" top: "conv1"  # what it takes
-          param { lr_mult: 1 decay_mult: 1 } param { lr_mult: 2 }
-          convolution_param { num_output: 0x10 kernel_h: 3 kernel_w: 5 pad: [1, 2] bias_term: false
-                              weight_filler { type: "gaussian" std: 0.01 } }
-        >
-        layer { name: "a \\"b\\"" type: "LRN" lrn_param { alpha: 1e-4f beta: .75 norm_region: 1 k: 2 } }
-        layer { name: "p" type: "Pooling" pooling_param { pool: AVE global_pooling: true } include: { phase: TRAIN } }
+        name: 'small' input: "data" input_shape: { dim: [1, 3, 5, 5] } state { phase: TEST unknown < x: -1.5e3 > }
+        layer { name: "conv1" type: "Convolution" param { lr_mult: 1 }
+                convolution_param { num_output: 8 num_output: 0x10 kernel_h: 3 kernel_w: 5 pad: [1, 2] } }
         layer { name: "caf\\303\\251\\n\\x41" type: "ReLU" bottom: "é" top: "\\377" }
         """,
     )
-    source, conv, norm, pool, relu = net.layers
+    source, conv, relu = net.layers
     assert (source.tops, source.parameters["shapes"]) == (("data",), ((1, 3, 5, 5),))
-    assert (conv.bottoms, conv.tops, conv.blobs) == (("data",), ("conv1",), ())
-    settings = [conv.parameters[name] for name in ("num_output", "bias_term", "kernel", "pad")]
-    assert settings == [16, False, (3, 5), (1, 2)]
-    assert norm.name == 'a "b"'
-    assert norm.parameters == {"local_size": 5, "alpha": 1e-4, "beta": 0.75, "k": 2.0, "norm_region": "WITHIN_CHANNEL"}
-    assert [pool.parameters[name] for name in ("method", "global_pooling", "kernel")] == ["AVE", True, None]
-    # Escapes are the bytes that they stand for.
+    assert [conv.parameters[name] for name in ("num_output", "kernel", "pad")] == [16, (3, 5), (1, 2)]
     assert (relu.name, relu.bottoms, relu.tops) == ("café\nA", ("é",), ("\\xff",))
 
 
@@ -188,3 +179,52 @@ def test_wrong_prototxts_are_told(tmp_path, text, expected_text):
     assert expected_text in str(raised.value)
     assert f"{tmp_path}/deploy.prototxt" in str(raised.value)
     assert len(str(raised.value)) < 1000
+
+
+# Means of the training images, as images and arrays.
+
+PIXELS = np.random.default_rng(3).uniform(90, 130, (3, 4, 5)).astype("<f4")
+
+
+def npy(array) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def test_mean_images(tmp_path):
+    for content in (
+        old_blob(PIXELS, 1, 3, 4, 5),
+        blob(PIXELS),
+        dims(3, 4, 5) + packed(8, PIXELS, "<f8"),
+        npy(PIXELS[np.newaxis]),
+        npy(PIXELS.astype(">f8")),
+        npy(np.asfortranarray(PIXELS)),
+    ):
+        (tmp_path / "mean").write_bytes(content)
+        np.testing.assert_array_equal(read_mean(tmp_path / "mean"), PIXELS, strict=True)
+
+
+def test_means_per_channel(tmp_path):
+    for shape in [(3,), (1, 3), (1, 3, 1, 1)]:
+        np.save(tmp_path / "mean.npy", np.reshape([104, 117, 123], shape))
+        np.testing.assert_array_equal(read_mean(tmp_path / "mean.npy").ravel(), [104, 117, 123])
+
+
+@pytest.mark.parametrize(
+    ("content", "expected_text"),
+    [
+        (old_blob(np.full(60, np.nan), 1, 3, 4, 5), " has NaN or infinite pixels."),
+        (small_net(), ": the mean image has 0 numbers"),
+        (gzip.compress(b"x", mtime=0), " is a gzip archive: unpack it"),
+        (npy(np.ones((4, 5, 3))), "has the shape 4 × 5 × 3. Expected .*, channels first; else give the three numbers"),
+        (npy(np.ones(3, complex)), "has 3 values of type complex128"),
+        (npy(np.array([{}, 1, 2], object)), "is not a readable NumPy array"),
+        (npy(PIXELS).replace(b"(3, 4, 5)", b"(3, 9**9)"), "is not a readable NumPy array"),
+    ],
+    ids=range(7),
+)
+def test_wrong_means_are_told(tmp_path, content, expected_text):
+    (tmp_path / "mean").write_bytes(content)
+    with pytest.raises(UserError, match=expected_text):
+        read_mean(tmp_path / "mean")

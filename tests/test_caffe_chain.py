@@ -202,21 +202,18 @@ def test_fully_convolutional_networks_have_dense_layers(tmp_path, declared, size
 
 
 def test_wrong_hdf5_is_told(tmp_path):
-    def refused(expected_text: str, change) -> None:
+    external = [(str(tmp_path / "numbers"), 0, 40)]
+    not_floats = "/data/fc8/1 is not an array of floats stored in this file"
+    for expected_text, change in (
+        (r"'fc8' .* has as its weights 10 × 64\. Expected a kernel and a bias", lambda group: None),
+        ("/data/fc8 has no dataset '1'", lambda group: group.update({"1": h5py.ExternalLink("other.h5", "/data")})),
+        (not_floats, lambda group: group.create_dataset("1", data=[b"text"])),
+        (not_floats, lambda group: group.create_dataset("1", (10**10,), "f4", chunks=(10**5,))),
+        (not_floats, lambda group: group.create_dataset("1", (10,), "f4", external=external)),
+    ):
         path = hdf5(tmp_path)
         with h5py.File(path, "a") as file:
             del file["data/fc8/1"]
             change(file["data/fc8"])
         with pytest.raises(UserError, match=expected_text):
             read_caffe_chain(path, DEPLOY)
-
-    def linked(group):
-        group["1"] = h5py.ExternalLink("other.h5", "/data")
-
-    external = [(str(tmp_path / "numbers"), 0, 40)]
-    not_floats = "/data/fc8/1 is not an array of floats stored in this file"
-    refused(r"'fc8' .* has as its weights 10 × 64\. Expected a kernel and a bias", lambda group: None)
-    refused("/data/fc8 has no dataset '1'", linked)
-    refused(not_floats, lambda group: group.create_dataset("1", data=[b"text"]))
-    refused(not_floats, lambda group: group.create_dataset("1", (10**10,), "f4", chunks=(10**5,)))
-    refused(not_floats, lambda group: group.create_dataset("1", (10,), "f4", external=external))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from keras_alexnet.data.class_file import check_classes, class_file, read_classes, write_classes
-from keras_alexnet.data.class_ids import alike_key, escaped, similar
+from keras_alexnet.data.class_ids import escaped, similar
 from keras_alexnet.data.class_mappings import CLASS_NAMES, read_class_mappings, read_class_names, write_class_names
 from keras_alexnet.data.class_names import find_classes
 from keras_alexnet.data.data_dir import write_data_dir
@@ -25,16 +25,9 @@ def data(tmp_path):
     return tmp_path / "data"
 
 
-@pytest.mark.parametrize(
-    ("model", "expected"),
-    [
-        ("models/alexnet.v1.5.keras", "models/alexnet.v1.5.classes.txt"),
-        ("/a.keras/alexnet.onnx", "/a.keras/alexnet.onnx.classes.txt"),
-        (".keras", ".keras.classes.txt"),
-    ],
-)
-def test_the_class_file_stands_next_to_the_model(model, expected):
-    assert class_file(model) == Path(expected)
+def test_the_class_file_stands_next_to_the_model():
+    assert class_file("models/alexnet.v1.5.keras") == Path("models/alexnet.v1.5.classes.txt")
+    assert class_file("/a.keras/alexnet.onnx") == Path("/a.keras/alexnet.onnx.classes.txt")
 
 
 def test_class_ids_of_any_characters_and_their_names_come_back(tmp_path):
@@ -89,10 +82,10 @@ def test_names_stand_next_to_the_data(data, tmp_path):
         find_classes(tmp_path / "model.keras", data_dir=str(data))
 
 
-@pytest.mark.parametrize("content", [b"", b"n01440764\t0\ttench\nn9\t1\tx\n", b"\xff", b"n01440764\t0\nn01443537\t1\n"])
-def test_names_of_other_classes_are_passed_over(data, tmp_path, content):
-    (data / CLASS_NAMES).write_bytes(content)
-    assert find_classes(tmp_path / "m.keras", data_dir=str(data)).names == [""] * 4
+def test_names_of_other_classes_are_passed_over(data, tmp_path):
+    for content in (b"", b"n01440764\t0\ttench\nn9\t1\tx\n", b"\xff", b"n01440764\t0\nn01443537\t1\n"):
+        (data / CLASS_NAMES).write_bytes(content)
+        assert find_classes(tmp_path / "m.keras", data_dir=str(data)).names == [""] * 4
 
 
 def test_names_belong_to_their_ids_in_any_order_and_with_windows_line_ends(tmp_path):
@@ -112,16 +105,11 @@ def test_what_cannot_be_seen_is_escaped():
     assert escaped(hindi) == hindi
 
 
-def test_ids_that_look_the_same_have_the_same_key():
-    assert alike_key(COMPOSED) == alike_key(DECOMPOSED) == alike_key(f"\ufeff{COMPOSED.upper()} ")
-    assert alike_key("stra\u00dfe") != alike_key("strasse")
-
-
 def test_what_an_unknown_class_may_stand_for():
     assert similar(DECOMPOSED, ["tarte", COMPOSED]).endswith("differ only in Unicode normal form)")
     assert similar("cat\u200b", ["cat"]) == r" ('cat\u200b' and 'cat' differ only in spaces or invisible characters)"
-    assert similar("Cat", ["cat"]) == " ('Cat' and 'cat' differ only in case)"
-    assert similar("newt", ["cat"]) == ""
+    assert similar("Cat", ["cat"]).endswith("differ only in case)")
+    assert similar("stra\u00dfe", ["strasse", "cat"]) == ""
 
 
 def test_class_folders_that_look_the_same_are_reported_with_escapes(tmp_path):

@@ -100,30 +100,27 @@ def test_arrays_of_every_type_and_in_pieces(read):
         np.testing.assert_array_equal(read(with_matrix(array)).variables["W"].value, WEIGHTS)
 
 
-def test_unknown_operations_of_version_2_are_kept(read):
-    graph = read(model_of("F", [IMAGE], [function("F", 123, "X", name="f", rate=0.25, on=True, axes=Shape([-1, 2]))]))
-    assert (graph.functions["F"].op, graph.functions["F"].name) == ("op 123", "f")
-    assert graph.functions["F"].attributes == {"rate": 0.25, "on": True, "axes": (-1, 2)}
-
-
 def test_blocks_are_opened(read):
-    """A block within a block, an output that is passed through a block, and a root that combines two."""
+    """A block within a block, an output that is passed through a block, and a root that combines two.
+
+    Operations that are not known are kept.
+    """
     functions = [
         function("All", 44, "Outer_Output_0", "Same_Output_0"),
         block("Same", "Pair", {"P3": "Outer_Output_0"}, "Outer_Output_0"),
         function("Pair", 44, "P3", "X"),
-        block("Outer", "Relu", {"P": "X"}, "W", "X", name="fc"),
-        function("Relu", 3, "Inner_Output_0"),
+        block("Outer", "Odd", {"P": "X"}, "W", "X", name="fc"),
+        function("Odd", 123, "Inner_Output_0", rate=0.25, on=True, axes=Shape([-1, 2])),
         block("Inner", "T", {"P2": "P"}, "W", "P"),
         function("T", 31, "W", "P2"),
     ]
     holes = [variable(uid, 4) for uid in ("P", "P2", "P3")]
     graph = read(model_of("All", [IMAGE, MATRIX, *holes], functions))
-    assert list(graph.functions) == ["T", "Relu"]
-    assert graph.roots == ("Relu",)
+    assert (list(graph.functions), graph.roots) == (["T", "Odd"], ("Odd",))
     assert graph.functions["T"].inputs == ("W", "X")
     assert graph.functions["T"].blocks == ("fc", "")
-    assert graph.functions["Relu"].blocks == ("fc",)
+    odd = graph.functions["Odd"]
+    assert (odd.op, odd.blocks, odd.attributes) == ("op 123", ("fc",), {"rate": 0.25, "on": True, "axes": (-1, 2)})
 
 
 def parameter_of(*parts: bytes) -> bytes:
@@ -135,12 +132,9 @@ def parameter_of(*parts: bytes) -> bytes:
     [
         (b"\x08\x02", r"m\.model has no dictionary of type 'CompositeFunction'"),
         (dictionary_of({"type": "CompositeFunction"}), r"m\.model: a dictionary has no 'inputs'"),
-        (dictionary_of({"type": "CompositeFunction", "inputs": ["X"]}), r"has a 'inputs' with other things than dict"),
         (dictionary_of({"Version": 3, "Learners": []}), r"the state of CNTK's trainer.* Give the \.model file"),
-        (model_of(functions=[TIMES, TIMES]), r"of 'T' is a second function"),
         (model_of(variables=[IMAGE, MATRIX, MATRIX]), r"'W' is there twice"),
         (model_of(variables=[MATRIX]), r"Times 'T' refers to 'X', which is not there\. .*copy it again"),
-        (model_of(variables=[MATRIX, variable("X", 7)]), r"of 'X' is a variable of the unknown kind 7"),
         (model_of(variables=[MATRIX, variable("X", 4)]), r"the placeholder 'X' stands for nothing\. .*not a layer"),
         (model_of(functions=[TIMES | {"type": "UserDefinedFunction"}]), r"'T' is a UserDefinedFunction, which is not"),
         (model_of(functions=[function("T", 31, "W", "T_Output_0")]), r"T.* is a cycle\. Expected a feed-forward"),
@@ -152,18 +146,13 @@ def parameter_of(*parts: bytes) -> bytes:
         (with_matrix(array_of(WEIGHTS), (3, 2)), r"of 'W' has the shape \(2, 3\), but its array has \(3, 2\)"),
         # Of version 1.
         (network_v1(31)[:-3], r"m\.model cannot be read at byte [\d,]+: expected the marker 'ECN'\."),
-        (network_v1(32), r"at byte 26: a format number of 32, where at most 31 makes sense"),
-        (
-            model_v1({}).replace(size(0), size(2**60), 1),
-            r"a number of nodes of 1,152,921,504,606,846,976, where at most",
-        ),
+        (model_v1({}).replace(size(0), size(2**60), 1), r"a number of nodes of [\d,]+, where at most 10,000 makes"),
         (model_v1({"x": image_v1(31, 3)}), r"m\.model has no outputs\. Expected a network"),
         (model_v1({"x": ("LSTM", b"", ())}), r"byte \d+, LSTM 'x': operations of type 'LSTM' are not read\. Expected"),
-        (model_v1({"x": ("Plus", b"", ("y",))}), r"the name 'y', which no node has"),
         (parameter_of(shape(5, 6), matrix(HEAD)), r"of 4 × 2 values for the shape \(5, 6\) \(LearnableParameter 'x'\)"),
         (parameter_of(shape(2**31, 2), matrix(HEAD, rows=2**31)), r"17,179,869,184 more bytes should follow"),
     ],
-    ids=range(25),
+    ids=range(20),
 )
 def test_bad_files_are_told(read, content, expected_text):
     with pytest.raises(UserError, match=expected_text):

@@ -7,7 +7,7 @@ from compute_forms import ALL, FORMS, NARROW, TOLERANCE, distances, lively, pool
 from training_process import installed
 
 from keras_alexnet import model as model_module
-from keras_alexnet.compute import PORTABLE, Forms, choose_forms, compute_form
+from keras_alexnet.compute import Forms, compute_form
 from keras_alexnet.compute_layers import BlockConv2D, SlicedMaxPool
 from keras_alexnet.inference.outputs import Outputs
 from keras_alexnet.model import build_alexnet, set_precision
@@ -24,8 +24,8 @@ def assert_all_close(distances: dict[str, dict[str, float]]) -> None:
     assert any(any(of_result.values()) for of_result in distances.values())
 
 
-def images(count: int = 2) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (count, 227, 227, 3), np.uint8)
+def images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (2, 227, 227, 3), np.uint8)
 
 
 @pytest.mark.parametrize(("scale", "lrn"), [(1.0, LRN()), (1.005, None)])
@@ -64,22 +64,22 @@ def test_the_first_of_equal_maxima_gets_the_gradient_as_in_stock_pools():
     np.testing.assert_allclose(*pool_gradients(), atol=1e-6)
 
 
-@pytest.mark.parametrize(("width", "strides"), [(227, 55), (228, 55), (230, 55), (231, 56), (11, 1)])
-def test_blocks_take_images_of_any_size(width, strides):
+def test_blocks_take_images_of_any_size():
     conv = keras.layers.Conv2D(3, 11, strides=4)
-    x = np.random.default_rng(0).normal(size=(2, width, 40, 3)).astype("float32")
-    expected = np.asarray(conv(x))
-    assert expected.shape == (2, strides, 8, 3)
-    np.testing.assert_allclose(np.asarray(BlockConv2D(conv)(x)), expected, atol=1e-5)
+    for width, strides in ((227, 55), (228, 55), (230, 55), (231, 56), (11, 1)):
+        x = np.random.default_rng(0).normal(size=(2, width, 40, 3)).astype("float32")
+        expected = np.asarray(conv(x))
+        assert expected.shape == (2, strides, 8, 3)
+        np.testing.assert_allclose(np.asarray(BlockConv2D(conv)(x)), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("size", [3, 4, 13])
-def test_pools_take_images_of_any_size_and_pass_on_what_is_not_finite(size):
-    x = np.random.default_rng(0).normal(size=(2, size, size + 1, 3)).astype("float32")
-    x[1, 1, 1, 1] = np.nan
-    expected = np.asarray(keras.layers.MaxPooling2D(3, 2)(x))
-    np.testing.assert_array_equal(np.asarray(SlicedMaxPool()(x))[0], expected[0])
-    assert np.isnan(np.asarray(SlicedMaxPool()(x))[1, 0, 0, 1])
+def test_pools_take_images_of_any_size_and_pass_on_what_is_not_finite():
+    for size in (3, 4, 13):
+        x = np.random.default_rng(0).normal(size=(2, size, size + 1, 3)).astype("float32")
+        x[1, 1, 1, 1] = np.nan
+        expected, found = (np.asarray(pool(x)) for pool in (keras.layers.MaxPooling2D(3, 2), SlicedMaxPool()))
+        np.testing.assert_array_equal(found[0], expected[0])
+        assert np.isnan(found[1, 0, 0, 1])
 
 
 def test_variables_are_shared_and_precision_and_frozen_layers_are_the_models():
@@ -107,21 +107,16 @@ def test_variables_are_shared_and_precision_and_frozen_layers_are_the_models():
 def test_a_saved_model_has_it_and_the_model_knows_nothing_of_it(tmp_path):
     model = lively("tiny")
     config = model.get_config()
-    expected = np.asarray(compute_form(model, ALL)(images()))
+    logits = np.asarray(compute_form(model, ALL)(images()))
+    for layer in ("norm1", "pool2"):
+        expected = Outputs(model, layer=layer)(images(), 2)
+        values = np.asarray(compute_form(model, ALL, layer)(images()))
+        np.testing.assert_allclose(values, expected, atol=1e-5 * abs(expected).max())
     assert model.get_config() == config
     save_model(model, tmp_path / "model.keras")
     again = compute_form(load_model(str(tmp_path / "model.keras")), ALL)
     assert again.layers[-1].name == "layers"
-    np.testing.assert_array_equal(np.asarray(again(images())), expected)
-
-
-def test_values_of_a_layer():
-    model = lively("tiny")
-    for layer in ("conv1", "norm1", "pool2", "fc8"):
-        network = compute_form(model, ALL, layer)
-        expected = Outputs(model, layer=layer)(images(1), 1)
-        assert network.output_shape == model.get_layer(layer).output.shape
-        np.testing.assert_allclose(np.asarray(network(images(1))), expected, atol=1e-5 * abs(expected).max())
+    np.testing.assert_array_equal(np.asarray(again(images())), logits)
 
 
 def test_other_networks_keep_their_own_layers(monkeypatch):
@@ -134,10 +129,3 @@ def test_other_networks_keep_their_own_layers(monkeypatch):
     branched = keras.Model(image, keras.layers.Dense(3)(keras.layers.Flatten()(keras.layers.Add()([x, x]))))
     for each in (foreign, branched):
         assert compute_form(each, ALL).layers == each.layers
-
-
-def test_forms_are_chosen_by_platform():
-    assert choose_forms("gpu", "mixed_bfloat16", compiled=True) == ALL
-    # Each slice would be a kernel of its own.
-    assert choose_forms("gpu", "mixed_bfloat16", compiled=False) == PORTABLE
-    assert choose_forms("cpu", "float32", compiled=False) == PORTABLE

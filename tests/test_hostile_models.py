@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from caffe_files import BIAS, DEPLOY, NEW, blob, convolution, dims, layer, small_net
 from caffe_files import WEIGHTS as KERNEL
-from cntk_files import IMAGE, MATRIX, dictionary_of, layered, model_of, network_v1, size, value_of
-from protobuf_bytes import field, fixed, packed
+from cntk_files import IMAGE, MATRIX, layered, model_of, network_v1, size, value_of
+from protobuf_bytes import field, packed
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.importers.caffe.hdf5 import read_caffe_hdf5
@@ -92,15 +92,10 @@ def hostile_files() -> dict[Callable, dict[str, bytes]]:
     return {
         read_caffemodel: {
             "names": layer("r", "ReLU", many(field(3, ""))),
-            "names of layers": many(layer("r", "ReLU", field(3, "ab") * 50)),
             "empty layers": many(field(100, b"")),
             "blobs of layers": many(layer("r", "ReLU", field(7, blob([1.0])) * 10)),
-            "dims": convolution(blob(KERNEL), blob(BIAS, many(b"\x01"))),
             "dims of dims": convolution(blob(KERNEL), many(dims(1))),
             "pieces": convolution(blob(KERNEL), many(packed(5, BIAS[:1]))),
-            "not packed": convolution(blob(KERNEL), dims(200_000) + many(fixed(5, "<f", 1.0))),
-            "long name": field(1, many(b"x")),
-            "unknown fields": small_net() + many(field(6, 1)),
             "unknown messages": layer("r", "ReLU", many(field(106, field(7, field(1, b""))))),
         },
         read_prototxt: {"text": (b"a:1 " * 4_000 + b"\n") * 16, "deep text": b"a{\n" * 80_000},
@@ -108,12 +103,9 @@ def hostile_files() -> dict[Callable, dict[str, bytes]]:
             "entries": many(entry("key", value_of(1))),
             "dictionaries": many(entry("key", value_of({"key": {"key": {}}}))),
             "empty values": entry("inputs", field(11, many(field(1, b"")))),
-            "values": entry("inputs", field(11, many(field(1, value_of("ab"))))),
             "vectors": entry("inputs", field(11, many(field(1, field(11, field(1, b"") * 400))))),
-            "cntk dims": entry("shape", field(9, field(1, many(b"\1")))),
             "scalars": entry("shape", many(field(5, 1))),
             "numbers": model_of(variables=[IMAGE, MATRIX | {"value": field(1, 1) + field(4, many(field(1, b"abcd")))}]),
-            "unknown entries": dictionary_of({"type": "CompositeFunction"}) + many(field(9, 1)),
             "version 1": network_v1(31)[:400] + many(b"x\0"),
         },
     }
