@@ -8,17 +8,11 @@ from keras_alexnet.compute import Forms, compute_form
 from keras_alexnet.compute_layers import SlicedMaxPool
 from keras_alexnet.model import build_alexnet
 
-FORMS = (
-    Forms(conv1="blocks"),
-    Forms(norm="band"),
-    Forms(norm="slices"),
-    Forms(pool="slices"),
-    Forms("blocks", "slices", "slices"),
-)
-ALL = FORMS[-1]
+ALL = Forms("blocks", "slices", "slices")
+FORMS = (Forms(norm="band"), Forms(norm="slices", pool="slices"), ALL)
 TOLERANCE = 1e-5
 
-NARROW = (24, 48, 96, 96, 64)
+SMALL = {"filters": (24, 48, 96, 96, 64), "dense_units": 64, "image_size": 131}
 # So large that a step leaves nothing in the weights but the gradient.
 RATE = 1e6
 
@@ -42,24 +36,27 @@ def compiled(network: keras.Model, loss) -> keras.Model:
     return network
 
 
-def gradients(network: keras.Model, x: np.ndarray, y: np.ndarray) -> tuple[float, dict[str, np.ndarray]]:
-    """The loss of a compiled network and the gradient of each variable."""
+def gradients(network: keras.Model, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+    """The gradient of each variable of a compiled network, and the loss."""
     before = network.get_weights()
-    loss = float(network.train_on_batch(x, y))
+    loss = network.train_on_batch(x, y)
     after = network.get_weights()
     network.set_weights(before)
-    paths = [variable.path for variable in network.weights]
-    return loss, {path: (old - new) / RATE for path, old, new in zip(paths, before, after, strict=True)}
+    arrays = [(old - new) / RATE for old, new in zip(before, after, strict=True)]
+    return dict(zip([variable.path for variable in network.weights], arrays, strict=True)) | {"loss": np.array(loss)}
 
 
-def distances(preset: str, batch_size: int, all_forms=FORMS, **changes) -> dict[str, dict[str, float]]:
-    """By how much logits, loss and gradients of each form differ from the model's, of their own largest value."""
-    model = lively(preset, **changes)
+def distances(preset: str, all_forms=FORMS, **changes) -> dict[str, dict[str, float]]:
+    """By how much loss and gradients of each form differ from the model's, of their own largest value.
+
+    The gradient of the last bias shows the logits.
+    """
+    model = lively(preset, **SMALL, **changes)
     compiled(model, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    return {str(forms): _distances(model, forms, batch_size) for forms in all_forms}
+    return {str(forms): _distances(model, forms) for forms in all_forms}
 
 
-def _distances(model: keras.Model, forms: Forms, batch_size: int) -> dict[str, float]:
+def _distances(model: keras.Model, forms: Forms) -> dict[str, float]:
     network = compiled(compute_form(model, forms), model.loss)
     assert network.layers[-1].name == "layers"
     assert [id(variable) for variable in network.variables] == [id(variable) for variable in model.variables]
@@ -67,27 +64,22 @@ def _distances(model: keras.Model, forms: Forms, batch_size: int) -> dict[str, f
     smallest: dict[str, float] = {}
     for seed in range(3):
         rng = np.random.default_rng(seed)
-        x = rng.integers(0, 256, (batch_size, size, size, 3), np.uint8)
-        labels = rng.integers(0, 10, batch_size)
+        x = rng.integers(0, 256, (2, size, size, 3), np.uint8)
+        labels = rng.integers(0, 10, 2)
         if not forms.conv1:
             # Windows of the pools whose values are all the same. With another conv1 they would differ by rounding.
             x[0, : size // 2] = 200
-        expected, results = _results(model, x, labels), _results(network, x, labels)
+        expected, results = gradients(model, x, labels), gradients(network, x, labels)
         for name, value in expected.items():
             distance = float(abs(results[name] - value).max() / abs(value).max())
-            # No maximum that goes elsewhere changes these.
-            kept = max if name in ("logits", "loss") else min
+            # No maximum that goes elsewhere changes the loss.
+            kept = max if name == "loss" else min
             smallest[name] = kept(distance, smallest.get(name, distance))
         # In one batch of a dozen, rounding decides on a maximum, mostly of pool5. Its gradient then goes elsewhere,
         # which makes percents of so small a batch's; in several batches running it is a fault.
         if max(smallest.values()) < TOLERANCE:
             break
     return smallest
-
-
-def _results(network: keras.Model, x: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    loss, arrays = gradients(network, x, labels)
-    return arrays | {"logits": network.predict_on_batch(x), "loss": np.array(loss)}
 
 
 def pool_gradients() -> list[np.ndarray]:
@@ -101,6 +93,5 @@ def pool_gradients() -> list[np.ndarray]:
         network = keras.Sequential([keras.Input(()), values, keras.layers.Reshape((9, 10, 4)), pool])
         values.set_weights([x])
         compiled(network, lambda upstream, y: ops.sum(upstream * y, axis=(1, 2, 3)))
-        _, arrays = gradients(network, np.arange(2), upstream)
-        found += arrays.values()
+        found.append(gradients(network, np.arange(2), upstream)[values.embeddings.path])
     return found

@@ -3,11 +3,11 @@
 import keras
 import numpy as np
 import pytest
-from compute_forms import ALL, FORMS, NARROW, TOLERANCE, distances, lively, pool_gradients
+from compute_forms import ALL, TOLERANCE, distances, lively, pool_gradients
 from training_process import installed
 
 from keras_alexnet import model as model_module
-from keras_alexnet.compute import Forms, compute_form
+from keras_alexnet.compute import compute_form
 from keras_alexnet.compute_layers import BlockConv2D, SlicedMaxPool
 from keras_alexnet.inference.outputs import Outputs
 from keras_alexnet.model import build_alexnet, set_precision
@@ -39,24 +39,17 @@ def test_a_normalization_is_known_by_its_values_though_gpus_round_its_products(s
     assert read_lrn(x, keras.layers.Multiply()([x, keras.ops.exp(-0.75 * keras.ops.log(1 + sums))])) == lrn
 
 
-@pytest.mark.parametrize(
-    ("preset", "all_forms", "changes"),
-    [
-        ("paper", FORMS, {"lrn": LRN(9, 1e-3, 0.6, 1.5)}),
-        ("cntk_python", [ALL], {}),
-        ("caffenet", [ALL], {}),
-        ("torchvision", [ALL], {}),
-    ],
-)
-def test_logits_loss_and_gradients_are_those_of_the_model(preset, all_forms, changes):
-    assert_all_close(distances(preset, 2, all_forms, filters=NARROW, dense_units=64, **changes))
+def test_loss_and_gradients_are_those_of_the_model():
+    assert_all_close(distances("paper", lrn=LRN(9, 1e-3, 0.6, 1.5)))
+    for preset in ("cntk_python", "caffenet", "torchvision"):
+        assert_all_close(distances(preset, [ALL]))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", installed("jax", "torch"))
 def test_so_they_are_on_other_backends(backend_process, backend):
     run = backend_process(backend).run
-    assert_all_close(run(distances, "caffenet", 2, [Forms(norm="band"), ALL], filters=NARROW, dense_units=64))
+    assert_all_close(run(distances, "caffenet", [ALL]))
     np.testing.assert_allclose(*run(pool_gradients), atol=1e-6)
 
 
