@@ -5,13 +5,9 @@ import subprocess
 import sys
 
 import benchmark
-import numpy as np
 import pytest
-from benchmarks import fit
 from drawn_images import draw, encode, write_numbered
 from map_files import write_map
-
-from keras_alexnet.data.map_file import read_map
 
 
 @pytest.fixture
@@ -29,7 +25,8 @@ def test_a_mistake_is_explained_in_one_line(tmp_path):
     command = [sys.executable, benchmark.__file__, "input", f"--map={tmp_path}/map.txt", f"--json={tmp_path}"]
     process = subprocess.run(command, capture_output=True, text=True, check=False)
     assert process.returncode == 1
-    assert process.stderr == f"benchmark.py: cannot write {tmp_path}: it is not a regular file\n"
+    assert process.stderr.startswith(f"benchmark.py: cannot write {tmp_path}: it is not a regular file. ")
+    assert process.stderr.count("\n") == 1
 
 
 @pytest.mark.slow
@@ -80,19 +77,10 @@ def test_input_measures_each_source_of_the_same_images(measure, tmp_path):
 
 
 @pytest.mark.slow
-def test_fit_is_compared_with_its_limits(measure, data_dir):
-    figures, printed = measure("fit", f"--data_dir={data_dir}", "--network=tiny", "--batch_size=4", "--steps=1")
+def test_fit_is_compared_with_its_limits(measure):
+    figures, printed = measure("fit", "--network=tiny", "--batch_size=4", "--steps=1")
     rates = {name: figure["images_per_second"]["median"] for name, figure in figures["variants"].items()}
     assert list(rates) == ["fit --synthetic_data", "fit", "training_dataset"]
     limit = min(rates["fit --synthetic_data"], rates["training_dataset"])
     assert figures["ratio"] == pytest.approx(rates["fit"] / limit)
     assert f"fit: {figures['ratio']:.3f} relative to {figures['baseline']}" in printed
-
-
-def test_drawn_images_fill_a_batch(tmp_path):
-    folder = fit.write_data(tmp_path, batch_size=100)
-    train_map = read_map(folder / "train_map.txt", num_classes=64)
-    assert len(train_map) == 100
-    assert len(set(train_map.paths)) == 64
-    np.testing.assert_array_equal(train_map.labels[64:], train_map.labels[:36])
-    assert set(read_map(folder / "val_map.txt").paths) <= set(train_map.paths)

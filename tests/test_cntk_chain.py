@@ -1,14 +1,37 @@
-"""Chains of layers out of CNTK's graphs that are made here."""
+"""Chains of layers out of CNTK's files, and of graphs made here; test_import.py compares the logits of whole files."""
+
+import hashlib
 
 import numpy as np
 import pytest
 from cntk_graphs import Network, layers_between, normalized, numbers, refused
+from cntk_reference import ALL, TINY
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.importers import chain
+from keras_alexnet.importers.cntk.chain import read_cntk_chain
+
+# Of the arrays of files that CNTK 2.7 wrote, as CNTK itself gave them (row-major, float32), one after the other.
+PADDED_POOLS_SHA256 = "e800b4c05f9e39c068caf703dc3e70d12e578f2f16966c9399dfc668427b5252"
+TINY_SHA256 = "e2275c29405b52b98d8a96855051c13b60d4a854d296e34d26e4a8cac436f59d"
 
 COLORS = np.float32([[[104]], [[117]], [[123]]])
 CONSTANT_IMAGE = np.broadcast_to(COLORS, (3, 9, 9))
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.name)
+def test_weights_are_those_of_cntk_and_names_those_of_the_file(path):
+    network = read_cntk_chain(path)
+    digest = hashlib.sha256()
+    for layer in network.layers:
+        if isinstance(layer, chain.Convolution | chain.Dense):
+            for array in (layer.kernel, layer.bias):
+                assert array.dtype == np.float32
+                digest.update(array.tobytes())
+    assert digest.hexdigest() == (TINY_SHA256 if path == TINY else PADDED_POOLS_SHA256)
+    if path == TINY:
+        names = "conv1 relu1 norm1 pool1 conv2 relu2 norm2 pool2 conv3 relu3 conv4 relu4 conv5 relu5 pool5 fc6 relu6"
+        assert [layer.name for layer in network.layers[1:18]] == names.split()
 
 
 @pytest.mark.parametrize(
