@@ -5,8 +5,6 @@ import struct
 import numpy as np
 from protobuf_bytes import field, fixed, varint
 
-from keras_alexnet.importers.cntk.reader import read_cntk_model
-
 # Composing version 2 files, by CNTK.proto.
 
 
@@ -64,32 +62,23 @@ def function(uid, op, *inputs, name="", **attributes):
     return {**items, "name": name}
 
 
-def block(uid, root, arguments, *inputs, name="", op_name="Dense"):
+def block(uid, root, arguments, *inputs, name=""):
     return function(uid, 57, *inputs, name=name) | {
         "block_function_composite": {"type": "CompositeFunction", "root": root, "uid": f"Composite{uid}"},
         "block_function_composite_arguments_map_keys": list(arguments),
         "block_function_composite_arguments_map_values": list(arguments.values()),
-        "block_function_op_name": op_name,
     }
 
 
 WEIGHTS = np.arange(6, dtype=np.float32).reshape(3, 2)
 IMAGE = variable("X", 0, (3,))
 MATRIX = variable("W", 2, (2, 3), WEIGHTS)
-HOLE = variable("P", 4)
 TIMES = function("T", 31, "W", "X", outputRank=1)
 
 
 def model_of(root="T", variables=(IMAGE, MATRIX), functions=(TIMES,)):
-    return dictionary_of(
-        {
-            "type": "CompositeFunction",
-            "uid": "C",
-            "root": root,
-            "inputs": list(variables),
-            "primitive_functions": list(functions),
-        }
-    )
+    items = {"type": "CompositeFunction", "uid": "C", "root": root}
+    return dictionary_of(items | {"inputs": list(variables), "primitive_functions": list(functions)})
 
 
 def with_matrix(array, dimensions=(2, 3)):
@@ -97,11 +86,8 @@ def with_matrix(array, dimensions=(2, 3)):
 
 
 def layered():
-    functions = [
-        block("B", "T", {"P": "X"}, "W", "X", name="fc"),
-        function("T", 31, "W", "P", outputRank=1, pad=[True]),
-    ]
-    return model_of("B", [IMAGE, MATRIX, HOLE], functions)
+    inner = function("T", 31, "W", "P", outputRank=1, pad=[True])
+    return model_of("B", [IMAGE, MATRIX, variable("P", 4)], [block("B", "T", {"P": "X"}, "W", "X", name="fc"), inner])
 
 
 # Composing version 1 files.
@@ -119,19 +105,19 @@ def shape(*dimensions):
     return struct.pack(f"<{1 + len(dimensions)}I", len(dimensions), *dimensions)
 
 
-def matrix(values, kind=b"d", rows=None):
+def matrix(values, rows=None):
     """A matrix as of a tensor whose first dimension, in CNTK's order, is that of the rows."""
     rows = rows or values.shape[-1]
-    header = kind + text("BMAT") + size(values.itemsize) + text("unnamed") + struct.pack("<i", 0)
+    header = b"d" + text("BMAT") + size(values.itemsize) + text("unnamed") + struct.pack("<i", 0)
     return header + size(rows, values.size // values.shape[-1]) + values.tobytes() + text("EMAT")
 
 
-def model_v1(nodes, version=31, outputs=(), count=None):
+def model_v1(nodes, version=31, outputs=()):
     """A file of nodes: name → (type, fields, inputs)."""
     parts = [text("BCN")]
     if version > 1:
         parts += [text("BVersion"), size(version), text("EVersion")]
-    parts += [size(count if count is not None else len(nodes)), text("BNodeList")]
+    parts += [size(len(nodes)), text("BNodeList")]
     for name, (kind, fields, _) in nodes.items():
         parts += [text("float")] * (version >= 7) + [text(kind), text(name), fields]
     parts += [text("ENodeList"), text("BRelation")]
@@ -153,6 +139,10 @@ def parameter_v1(version, values):
     if version >= 3:
         return "LearnableParameter", struct.pack("<f", 1) + shape(*dimensions) + matrix(values), ()
     return "LearnableParameter", b"\1" + size(0, 1) + shape(*dimensions) + matrix(values), ()
+
+
+def image_pooling_v1():
+    return struct.pack("<II", 3, 1) + size(3, 2, 2)
 
 
 def booleans(*values):
@@ -177,7 +167,7 @@ BIAS = np.arange(2, dtype=np.float32).reshape(2, 1, 1)
 HEAD = np.arange(8, dtype=np.float32).reshape(2, 4)
 
 
-def network_v1(version, **more):
+def network_v1(version):
     dropout = size(1, 2) * (version >= 16)
     pooling = windows_v1(version, (3, 3, 1), (2, 2, 1), (0, 0, 0), 1) if version >= 5 else None
     times = size(1) * (version >= 3) + struct.pack("<i", -1) * (version >= 12)
@@ -194,16 +184,4 @@ def network_v1(version, **more):
         "d": ("Dropout", dropout, ("m",)),
         "t": ("Times", times, ("w", "d")),
     }
-    return model_v1(nodes, version, **more)
-
-
-def image_pooling_v1():
-    return struct.pack("<II", 3, 1) + size(3, 2, 2)
-
-
-def read_content(folder, content: bytes):
-    """Reads bytes as a file."""
-    # Some file systems write a file that takes the place of another to the disk at once.
-    (folder / "m.model").unlink(missing_ok=True)
-    (folder / "m.model").write_bytes(content)
-    return read_cntk_model(folder / "m.model")
+    return model_v1(nodes, version)

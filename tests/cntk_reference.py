@@ -10,10 +10,7 @@ from keras_alexnet.model import build_alexnet
 REFERENCE = Path(__file__).parent / "reference"
 # Files that CNTK wrote.
 TINY = REFERENCE / "alexnet_tiny_c10_fc64.model"
-PADDED_POOLS = REFERENCE / "alexnet_padpool_c7_fc48.model"
-PADDED_POOLS_V1 = REFERENCE / "alexnet_padpool_c7_fc48.v1.dnn"
-CHECKPOINT = REFERENCE / "alexnet_padpool_c7_fc48.checkpoint.model"
-ALL = [TINY, PADDED_POOLS, PADDED_POOLS_V1, CHECKPOINT]
+ALL = [TINY, *(REFERENCE / f"alexnet_padpool_c7_fc48.{kind}" for kind in ("model", "v1.dnn", "checkpoint.model"))]
 FILTERS, DENSE_UNITS, NUM_CLASSES = (24, 48, 96, 96, 64), 64, 10
 
 

@@ -1,6 +1,5 @@
 """CNTK's two file formats, in small files composed here."""
 
-import functools
 import struct
 
 import numpy as np
@@ -24,7 +23,6 @@ from cntk_files import (
     model_of,
     model_v1,
     network_v1,
-    read_content,
     shape,
     shape_of,
     size,
@@ -35,31 +33,36 @@ from protobuf_bytes import field, fixed
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.importers.cntk import dictionary as cntk_dictionary
+from keras_alexnet.importers.cntk.graph import CntkGraph
 from keras_alexnet.importers.cntk.reader import read_cntk_model
 
 
 @pytest.fixture
 def read(tmp_path):
-    return functools.partial(read_content, tmp_path)
+    """A function that reads bytes as a file."""
+
+    def read(content: bytes) -> CntkGraph:
+        # Some file systems write a file that takes the place of another to the disk at once.
+        (tmp_path / "m.model").unlink(missing_ok=True)
+        (tmp_path / "m.model").write_bytes(content)
+        return read_cntk_model(tmp_path / "m.model")
+
+    return read
 
 
-@pytest.mark.parametrize("version", range(1, 32))
-def test_every_number_of_the_version_1_format(read, version):
-    graph = read(network_v1(version))
-    assert (graph.version, graph.roots) == (1, ("t",))
-    ops = {uid: f.op for uid, f in graph.functions.items()}
-    assert list(ops.values()) == ["Convolution", "Plus", "ReLU", "Pooling", "Dropout", "Times"]
-    for name, expected in (("k", KERNEL), ("b", BIAS), ("w", HEAD)):
-        np.testing.assert_array_equal(graph.variables[name].value, expected, strict=True)
-    assert graph.variables["x"].shape == (1, 8, 9)
-    convolution, pooling = graph.functions["c"], graph.functions["m"]
-    assert convolution.inputs == ("k", "x")
-    assert convolution.attributes["kernelShape"] == (5, 3, 1)
-    assert convolution.attributes["strides"] == (2, 1, 1)
-    assert convolution.attributes["autoPadding"] == ([True, True, False] if version >= 5 else [True])
-    assert pooling.attributes["poolingWindowShape"] == (3, 3, 1)
-    assert pooling.attributes["strides"] == (2, 2, 1)
-    assert pooling.attributes["poolingType"] == 0
+def test_every_number_of_the_version_1_format(read):
+    for version in range(1, 32):
+        graph = read(network_v1(version))
+        assert (graph.version, graph.roots, graph.variables["x"].shape) == (1, ("t",), (1, 8, 9)), version
+        ops = [function.op for function in graph.functions.values()]
+        assert ops == ["Convolution", "Plus", "ReLU", "Pooling", "Dropout", "Times"]
+        for name, expected in (("k", KERNEL), ("b", BIAS), ("w", HEAD)):
+            np.testing.assert_array_equal(graph.variables[name].value, expected, strict=True)
+        assert graph.functions["c"].inputs == ("k", "x")
+        convolution, pooling = graph.functions["c"].attributes, graph.functions["m"].attributes
+        assert (convolution["kernelShape"], convolution["strides"]) == ((5, 3, 1), (2, 1, 1))
+        assert convolution["autoPadding"] == ([True, True, False] if version >= 5 else [True])
+        assert (pooling["poolingWindowShape"], pooling["strides"], pooling["poolingType"]) == ((3, 3, 1), (2, 2, 1), 0)
 
 
 def test_version_1_files_of_other_kinds(read):
@@ -73,83 +76,65 @@ def test_version_1_files_of_other_kinds(read):
         "w": ("LearnableParameter", b"\0" + size(2, 3) + matrix(values), ()),
         "a": ("AveragePooling", image_pooling_v1(), ("x",)),
         "s": ("ErrorPrediction", b"", ("w", "a")),
-        "q": ("SquareError", b"", ("w", "a")),
     }
     graph = read(model_v1(nodes, 2, outputs=["s"]))
     assert graph.variables["x"].shape == (5, 4, 3)
     assert (graph.variables["w"].kind, graph.variables["w"].value.dtype) == ("constant", np.float64)
     np.testing.assert_array_equal(graph.variables["w"].value, values)
     assert graph.functions["a"].attributes["poolingType"] == 1
-    assert {f.op for f in graph.functions.values()} == {"Pooling", "ClassificationError", "SquaredError"}
+    assert graph.functions["s"].op == "ClassificationError"
     assert graph.roots == ("s",)
 
 
-def test_version_2_file(read):
-    graph = read(model_of())
-    assert (graph.version, graph.roots, list(graph.variables)) == (2, ("T",), ["X", "W"])
-    np.testing.assert_array_equal(graph.variables["W"].value, WEIGHTS, strict=True)
-    assert not graph.variables["W"].value.flags.writeable
-    assert graph.functions["T"].inputs == ("W", "X")
-    assert graph.functions["T"].attributes == {"outputRank": 1}
+def test_arrays_of_every_type_and_in_pieces(read):
+    def array_in(values):
+        return field(1, 1) + field(3, shape_of((2, 3))) + field(4, values)
 
-
-@pytest.mark.parametrize(("data_type", "dtype"), [(1, "float32"), (2, "float64"), (4, "float32")])
-def test_types_of_arrays(read, data_type, dtype):
-    array = array_of(WEIGHTS.astype(dtype), data_type)
-    np.testing.assert_array_equal(read(with_matrix(array)).variables["W"].value, WEIGHTS.astype(dtype), strict=True)
-
-
-def test_arrays_in_pieces(read):
-    values = b"".join(field(1, WEIGHTS[row].tobytes()) for row in range(3))
-    for content in (values, fixed(1, "<f", *WEIGHTS.ravel())):  # The latter is not packed.
-        array = field(1, 1) + field(3, shape_of((2, 3))) + field(4, content)
-        np.testing.assert_array_equal(read(with_matrix(array)).variables["W"].value, WEIGHTS, strict=True)
-
-
-def test_unknown_operations_of_version_2_are_kept(read):
-    graph = read(model_of("F", [IMAGE], [function("F", 123, "X", name="f", rate=0.25, on=True, axes=Shape([-1, 2]))]))
-    assert (graph.functions["F"].op, graph.functions["F"].name) == ("op 123", "f")
-    assert graph.functions["F"].attributes == {"rate": 0.25, "on": True, "axes": (-1, 2)}
+    for array in (
+        array_of(WEIGHTS),
+        array_of(WEIGHTS.astype("float64"), 2),
+        array_of(WEIGHTS, 4),
+        array_in(b"".join(field(1, row.tobytes()) for row in WEIGHTS)),
+        array_in(fixed(1, "<f", *WEIGHTS.ravel())),  # not packed
+    ):
+        np.testing.assert_array_equal(read(with_matrix(array)).variables["W"].value, WEIGHTS)
 
 
 def test_blocks_are_opened(read):
-    """A block within a block, an output that is passed through a block, and a root that combines two."""
+    """A block within a block, an output that is passed through a block, and a root that combines two.
+
+    Operations that are not known are kept.
+    """
     functions = [
         function("All", 44, "Outer_Output_0", "Same_Output_0"),
         block("Same", "Pair", {"P3": "Outer_Output_0"}, "Outer_Output_0"),
         function("Pair", 44, "P3", "X"),
-        block("Outer", "Relu", {"P": "X"}, "W", "X", name="fc", op_name="Layer"),
-        function("Relu", 3, "Inner_Output_0"),
+        block("Outer", "Odd", {"P": "X"}, "W", "X", name="fc"),
+        function("Odd", 123, "Inner_Output_0", rate=0.25, on=True, axes=Shape([-1, 2])),
         block("Inner", "T", {"P2": "P"}, "W", "P"),
         function("T", 31, "W", "P2"),
     ]
     holes = [variable(uid, 4) for uid in ("P", "P2", "P3")]
     graph = read(model_of("All", [IMAGE, MATRIX, *holes], functions))
-    assert list(graph.functions) == ["T", "Relu"]
-    assert graph.roots == ("Relu",)
+    assert (list(graph.functions), graph.roots) == (["T", "Odd"], ("Odd",))
     assert graph.functions["T"].inputs == ("W", "X")
     assert graph.functions["T"].blocks == ("fc", "")
-    assert graph.functions["Relu"].blocks == ("fc",)
+    odd = graph.functions["Odd"]
+    assert (odd.op, odd.blocks, odd.attributes) == ("op 123", ("fc",), {"rate": 0.25, "on": True, "axes": (-1, 2)})
+
+
+def parameter_of(*parts: bytes) -> bytes:
+    return model_v1({"x": ("LearnableParameter", b"".join([struct.pack("<f", 1), *parts]), ())})
 
 
 @pytest.mark.parametrize(
     ("content", "expected_text"),
     [
-        (b"", r"m\.model is empty\. Expected a CNTK model"),
-        (b"hello, world", r"m\.model is something else, corrupted, or truncated\. Expected a CNTK model"),
         (b"\x08\x02", r"m\.model has no dictionary of type 'CompositeFunction'"),
-        (model_of()[:-1], r"m\.model is something else, corrupted, or truncated"),
         (dictionary_of({"type": "CompositeFunction"}), r"m\.model: a dictionary has no 'inputs'"),
-        (dictionary_of({"type": "CompositeFunction", "inputs": 3}), r"has a 'inputs' that is not of type list"),
-        (
-            dictionary_of({"type": "CompositeFunction", "inputs": ["X"]}),
-            r"has a 'inputs' with other things than dictionaries",
-        ),
         (dictionary_of({"Version": 3, "Learners": []}), r"the state of CNTK's trainer.* Give the \.model file"),
-        (model_of(functions=[TIMES, TIMES]), r"of 'T' is a second function"),
         (model_of(variables=[IMAGE, MATRIX, MATRIX]), r"'W' is there twice"),
         (model_of(variables=[MATRIX]), r"Times 'T' refers to 'X', which is not there\. .*copy it again"),
-        (model_of(variables=[MATRIX, variable("X", 7)]), r"of 'X' is a variable of the unknown kind 7"),
         (model_of(variables=[MATRIX, variable("X", 4)]), r"the placeholder 'X' stands for nothing\. .*not a layer"),
         (model_of(functions=[TIMES | {"type": "UserDefinedFunction"}]), r"'T' is a UserDefinedFunction, which is not"),
         (model_of(functions=[function("T", 31, "W", "T_Output_0")]), r"T.* is a cycle\. Expected a feed-forward"),
@@ -157,58 +142,21 @@ def test_blocks_are_opened(read):
         (model_of("U", functions=[TIMES, function("U", 3, "T_Output_1")]), r"output '1' of Times 'T' is used"),
         (with_matrix(array_of(WEIGHTS, storage=1)), r"m\.model, parameter 'W': a sparse array.* Expected a dense one"),
         (with_matrix(array_of(WEIGHTS, data_type=5)), r"parameter 'W': an array of data type 5, which is not read"),
-        (with_matrix(array_of(WEIGHTS, dimensions=(2, 4))), r"shape \(2, 4\), but of 6 values"),
         (with_matrix(array_of(WEIGHTS, dimensions=[2**40] * 30)), r"but of 6 values"),
-        (with_matrix(array_of(WEIGHTS, dimensions=[1] * 33)), r"a shape of more than 32 axes"),
         (with_matrix(array_of(WEIGHTS), (3, 2)), r"of 'W' has the shape \(2, 3\), but its array has \(3, 2\)"),
-        (with_matrix(3), r"of 'W' has a 'value' that is not of type array"),
+        # Of version 1.
+        (network_v1(31)[:-3], r"m\.model cannot be read at byte [\d,]+: expected the marker 'ECN'\."),
+        (model_v1({}).replace(size(0), size(2**60), 1), r"a number of nodes of [\d,]+, where at most 10,000 makes"),
+        (model_v1({"x": image_v1(31, 3)}), r"m\.model has no outputs\. Expected a network"),
+        (model_v1({"x": ("LSTM", b"", ())}), r"byte \d+, LSTM 'x': operations of type 'LSTM' are not read\. Expected"),
+        (parameter_of(shape(5, 6), matrix(HEAD)), r"of 4 × 2 values for the shape \(5, 6\) \(LearnableParameter 'x'\)"),
+        (parameter_of(shape(2**31, 2), matrix(HEAD, rows=2**31)), r"17,179,869,184 more bytes should follow"),
     ],
-    ids=range(24),
+    ids=range(20),
 )
 def test_bad_files_are_told(read, content, expected_text):
     with pytest.raises(UserError, match=expected_text):
         read(content)
-
-
-@pytest.mark.parametrize(
-    ("content", "expected_text"),
-    [
-        (
-            network_v1(31)[:-3],
-            r"m\.model cannot be read at byte [\d,]+: expected the marker 'ECN'\.",
-        ),
-        (network_v1(32), r"at byte 26: a format number of 32, where at most 31 makes sense"),
-        (model_v1({"x": image_v1(31, 3)}), r"m\.model has no outputs\. Expected a network"),
-        (model_v1({"x": ("LSTM", b"", ())}), r"byte \d+, LSTM 'x': operations of type 'LSTM' are not read\. Expected"),
-        (model_v1({}, count=2**60), r"a number of nodes of 1,152,921,504,606,846,976, where at most"),
-        (model_v1({"x": ("Plus", b"", ("y",))}), r"the name 'y', which no node has"),
-        (model_v1({"x": image_v1(31, *[1] * 33)}), r"a shape of 33 axes.*InputValue 'x'"),
-        (
-            model_v1({"x": ("LearnableParameter", struct.pack("<f", 1) + shape(5, 6) + matrix(HEAD), ())}),
-            r"a matrix of 4 × 2 values for the shape \(5, 6\) \(LearnableParameter 'x'\)",
-        ),
-        (
-            model_v1({"x": ("LearnableParameter", struct.pack("<f", 1) + shape(4, 2) + matrix(HEAD, b"s"), ())}),
-            r"LearnableParameter 'x': a sparse array, which is not read",
-        ),
-        (
-            model_v1(
-                {"x": ("LearnableParameter", struct.pack("<f", 1) + shape(2**31, 2) + matrix(HEAD, rows=2**31), ())}
-            ),
-            r"17,179,869,184 more bytes should follow, but the file has only",
-        ),
-    ],
-    ids=range(10),
-)
-def test_bad_version_1_files_are_told(read, content, expected_text):
-    with pytest.raises(UserError, match=expected_text):
-        read(content)
-
-
-def test_missing_file_and_folder_are_told(tmp_path):
-    for path in (tmp_path / "none.model", tmp_path):
-        with pytest.raises(UserError, match=r"Expected a CNTK model|Give the name of a CNTK model"):
-            read_cntk_model(path)
 
 
 def test_too_many_values_are_told(read, monkeypatch):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import re
 import signal
 from pathlib import Path
 
@@ -12,71 +11,33 @@ from training_process import assert_identical, traced_steps, xspace
 from keras_alexnet.errors import UserError
 from keras_alexnet.training import loop, outputs
 from keras_alexnet.training.config import TrainConfig
-from keras_alexnet.training.dry_run import dry_run
 from keras_alexnet.training.run_folder import discard_run
 
 
-@pytest.fixture(scope="module")
-def plain(data_dir, tmp_path_factory) -> TrainConfig:
-    """The settings of a run of two epochs of four steps, which nobody traced."""
-    config = TrainConfig(
+@pytest.fixture
+def config(data_dir, tmp_path) -> TrainConfig:
+    """The settings of a run of two epochs of two steps."""
+    return TrainConfig(
         data_dir=str(data_dir),
-        output_dir=str(tmp_path_factory.mktemp("plain") / "run"),
+        output_dir=str(tmp_path / "run"),
         preset="tiny",
         epochs=2,
-        steps_per_epoch=4,
+        steps_per_epoch=2,
         batch_size=3,
         learning_rate=0.001,
         lr_drop_epochs=(),
         checkpoint_minutes=1e-9,
     )
+
+
+def traces(config: TrainConfig) -> Path:
+    return Path(config.output_dir, "profile", "plugins", "profile")
+
+
+def test_an_interrupted_trace_continues_with_the_run_and_changes_no_bit_of_it(config, tmp_path, monkeypatch):
     loop.train(config)
-    return config
-
-
-@pytest.fixture(scope="module")
-def traced(plain, tmp_path_factory) -> TrainConfig:
-    """The same with a trace, from the middle of the first epoch to that of the second."""
-    folder = tmp_path_factory.mktemp("traced") / "run"
-    config = dataclasses.replace(plain, output_dir=str(folder), profile_steps=(2, 7))
-    loop.train(config)
-    return config
-
-
-def files(config: TrainConfig) -> list[Path]:
-    return sorted(path for path in Path(config.output_dir, "profile").rglob("*") if path.is_file())
-
-
-def trace_folders(config: TrainConfig) -> list[str]:
-    return sorted(path.name for path in Path(config.output_dir, "profile", "plugins", "profile").iterdir())
-
-
-def trace_folder(config: TrainConfig, name: str) -> Path:
-    return Path(config.output_dir, "profile", "plugins", "profile", name)
-
-
-def traced_steps_of(config: TrainConfig, name: str) -> list[int]:
-    return traced_steps(trace_folder(config, name))
-
-
-def test_a_trace_has_the_steps_asked_for_and_no_others(traced):
-    assert trace_folders(traced) == ["steps-2-4", "steps-4-7"]
-    assert traced_steps_of(traced, "steps-2-4") == [2, 3]
-    assert traced_steps_of(traced, "steps-4-7") == [4, 5, 6]
-    planes = xspace(trace_folder(traced, "steps-4-7")).planes
-    names = " ".join(metadata.name for plane in planes for metadata in plane.event_metadata.values())
-    assert "test_step" not in names  # of the validation between the two
-    for name in ("conv1", "fc8", "gradient_tape/", "sgd_with_l2", "Iterator::"):
-        assert name in names
-
-
-def test_tracing_changes_no_bit_of_the_training(plain, traced):
-    assert_identical(Path(traced.output_dir), Path(plain.output_dir))
-    assert not Path(plain.output_dir, "profile").exists()
-
-
-def test_an_interrupted_trace_continues_with_the_run(plain, tmp_path, monkeypatch):
-    config = dataclasses.replace(plain, output_dir=str(tmp_path), epochs=1, profile_steps=(1, 4))
+    assert not (tmp_path / "run" / "profile").exists()
+    traced = dataclasses.replace(config, output_dir=str(tmp_path / "traced"), profile_steps=(1, 4))
     save = outputs.save_checkpoint
 
     def save_and_interrupt(folder, arrays, progress):
@@ -84,65 +45,59 @@ def test_an_interrupted_trace_continues_with_the_run(plain, tmp_path, monkeypatc
         if progress.steps == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(outputs, "save_checkpoint", save_and_interrupt)
-    with pytest.raises(SystemExit):
-        loop.train(config)
-    monkeypatch.undo()
-    # The step that was being computed is done.
-    assert traced_steps_of(config, "steps-1-3") == [1, 2]
-    before = {path: path.read_bytes() for path in files(config)}
+    with monkeypatch.context() as interrupting, pytest.raises(SystemExit):
+        interrupting.setattr(outputs, "save_checkpoint", save_and_interrupt)
+        loop.train(traced)
+    first = {path.name: traced_steps(path) for path in traces(traced).iterdir()}
+    loop.train(traced)
+    found = {path.name: traced_steps(path) for path in traces(traced).iterdir()}
+    assert [step for name in sorted(found) for step in found[name]] == [1, 2, 3]
+    assert first.items() < found.items()
+    assert_identical(tmp_path / "traced", tmp_path / "run")
 
-    loop.train(config)
-    assert traced_steps_of(config, "steps-3-4") == [3]
-    assert {path: path.read_bytes() for path in before} == before
-    assert trace_folders(config) == ["steps-1-3", "steps-3-4"]
+    (path,) = (traces(traced) / name for name in found.keys() - first.keys())
+    names = " ".join(event.name for plane in xspace(path).planes for event in plane.event_metadata.values())
+    assert "test_step" not in names  # of the validation
+    for name in ("conv1", "fc8", "gradient_tape/", "sgd_with_l2", "Iterator::"):
+        assert name in names
 
 
-def test_a_training_that_fails_leaves_no_trace_and_no_profiler(plain, tmp_path, monkeypatch, capfd):
-    config = dataclasses.replace(plain, output_dir=str(tmp_path), epochs=1, profile_steps=(0, 4))
+def test_a_training_that_fails_leaves_no_trace_and_no_profiler(config, monkeypatch, capfd):
+    config = dataclasses.replace(config, epochs=1, profile_steps=(0, 2))
 
     def fail(folder, arrays, progress):
         raise ZeroDivisionError("killed")
 
-    monkeypatch.setattr(outputs, "save_checkpoint", fail)
-    with pytest.raises(ZeroDivisionError):
+    with monkeypatch.context() as failing, pytest.raises(ZeroDivisionError):
+        failing.setattr(outputs, "save_checkpoint", fail)
         loop.train(config)
-    monkeypatch.undo()
-    assert not (tmp_path / "profile").exists()
+    assert not traces(config).exists()
 
     # TensorFlow would refuse to start its profiler a second time. What an older trace left is replaced.
-    trace = trace_folder(config, "steps-0-4")
+    trace = traces(config) / "steps-0-2"
     trace.mkdir(parents=True)
     (trace / "older.cached_tools.json").write_text("computed by TensorBoard")
     loop.train(config)
     assert [path.suffix for path in trace.iterdir()] == [".pb"]
-    assert traced_steps_of(config, "steps-0-4") == [0, 1, 2, 3]
+    assert traced_steps(trace) == [0, 1]
     printed = capfd.readouterr()
-    assert f"Steps 0 to 4 are traced: TensorBoard with xprof opens {tmp_path}/profile\n" in printed.out
+    assert f"Steps 0 to 2 are traced: TensorBoard with xprof opens {config.output_dir}/profile\n" in printed.out
     assert "rofiler" not in printed.err
 
-
-def test_restart_removes_traces_and_nothing_else(tmp_path):
-    trace = tmp_path / "profile" / "plugins" / "profile" / "steps-1-2"
-    trace.mkdir(parents=True)
-    for path in (trace / "host.xplane.pb", trace / ".cached_tools.json", tmp_path / "profile" / "mine.txt"):
-        path.write_text("")
-    discard_run(tmp_path)
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["mine.txt"]
+    (trace.parent / "mine.txt").write_text("")
+    discard_run(Path(config.output_dir))
+    assert [path.name for path in traces(config).rglob("*") if path.is_file()] == ["mine.txt"]
 
 
-def test_a_range_that_the_run_never_reaches_is_an_error(plain, tmp_path):
-    config = dataclasses.replace(plain, output_dir=str(tmp_path / "run"), profile_steps=(8, 10))
-    for start in (loop.train, dry_run):
-        with pytest.raises(UserError, match=r"profile_steps is 8:10, but the run has 8 steps"):
-            start(config)
-    assert not (tmp_path / "run").exists()
+def test_a_range_that_the_run_never_reaches_is_an_error(config):
+    with pytest.raises(UserError, match=r"profile_steps is 4:10, but the run has 4 steps"):
+        loop.train(dataclasses.replace(config, profile_steps=(4, 10)))
+    assert not Path(config.output_dir).exists()
 
 
-def test_an_error_of_the_profiler_does_not_stop_the_training(plain, tmp_path, capfd):
-    (tmp_path / "profile").write_text("")
-    config = dataclasses.replace(plain, output_dir=str(tmp_path), epochs=1, profile_steps=(0, 1))
-    (row,) = loop.train(config)
-    assert row["steps"] == 4
-    printed = capfd.readouterr().out
-    assert re.search(r"The steps are not traced, and the training continues: cannot write .*profile", printed)
+def test_an_error_of_the_profiler_does_not_stop_the_training(config, tmp_path, capfd):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "profile").write_text("")
+    (row,) = loop.train(dataclasses.replace(config, epochs=1, profile_steps=(0, 1)))
+    assert row["steps"] == 2
+    assert "The steps are not traced, and the training continues: cannot write " in capfd.readouterr().out
