@@ -38,7 +38,7 @@ def read_archive(path: str, mapper: Mapper = map, progress: Progress | None = No
             entries.extend(part)
         return entries
     if is_tfrecord(head):
-        return read_tfrecord(path).entries
+        return read_tfrecord(path)
     if (kind := detect(head)) in COMPRESSIONS:
         raise UserError(
             f"the archive {path} is compressed ({kind}), so that an image in it can only be read by decompressing "
@@ -69,7 +69,5 @@ def duplicates(names: Iterable[bytes]) -> set[bytes]:
 def _read_inner(part: TarPart) -> Entries:
     entries, inner = read_tar(part)
     for deeper in inner:
-        name = deeper.prefix.removesuffix(b"/")
-        entries.append(name, 0, 0)
-        entries.unusable[name] = "it is a tar inside a tar inside a tar"
+        entries.append_unusable(deeper.prefix.removesuffix(b"/"), "it is a tar inside a tar inside a tar")
     return entries

@@ -77,9 +77,8 @@ def locate(paths: Sequence[str], source: str) -> Locations | None:
 def _directory(archive: str, archives: list[ArchiveState]) -> tuple[int, dict[bytes, int], Entries] | None:
     if not os.path.isfile(archive):
         return None
-    # Before its directory is read: a change meanwhile is then found when images are read.
-    archives.append(ArchiveState.of(archive))
     entries = read_archive(archive)
+    archives.append(entries.archive)
     directory = {name: position for position, name in enumerate(entries.names)}
     if len(directory) < len(entries):
         for name in duplicates(entries.names):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_alexnet.data.archives.entries import PLAIN, ZIP_DEFLATED, ZIP_STORED, read_range
+from keras_alexnet.data.archives.entries import PLAIN, ZIP_DEFLATED, ZIP_STORED, Entries, read_range
 from keras_alexnet.data.archives.state import ArchiveState
 from keras_alexnet.data.archives.zip import LOCAL_HEADER, LOCAL_HEADER_SIZE
 from keras_alexnet.system.process_pool import cpu_count
@@ -43,6 +43,12 @@ class ArchivedImage(NamedTuple):
     offset: int
     size: int
     method: int
+
+    @classmethod
+    def of(cls, entries: Entries, position: int) -> "ArchivedImage":
+        """One of the entries of an archive."""
+        where = entries.offset[position], entries.size[position], entries.method[position]
+        return cls(entries.path(position), entries.archive, *where)
 
     def read(self) -> bytes:
         """The bytes of the image file; raises `OSError` if it cannot be read."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from keras_alexnet.data.archives.entries import Entries, opened, read_range, truncated
+from keras_alexnet.data.archives.state import ArchiveState
 from keras_alexnet.errors import UserError
 
 _BLOCK = 512
@@ -51,20 +52,13 @@ def is_tar(head: bytes) -> bool:
 
 
 def read_tar(part: TarPart, progress: Callable[[int, int, str], None] | None = None) -> tuple[Entries, list[TarPart]]:
-    """Reads the headers of a tar.
-
-    Args:
-        part: the tar.
-        progress: called with (done, total, what is counted), often.
-
-    Returns:
-        Its files, and the tars inside it, whose files are not among them.
+    """Reads the headers of a tar: its files, and the tars inside it, whose files are not among them.
 
     Raises:
         UserError: it is truncated or damaged.
     """
-    entries, inner = Entries(), []
     with opened(part.path) as file:
+        entries, inner = Entries(ArchiveState.of(part.path)), []
         size = os.fstat(file).st_size if part.end is None else part.end
         ranges: dict[bytes, tuple[int, int]] = {}
         what = f"MiB of {os.path.basename(part.path)} searched for images"
@@ -82,15 +76,10 @@ def read_tar(part: TarPart, progress: Callable[[int, int, str], None] | None = N
                 entries.append(name, *ranges[member.link])
             elif member.kind in (b"1", b"2"):
                 link = os.fsdecode(member.link)
-                _refuse(entries, name, f"it is a link to {link}; write the archive with tar --dereference")
+                entries.append_unusable(name, f"it is a link to {link}; write the archive with tar --dereference")
             elif member.sparse or member.kind == b"S":
-                _refuse(entries, name, "it is a sparse file; write the archive without tar --sparse")
+                entries.append_unusable(name, "it is a sparse file; write the archive without tar --sparse")
     return entries, inner
-
-
-def _refuse(entries: Entries, name: bytes, reason: str) -> None:
-    entries.append(name, 0, 0)
-    entries.unusable[name] = reason
 
 
 def members(file: int, part: TarPart, end: int) -> Iterator[Member]:

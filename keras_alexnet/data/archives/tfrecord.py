@@ -9,7 +9,8 @@ import struct
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from keras_alexnet.data.archives.entries import Entries, Samples, opened, read_range, truncated
+from keras_alexnet.data.archives.entries import Samples, opened, read_range, truncated
+from keras_alexnet.data.archives.state import ArchiveState
 from keras_alexnet.errors import UserError
 
 # Features as TensorFlow Datasets writes them for imagenet2012, and as the scripts for Inception and TPUs do.
@@ -41,8 +42,8 @@ def read_tfrecord(path: str | os.PathLike) -> Samples:
         UserError: the file is truncated or damaged, or its records have no image.
     """
     names: list[bytes] = []
-    samples = Samples(Entries())
     with opened(path) as file:
+        samples = Samples(ArchiveState.of(path))
         window = _Window(file)
         for number, (start, end) in enumerate(_records(path, file, window)):
             try:
@@ -65,7 +66,7 @@ def read_tfrecord(path: str | os.PathLike) -> Samples:
             samples.add(b"%08d" % number, *image, label, class_id)
             samples.label_feature = label_feature
     if b"" not in names and len(set(names)) == len(names):
-        samples.entries.names = names
+        samples.names = names
     return samples
 
 

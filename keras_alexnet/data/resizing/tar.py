@@ -51,20 +51,18 @@ def write_copies(
     """As `files.write_copies`, for copies in one tar: JPEGs, or pixels for the format "pixels"."""
     if not len(images):
         return [], images
-    start, names = _names(images, tar, resized_format)
+    _, names = _names(images, tar, resized_format)
     findings, copies = resize_into_tar(
         tar, images.images(), names, shorter_side, num_processes, progress, resized_format
     )
     rows = ImageRows()
-    entries = Entries()
+    entries = Entries(ArchiveState.of(tar))
     for name, copy in copies.items():
         entries.append(os.fsencode(name), copy.offset, copy.size)
     position = {name: number for number, name in enumerate(copies)}
     unusable = {finding.path for finding in findings if not finding.usable}
     chosen = [row for row, name in enumerate(names) if name in position and images.paths[row] not in unusable]
-    rows.add_entries(
-        ArchiveState.of(tar), entries, (position[names[row]] for row in chosen), [start + names[row] for row in chosen]
-    )
+    rows.add_entries(entries, (position[names[row]] for row in chosen))
     return findings, rows.image_map(array("i", (images.labels[row] for row in chosen)), tar)
 
 

@@ -11,6 +11,7 @@ from keras_alexnet.data.scanning.image_folders import scan_training, scan_valida
 from keras_alexnet.data.scanning.shards import by_name, classes_of, find_shards, read_shards, with_classes
 from keras_alexnet.data.scanning.split import split
 from keras_alexnet.data.scanning.synset_mapping import read_synset_names
+from keras_alexnet.data.scanning.trees import ScanOptions
 from keras_alexnet.errors import UserError, raise_if_any
 
 
@@ -60,13 +61,14 @@ def scan_image_folders(
             shards, as `classes_of` finds them, or the 1,000 of ILSVRC2012.
         val_fraction: take this part of the training images as validation images instead, as `split` does.
         split_seed: another seed gives another split.
-        pass_links, mapper: as for `trees.open_tree`.
+        pass_links, mapper: as for `trees.ScanOptions`.
 
     Raises:
         UserError: names all that is wrong in any of them (the first ten, and how many).
     """
     problems: list[str] = []
     notes: list[str] = []
+    options = ScanOptions(progress, pass_links, mapper)
     train_shards, val_shards = _shards(train_dir, "train"), _shards(val_dir, "val")
     if train_shards and val_shards and (both := sorted({*train_shards} & {*val_shards})):
         raise UserError(
@@ -83,7 +85,7 @@ def scan_image_folders(
     elif train_dir is not None:
         if classes is not None:
             raise UserError("--classmappings is for shards and for validation images alone: leave it out.")
-        classes, train = scan_training(train_dir, problems, notes, progress, pass_links, mapper)
+        classes, train = scan_training(train_dir, problems, notes, options)
     else:
         train = ImageMap([], array("i"))
     if val_fraction is not None:
@@ -95,9 +97,9 @@ def scan_image_folders(
     else:
         classes = CLASS_IDS if classes is None else classes
         if val_labels:
-            val = scan_validation(val_dir, val_labels, classes, problems, notes, progress, pass_links, mapper)
+            val = scan_validation(val_dir, val_labels, classes, problems, notes, options)
         else:
-            val = scan_validation_tree(val_dir, classes, problems, notes, progress, pass_links, mapper)
+            val = scan_validation_tree(val_dir, classes, problems, notes, options)
     class_names = read_synset_names(synset_mapping, classes, problems, notes) if synset_mapping else None
     raise_if_any(problems, "the images cannot be used as they are, nothing was written")
     return DataSet(classes, class_names, train, val, notes)

@@ -1,4 +1,4 @@
-"""Finds images and labels in shards: the tars of WebDataset, and TFRecord files. Standard library only."""
+"""Finds images and labels in shards: the tars of WebDataset, and TFRecord files."""
 
 import glob
 import os
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from keras_alexnet.data.archives.directory import Mapper
 from keras_alexnet.data.archives.entries import Samples, opened, read_range
 from keras_alexnet.data.archives.small_files import read_file
-from keras_alexnet.data.archives.state import ArchiveState
 from keras_alexnet.data.archives.tar import is_tar
 from keras_alexnet.data.archives.tfrecord import FROM_ONE, is_tfrecord, read_tfrecord
 from keras_alexnet.data.archives.webdataset import is_webdataset, read_webdataset
@@ -82,11 +81,10 @@ def read_shards(
     classes: Sequence[str] | None = None,
     mapper: Mapper = map,
 ) -> LabelledImages:
-    """Finds the images of shards and their labels.
+    """Finds the images of shards and their labels; what is wrong is appended to `problems`.
 
     Args:
-        shards: the files.
-        problems: what is wrong is appended here, for `errors.raise_if_any`.
+        shards, problems: see above.
         first_label: what the first label is in the shards. If it is None, it is 1 where labels are in the feature that
             scripts for TPUs count from 1, and none is 0; else 0.
         classes: the class ids in label order, if they are known.
@@ -96,14 +94,13 @@ def read_shards(
         UserError: a shard is of another kind, truncated or damaged, or has images without labels; or it is unclear
             whether labels count from 0 or from 1.
     """
-    states = [ArchiveState.of(path) for path in shards]  # Before they are read: a change meanwhile is then found.
-    all_samples: list[Samples] = list(mapper(read_shard, shards))
+    all_samples: list[Samples] = list(mapper(_read_shard, shards))
     rows, labels, ids = ImageRows(), array("i"), []
-    for state, samples in zip(states, all_samples, strict=True):
-        order = list(range(len(samples.labels)))
-        add_entries(state, samples.entries, order, state.path, "shard", rows, problems)
+    for samples in all_samples:
+        order = list(range(len(samples)))
+        add_entries(samples, order, samples.archive.path, "shard", rows, problems)
         labels.extend(samples.labels[position] for position in order)
-        ids += (_class_id(samples.entries.names[position], samples.class_ids[position]) for position in order)
+        ids += (_class_id(samples.names[position], samples.class_ids[position]) for position in order)
     raise_if_any(problems, "the shards cannot be used as they are, nothing was written")
     if first_label is None:
         from_one = all(samples.label_feature == FROM_ONE for samples in all_samples)
@@ -193,7 +190,7 @@ def by_name(images: ImageMap) -> ImageMap:
     return images.take(sorted(range(len(images)), key=lambda row: os.path.basename(images.paths[row])))
 
 
-def read_shard(path: str) -> Samples:
+def _read_shard(path: str) -> Samples:
     """Finds the images of one shard; raises `UserError` where an image has no label."""
     if _head_is(path, is_tfrecord):
         samples = read_tfrecord(path)
@@ -201,7 +198,7 @@ def read_shard(path: str) -> Samples:
         samples = read_webdataset(path)
     else:
         raise UserError(f"{path} is not a shard: expected a tar of WebDataset or a TFRecord file, not compressed.")
-    for name, label in zip(samples.entries.names, samples.labels, strict=True):
+    for name, label in zip(samples.names, samples.labels, strict=True):
         if label is None or not 0 <= label < 2**31:
             raise UserError(f"{path}: the image {os.fsdecode(name)} has no label: expected one integer, found {label}.")
     return samples
