@@ -16,12 +16,12 @@ from keras_alexnet.errors import UserError
 
 def class_file(model_path: str | os.PathLike) -> Path:
     """The path of a model's class file: its own, with `.classes.txt` in place of `.keras`, or behind another name."""
-    return _beside(model_path, ".classes.txt")
+    return _next_to(model_path, ".classes.txt")
 
 
 def names_file(model_path: str | os.PathLike) -> Path:
     """The path of the names of a model's classes, as `class_file`, with `.classnames.txt`."""
-    return _beside(model_path, ".classnames.txt")
+    return _next_to(model_path, ".classnames.txt")
 
 
 def write_classes(model_path: str | os.PathLike, classes: Sequence[str], names: Sequence[str] | None = None) -> None:
@@ -98,7 +98,7 @@ def check_classes(model_path: str | os.PathLike, classes: Sequence[str], source:
     )
 
 
-def _beside(model_path: str | os.PathLike, ending: str) -> Path:
+def _next_to(model_path: str | os.PathLike, ending: str) -> Path:
     path = Path(model_path)
     if not path.name:
         raise UserError(f"the model is {os.fspath(model_path)!r}; expected the name of a file.")

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
-from keras_alexnet.data.archives.directory import duplicates
 from keras_alexnet.data.archives.paths import split_archive
 from keras_alexnet.data.archives.small_files import entries_of
 from keras_alexnet.data.image_search import LeftOut, images_below, images_inside
@@ -102,8 +101,7 @@ def _images_inside(archive: str, inside: str, left_out: LeftOut) -> dict[str, st
         names = [entry]
     else:
         names = sorted(entries.names[position] for position in images_inside(entries, start, left_out))
-    problems = dict.fromkeys(duplicates(names), "several entries have this name") | entries.unusable
-    return {f"{archive}@/{os.fsdecode(name)}": problems.get(name) for name in names}
+    return {f"{archive}@/{os.fsdecode(name)}": entries.unusable.get(name) for name in names}
 
 
 def _images_below(folder: str, problems: list[tuple[str, str]], left_out: LeftOut) -> list[str]:

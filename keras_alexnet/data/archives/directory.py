@@ -30,16 +30,22 @@ def read_archive(path: str, mapper: Mapper = map, progress: Progress | None = No
     """
     with opened(path) as file:
         head = read_range(file, 0, _HEAD)
-    if head.startswith(b"PK"):
-        return read_zip(path)
     if is_tar(head):
         entries, inner = read_tar(TarPart(path), progress)
         for part in mapper(_read_inner, inner):
             entries.extend(part)
-        return entries
-    if is_tfrecord(head):
-        return read_tfrecord(path)
-    if (kind := detect(head)) in COMPRESSIONS:
+    elif is_tfrecord(head):
+        entries = read_tfrecord(path)
+    else:
+        entries = _read_zip(path, head)
+    entries.refuse_duplicates()
+    return entries
+
+
+def _read_zip(path: str, head: bytes) -> Entries:
+    """Reads what is a zip, unless it begins otherwise: a zip may have other bytes in front."""
+    kind = detect(head)
+    if kind in COMPRESSIONS:
         raise UserError(
             f"the archive {path} is compressed ({kind}), so that an image in it can only be read by decompressing "
             f"all before it. Decompress it once, such as with gzip -d for .tar.gz, and give the .tar."
@@ -47,8 +53,10 @@ def read_archive(path: str, mapper: Mapper = map, progress: Progress | None = No
     if not head:
         raise UserError(f"the archive {path} is empty.")
     try:
-        return read_zip(path)  # A zip may have other bytes in front.
+        return read_zip(path)
     except UserError as error:
+        if head.startswith(b"PK"):
+            raise
         expected = "Expected a folder, a zip, a tar or a TFRecord file."
         if kind or _is_text(head):
             raise UserError(f"{path} is a {kind or 'text'} file. {expected}") from None
@@ -58,12 +66,6 @@ def read_archive(path: str, mapper: Mapper = map, progress: Progress | None = No
 def _is_text(head: bytes) -> bool:
     """Whether a file begins like a text, and not like a script that unpacks itself."""
     return len(head) > 4 and all(byte >= 32 or byte in b"\t\n\r" for byte in head) and not head.startswith(b"#!")
-
-
-def duplicates(names: Iterable[bytes]) -> set[bytes]:
-    """The names that stand for several entries."""
-    seen: set[bytes] = set()
-    return {name for name in names if name in seen or seen.add(name)}
 
 
 def _read_inner(part: TarPart) -> Entries:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 from array import array
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -51,6 +52,13 @@ class Entries:
         """Adds an entry that cannot be read."""
         self.append(name, 0, 0)
         self.unusable[name] = reason
+
+    def refuse_duplicates(self) -> None:
+        """Makes those entries unusable whose name others have, too."""
+        if len(set(self.names)) < len(self.names):
+            doubles = [name for name, count in Counter(self.names).items() if count > 1]
+            reason = "it has several entries of this name; write the archive with each once"
+            self.unusable |= dict.fromkeys(doubles, reason)
 
     def extend(self, other: "Entries") -> None:
         """Adds those of another part of the archive."""

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from keras_alexnet.data.archives.directory import duplicates, read_archive
+from keras_alexnet.data.archives.directory import read_archive
 from keras_alexnet.data.archives.entries import Entries, opened, read_range
 from keras_alexnet.data.archives.locations import Locations
 from keras_alexnet.data.archives.paths import candidates
@@ -80,9 +80,6 @@ def _directory(archive: str, archives: list[ArchiveState]) -> tuple[int, dict[by
     entries = read_archive(archive)
     archives.append(entries.archive)
     directory = {name: position for position, name in enumerate(entries.names)}
-    if len(directory) < len(entries):
-        for name in duplicates(entries.names):
-            entries.unusable[name] = "it has several entries of this name; write the archive with each once"
     entries.names.clear()
     return len(archives) - 1, directory, entries
 

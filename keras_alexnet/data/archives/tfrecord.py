@@ -25,7 +25,7 @@ _HEADER = struct.Struct("<QI")  # the length of a record, and its checksum
 _FOOTER_SIZE = 4
 _WINDOW = 4096
 _BYTES, _INT64 = 1, 3  # the fields of `tf.train.Feature`
-_LONGEST_NAME = 2**16
+_MAX_NAME = 2**16
 
 
 def is_tfrecord(head: bytes) -> bool:
@@ -58,9 +58,10 @@ def read_tfrecord(path: str | os.PathLike) -> Samples:
                     "download the file again."
                 ) from None
             if image is None:
+                found = ", ".join(sorted(name.decode(errors="replace") for name in features)) or "none"
                 raise UserError(
                     f"{os.fspath(path)}: record {number:,} has no image: expected a feature named "
-                    f"{' or '.join(map(bytes.decode, _IMAGES))}, found {_listed(features)}."
+                    f"{' or '.join(map(bytes.decode, _IMAGES))}, found {found}."
                 )
             names.append(name)
             samples.add(b"%08d" % number, *image, label, class_id)
@@ -151,7 +152,7 @@ def _features(window: _Window, start: int, end: int) -> dict[bytes, _Range]:
             name, values = b"", None
             for number, part_start, part_end in _fields(window, entry_start, entry_end):
                 if number == 1:
-                    name = window.read(part_start, min(part_end - part_start, _LONGEST_NAME))
+                    name = window.read(part_start, min(part_end - part_start, _MAX_NAME))
                 else:
                     values = next((_Range(*field) for field in _fields(window, part_start, part_end)), None)
             if values:
@@ -173,7 +174,7 @@ def _bytes_range(window: _Window, values: _Range | None) -> tuple[int, int] | No
 
 def _text(window: _Window, values: _Range | None) -> bytes:
     where = _bytes_range(window, values)
-    return window.read(where[0], min(where[1], _LONGEST_NAME)) if where else b""
+    return window.read(where[0], min(where[1], _MAX_NAME)) if where else b""
 
 
 def _int64(window: _Window, values: _Range | None) -> int | None:
@@ -190,10 +191,6 @@ def _int64(window: _Window, values: _Range | None) -> int | None:
     if len(numbers) != 1:
         return None
     return numbers[0] - 2**64 if numbers[0] >= 2**63 else numbers[0]
-
-
-def _listed(features: Mapping[bytes, _Range]) -> str:
-    return ", ".join(sorted(name.decode(errors="replace") for name in features)) or "none"
 
 
 def _header_fits(header: bytes) -> bool:

@@ -15,7 +15,7 @@ from keras_alexnet.errors import UserError
 
 _IMAGES = tuple(suffix[1:].encode() for suffix in IMAGE_SUFFIXES)
 _LABELS = (b"cls", b"json")
-_LONGEST_LABEL = 2**20
+_MAX_LABEL_BYTES = 2**20
 _FIRST = 16  # A sample has fewer files.
 
 
@@ -62,7 +62,7 @@ def read_webdataset(path: str | os.PathLike) -> Samples:
                 problem = "no label: expected a .cls or .json file next to the image"
             else:
                 at = by_kind[source]
-                text = read_range(file, files.offset[at], min(files.size[at], _LONGEST_LABEL))
+                text = read_range(file, files.offset[at], min(files.size[at], _MAX_LABEL_BYTES))
                 label = _label(text, source)
                 if label is None:
                     problem = f"no label in .{source.decode()}: expected an integer, found {text[:80]!r}"

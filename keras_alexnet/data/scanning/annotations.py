@@ -8,7 +8,7 @@ from keras_alexnet.data.class_ids import escaped, similar
 from keras_alexnet.system.file_names import from_utf8
 
 # ILSVRC's annotations have at most some 10 kB; a limit keeps a wrong file from taking forever.
-_MOST_BYTES = 1 << 20
+_MAX_BYTES = 1 << 20
 
 
 def annotated_label(
@@ -32,7 +32,7 @@ def annotated_label(
     """
     try:
         text = read(annotation)
-        if len(text) > _MOST_BYTES:
+        if len(text) > _MAX_BYTES:
             raise ValueError("it is larger than 1 MiB")
         # Entities can expand to gigabytes, and no annotation needs them.
         if b"<!ENTITY" in text:

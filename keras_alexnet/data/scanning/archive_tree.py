@@ -2,7 +2,6 @@
 
 import os
 
-from keras_alexnet.data.archives.directory import duplicates
 from keras_alexnet.data.archives.entries import Entries
 from keras_alexnet.data.archives.small_files import entries_of
 from keras_alexnet.data.image_rows import ImageRows
@@ -71,17 +70,12 @@ def add_entries(
     if not chosen:
         problems.append(f"{what} {folder} has no images: put some there, or give another")
     chosen.sort(key=entries.names.__getitem__)
-    names = [entries.names[position] for position in chosen]
     count = len(rows)
     rows.add_entries(entries, chosen)
     paths = rows.paths[count:]
-    archive = entries.archive.path
-    for name in duplicates(names):
-        problems.append(f"{archive}@/{os.fsdecode(name)} is there several times; write the archive with each name once")
-    problems.extend(
-        f"{path}: {entries.unusable[name]}" for name, path in zip(names, paths, strict=True) if name in entries.unusable
-    )
-    problems.extend(breaking_lines(paths, len(archive)))
+    reasons = {path: entries.unusable.get(entries.names[at]) for path, at in zip(paths, chosen, strict=True)}
+    problems.extend(f"{path}: {reason}" for path, reason in reasons.items() if reason)
+    problems.extend(breaking_lines(paths, len(entries.archive.path)))
     return paths
 
 

@@ -201,6 +201,7 @@ def _read_shard(path: str) -> Samples:
     for name, label in zip(samples.names, samples.labels, strict=True):
         if label is None or not 0 <= label < 2**31:
             raise UserError(f"{path}: the image {os.fsdecode(name)} has no label: expected one integer, found {label}.")
+    samples.refuse_duplicates()
     return samples
 
 
