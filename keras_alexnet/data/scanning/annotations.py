@@ -18,17 +18,10 @@ def annotated_label(
     problems: list[str],
     read: Callable[[str], bytes] = read_file,
 ) -> int | None:
-    """Reads the class of an image from its annotation.
-
-    Args:
-        annotation: the XML file; its `object/name` elements all name the same class.
-        image: the image it belongs to, for messages.
-        label_of: the label of each class id.
-        problems: what is wrong is appended here, for `errors.raise_if_any`.
-        read: gives the bytes of a file.
+    """Reads the class of an image from its annotation, an XML file whose `object/name` elements all name the same.
 
     Returns:
-        The label; None, after a problem was appended, if there is none.
+        The label; None, after what is wrong was appended to `problems`, if there is none.
     """
     try:
         text = read(annotation)

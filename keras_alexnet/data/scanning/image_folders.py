@@ -80,17 +80,7 @@ def scan_validation(
     notes: list[str],
     options: ScanOptions = _DEFAULT,
 ) -> ImageMap:
-    """Finds the images of one folder and their labels.
-
-    Args:
-        val_dir: holds the images.
-        val_labels: as for `val_labels.validation_labels`.
-        classes: the class ids, in label order.
-        problems, notes, options: see above.
-
-    Returns:
-        The images with absolute paths, sorted by path.
-    """
+    """Finds the images of one folder, sorted by path, and their labels, as `val_labels.validation_labels` does."""
     tree = _open_tree(val_dir, options)
     problems.extend(breaking_lines([tree.source]))
     tree.left_out = LeftOut({os.path.abspath(val_labels)})
@@ -111,11 +101,7 @@ def scan_validation(
 
 
 def _open_tree(path: str | os.PathLike, options: ScanOptions) -> Tree:
-    """The tree of a folder, of an archive, or of a folder inside an archive (`<archive>@/<folder>`).
-
-    Raises:
-        UserError: the archive is truncated or damaged.
-    """
+    """The tree of a folder, of an archive, or of a folder inside an archive (`<archive>@/<folder>`)."""
     archived = (os.path.abspath(path), "") if os.path.isfile(path) else split_archive(path)
     return ArchiveTree(*archived, options) if archived else FolderTree(os.path.abspath(path), options)
 

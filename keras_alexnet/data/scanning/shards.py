@@ -29,7 +29,7 @@ _PARTS = {part: re.compile(rf"(?:^|[^a-z]){part}", re.IGNORECASE) for part in ("
 
 
 @dataclass(frozen=True)
-class LabelledImages:
+class LabeledImages:
     """The images of some shards.
 
     Attributes:
@@ -80,11 +80,12 @@ def read_shards(
     first_label: int | None = None,
     classes: Sequence[str] | None = None,
     mapper: Mapper = map,
-) -> LabelledImages:
-    """Finds the images of shards and their labels; what is wrong is appended to `problems`.
+) -> LabeledImages:
+    """Finds the images of shards and their labels.
 
     Args:
-        shards, problems: see above.
+        shards: the files.
+        problems: as in `image_folders`.
         first_label: what the first label is in the shards. If it is None, it is 1 where labels are in the feature that
             scripts for TPUs count from 1, and none is 0; else 0.
         classes: the class ids in label order, if they are known.
@@ -99,8 +100,10 @@ def read_shards(
     for samples in all_samples:
         order = list(range(len(samples)))
         add_entries(samples, order, samples.archive.path, "shard", rows, problems)
-        labels.extend(samples.labels[position] for position in order)
-        ids += (_class_id(samples.names[position], samples.class_ids[position]) for position in order)
+        for position in order:
+            named = _WORDNET_ID.match(samples.names[position])
+            labels.append(samples.labels[position])
+            ids.append(samples.class_ids[position] or (named[1] if named else b""))
     raise_if_any(problems, "the shards cannot be used as they are, nothing was written")
     if first_label is None:
         from_one = all(samples.label_feature == FROM_ONE for samples in all_samples)
@@ -112,7 +115,7 @@ def read_shards(
     labels = array("i", (label - first_label for label in labels))
     by_class = sorted(range(len(rows)), key=lambda row: (labels[row], os.path.basename(rows.paths[row])))
     images = rows.image_map(labels, os.path.dirname(shards[0])).take(by_class)
-    return LabelledImages(images, _ids_of_labels(labels, ids, rows.paths, problems), first_label, shards)
+    return LabeledImages(images, _ids_of_labels(labels, ids, rows.paths, problems), first_label, shards)
 
 
 def _first_label(shards: Sequence[str], labels: Sequence[int], ids: Sequence[bytes], classes: Sequence[str]) -> int:
@@ -129,7 +132,7 @@ def _first_label(shards: Sequence[str], labels: Sequence[int], ids: Sequence[byt
     )
 
 
-def classes_of(found: LabelledImages, problems: list[str]) -> list[str]:
+def classes_of(found: LabeledImages, problems: list[str]) -> list[str]:
     """The class ids of training images, in label order.
 
     They are those that the shards have; if these have only some, with the labels of ILSVRC2012, all of its classes.
@@ -154,7 +157,7 @@ def classes_of(found: LabelledImages, problems: list[str]) -> list[str]:
     return [str(label + found.first_label) for label in range(count)]
 
 
-def with_classes(found: LabelledImages, classes: Sequence[str], problems: list[str]) -> ImageMap:
+def with_classes(found: LabeledImages, classes: Sequence[str], problems: list[str]) -> ImageMap:
     """The images, whose classes are compared with those known from elsewhere; raises `UserError` for further labels."""
     most = max(found.images.labels)
     if most >= len(classes):
@@ -174,7 +177,7 @@ def with_classes(found: LabelledImages, classes: Sequence[str], problems: list[s
     return found.images
 
 
-def _listed_classes(found: LabelledImages) -> list[str] | None:
+def _listed_classes(found: LabeledImages) -> list[str] | None:
     """The classes of the list that TensorFlow Datasets writes next to its shards, in label order; None without one."""
     path = os.path.join(os.path.dirname(found.shards[0]), _CLASS_LIST)
     if not os.path.isfile(path):
@@ -235,11 +238,6 @@ def _raise_if_incomplete(folder: str, names: Sequence[str]) -> None:
                 f"{stem}-{missing[0]:05}-of-{total}{suffix}. Copy or download them; or, to do without them, give a "
                 f"pattern such as '{os.path.join(folder, stem)}-*' in place of the folder."
             )
-
-
-def _class_id(name: bytes, class_id: bytes) -> bytes:
-    named = _WORDNET_ID.match(name)
-    return class_id or (named[1] if named else b"")
 
 
 def _ids_of_labels(
