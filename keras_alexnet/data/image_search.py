@@ -22,7 +22,7 @@ class LeftOut:
     """
 
     def __init__(self, used: Collection[str] = ()) -> None:
-        self.used = used
+        self._used = used
         self._counts: dict[tuple[str, str], int] = {}  # by the kind in singular and plural
         self._examples: dict[tuple[str, str], str] = {}
 
@@ -31,7 +31,7 @@ class LeftOut:
 
     def add(self, path: str) -> None:
         """Adds a file, by its suffix."""
-        if path in self.used:
+        if path in self._used:
             return
         suffix = suffix_of(path)
         kind = (f"{suffix} file", f"{suffix} files") if suffix else ("file without a suffix", "files without a suffix")

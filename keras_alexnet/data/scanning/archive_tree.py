@@ -13,7 +13,7 @@ class ArchiveTree(Tree):
     """An archive, or the folder `inside` it."""
 
     def __init__(self, archive: str, inside: str, options: ScanOptions) -> None:
-        super().__init__()
+        super().__init__(options)
         self._archive = archive
         self._entries = entries_of(archive, options.mapper, options.progress)
         self._by_folder: dict[bytes, list[int]] = {}

@@ -14,7 +14,7 @@ class FolderTree(Tree):
     """A folder, whose classes may be tars."""
 
     def __init__(self, folder: str, options: ScanOptions) -> None:
-        super().__init__()
+        super().__init__(options)
         self.source = self.root = folder
         self._options = options
         self._tars = {}  # the entries of each by its path
@@ -58,7 +58,7 @@ class FolderTree(Tree):
             return add_entries(entries, images_inside(entries, b"", self.left_out), folder, what, rows, problems)
         paths: list[str] = []
         counts: dict[str, int] = {}
-        left_out = LeftOut(self.left_out.used)
+        left_out = LeftOut(self._options.used)
 
         def unreadable(error: OSError) -> None:
             problems.append(_unreadable(what, folder, error))

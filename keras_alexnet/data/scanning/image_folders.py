@@ -16,7 +16,6 @@ from keras_alexnet.data.archives.small_files import exists
 from keras_alexnet.data.class_ids import alike_pairs, difference, escaped, similar
 from keras_alexnet.data.image_map import ImageMap
 from keras_alexnet.data.image_rows import ImageRows
-from keras_alexnet.data.image_search import LeftOut
 from keras_alexnet.data.scanning.archive_tree import ArchiveTree
 from keras_alexnet.data.scanning.folder_tree import FolderTree
 from keras_alexnet.data.scanning.trees import ScanOptions, Tree, breaking_lines
@@ -81,9 +80,8 @@ def scan_validation(
     options: ScanOptions = _DEFAULT,
 ) -> ImageMap:
     """Finds the images of one folder, sorted by path, and their labels, as `val_labels.validation_labels` does."""
-    tree = _open_tree(val_dir, options)
+    tree = _open_tree(val_dir, options._replace(used={os.path.abspath(val_labels)}))
     problems.extend(breaking_lines([tree.source]))
-    tree.left_out = LeftOut({os.path.abspath(val_labels)})
     rows = ImageRows()
     images = tree.add_images(tree.root, "validation folder", rows, problems)
     notes.extend(tree.notes())

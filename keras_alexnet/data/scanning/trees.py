@@ -4,7 +4,7 @@ Links are followed and written as they are.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from keras_alexnet.data.archives.directory import Mapper, Progress
@@ -19,11 +19,13 @@ class ScanOptions(NamedTuple):
         progress: called with (done, total, what is counted), often.
         pass_links: take symbolic links for images without looking where they lead, since `checking.check` will.
         mapper: computes a function of each archive.
+        used: files that are not left out, as they are read for another purpose.
     """
 
     progress: Progress | None = None
     pass_links: bool = False
     mapper: Mapper = map
+    used: Collection[str] = ()
 
 
 class Tree(ABC):
@@ -38,8 +40,8 @@ class Tree(ABC):
     source: str
     root: str
 
-    def __init__(self) -> None:
-        self.left_out = LeftOut()
+    def __init__(self, options: ScanOptions) -> None:
+        self.left_out = LeftOut(options.used)
         self._nested: dict[str, int] = {}  # how many images are in which folders below those that were asked for
 
     @abstractmethod
