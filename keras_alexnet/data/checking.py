@@ -44,14 +44,14 @@ def check(sources: Sequence[Source], num_processes: int, progress: Progress | No
     return [finding for finding in found if finding]
 
 
-def mean_over_sample(images: ImageMap, function: Callable[[int, int], float], count: int = 100) -> float:
-    """The mean of a function of (width, height) over up to `count` images, evenly spread; unusable ones are skipped.
+def mean_over_sample(images: ImageMap, function: Callable[[int, int], float]) -> float:
+    """The mean of a function of (width, height) over up to 100 images, evenly spread; unusable ones are skipped.
 
     The function may raise `UnusableError`, too.
     """
     results = [
         examine(images.image(row), lambda opened: function(*opened.image.size))[1]
-        for row in sample_rows(len(images), count)
+        for row in sample_rows(len(images), 100)
     ]
     values = [value for value in results if value is not None]
     return sum(values) / max(len(values), 1)

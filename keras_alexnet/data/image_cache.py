@@ -68,11 +68,8 @@ class ImageCache:
 def image_caches(image_maps: Sequence[ImageMap], num_workers: int) -> tuple[list[ImageCache], str] | None:
     """Returns a cache for each map and a line that describes them; None if the images need too much memory.
 
-    Also None if the system does not say how much memory is available (it does on Linux only).
-
-    Args:
-        image_maps: the maps to cache.
-        num_workers: processes that may share this machine; each gets its part of the memory.
+    Also None if the system does not say how much memory is available (it does on Linux only). The memory is shared with
+    `num_workers` processes that may be on this machine.
     """
     free = available_bytes()
     if free is None:

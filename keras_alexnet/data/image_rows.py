@@ -3,6 +3,8 @@
 from array import array
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from keras_alexnet.data.archives.entries import Entries
 from keras_alexnet.data.archives.locations import Locations
 from keras_alexnet.data.archives.state import ArchiveState
@@ -39,6 +41,6 @@ class ImageRows:
 
     def image_map(self, labels: Sequence[int], source: str) -> ImageMap:
         """The images as a map."""
-        arrays = self._archive, self._offset, self._size, self._method
-        locations = Locations.of(list(self._archives), *arrays) if self._archives else None
+        arrays = map(np.asarray, (self._archive, self._offset, self._size, self._method))
+        locations = Locations(list(self._archives), *arrays) if self._archives else None
         return ImageMap(self.paths, labels, source=source, locations=locations)

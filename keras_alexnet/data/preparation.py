@@ -166,18 +166,21 @@ def _folders(config: PreparationConfig) -> list[str | None]:
         return [_folder_to_split(config), None, None]
     if config.val_labels is not None and config.val_annotations_dir is not None:
         raise UserError("--val_labels and --val_annotations_dir are both given: leave out the one or the other.")
-    labels = "val_annotations_dir" if config.val_labels is None else "val_labels"
-    given = {name: getattr(config, name) for name in ("train_dir", "val_dir", labels)}
+    given = {
+        "train_dir": config.train_dir,
+        "val_dir": config.val_dir,
+        "val_labels": config.val_annotations_dir if config.val_labels is None else config.val_labels,
+    }
     if given["val_dir"] and find_shards(given["val_dir"], "val"):
-        given[labels] = given[labels] or ""
-    elif given["val_dir"] and given[labels] is None:
-        given[labels] = val_annotations(given["val_dir"])
+        given["val_labels"] = given["val_labels"] or ""
+    elif given["val_dir"] and given["val_labels"] is None:
+        given["val_labels"] = val_annotations(given["val_dir"])
     if None in given.values() and config.imagenet_dir:
         layout = find_layout(config.imagenet_dir)
         say(f"Found {layout.description}" + (f", labels in {layout.val_labels}" if layout.val_labels else ""))
-        found = {"train_dir": layout.train, "val_dir": layout.val, labels: layout.val_labels}
+        found = {"train_dir": layout.train, "val_dir": layout.val, "val_labels": layout.val_labels}
         given = {name: found[name] if value is None else value for name, value in given.items()}
-    missing = [name.replace("val_annotations_dir", "val_labels") for name in given if given[name] is None]
+    missing = [name for name, value in given.items() if value is None]
     if missing == ["train_dir"]:
         say("Found no training images: preparing only the validation images")
     elif missing and config.imagenet_dir:

@@ -3,10 +3,11 @@
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
 from keras_alexnet.data.class_mappings import CLASS_MAPPINGS, CLASS_NAMES, read_class_mappings, read_class_names
@@ -18,7 +19,6 @@ from keras_alexnet.data.order import batch_rows
 from keras_alexnet.data.pipeline import padded_evaluation_dataset, training_dataset
 from keras_alexnet.data.pixel_store import PixelStore
 from keras_alexnet.data.unreadable import READ_AHEAD, evaluation_errors, explained_errors, find_unreadable
-from keras_alexnet.errors import UserError
 
 # Images at either end of a map that a quick check reads.
 _MAX_CHECKED = 8
@@ -106,13 +106,11 @@ class TrainingData:
     ) -> contextlib.AbstractContextManager:
         """Within it, errors of the input at training step `step()` or a little later become user errors."""
 
-        def find() -> UserError | None:
-            rows: list[int] = []
-            for ahead in range(READ_AHEAD):
-                rows += batch_rows(self.num_training, batch_size, seed, step() + ahead).tolist()
-            return find_unreadable(self.train, rows)
+        def rows() -> Iterable[int]:
+            steps = range(step(), step() + READ_AHEAD)
+            return np.concatenate([batch_rows(self.num_training, batch_size, seed, ahead) for ahead in steps]).tolist()
 
-        return explained_errors(find)
+        return explained_errors(self.train, rows)
 
     def validation_errors(self, batch_size: int, *, batch: Callable[[], int]) -> contextlib.AbstractContextManager:
         """As `training_errors`, for the validation."""

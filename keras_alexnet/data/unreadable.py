@@ -63,22 +63,22 @@ def evaluation_errors(
 ) -> contextlib.AbstractContextManager:
     """Within it, errors of an evaluation that computes `batch()` are reported as a user error."""
 
-    def find() -> UserError | None:
+    def rows() -> Iterable[int]:
         first = batch() * batch_size
-        return find_unreadable(image_map, range(first, min(first + READ_AHEAD * batch_size, len(image_map))))
+        return range(first, min(first + READ_AHEAD * batch_size, len(image_map)))
 
-    return explained_errors(find)
+    return explained_errors(image_map, rows)
 
 
 @contextlib.contextmanager
-def explained_errors(find: Callable[[], UserError | None]) -> Iterator[None]:
-    """Turns TensorFlow's errors into the user's mistake behind them: `find` looks for an image that cannot be read."""
+def explained_errors(image_map: ImageMap, rows: Callable[[], Iterable[int]]) -> Iterator[None]:
+    """Turns TensorFlow's errors into the user's mistake behind them, if an image of `rows()` cannot be read."""
     try:
         yield
     except (tf.errors.ResourceExhaustedError, tf.errors.UnavailableError, tf.errors.DeadlineExceededError):
         raise  # A device has too little memory, or another worker has ended.
     except tf.errors.OpError:
-        unreadable = find()
+        unreadable = find_unreadable(image_map, rows())
         if unreadable is None:
             raise
         raise unreadable from None

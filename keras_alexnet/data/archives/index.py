@@ -62,7 +62,8 @@ def locate(paths: Sequence[str], source: str) -> Locations | None:
             if not row % 4096:
                 progress(row, len(paths), "map lines looked up in archives")
     raise_if_any(problems, f"{source} names images that cannot be read from their archives; correct it or {_AGAIN}")
-    return Locations.of(archives, number, offset, size, method) if archives else None
+    arrays = map(np.asarray, (number, offset, size, method))
+    return Locations(archives, *arrays) if archives else None
 
 
 def _directory(archive: str, archives: list[ArchiveState]) -> tuple[int, dict[bytes, int], Entries] | None:

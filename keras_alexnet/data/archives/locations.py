@@ -7,7 +7,6 @@ import functools
 import os
 import time
 import zlib
-from array import array
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -123,11 +122,6 @@ class Locations:
     def __post_init__(self) -> None:
         self.reader = Reader()
         self._file = functools.lru_cache(_MAX_OPEN_FILES)(_File)
-
-    @classmethod
-    def of(cls, archives: Sequence[ArchiveState], archive: array, offset: array, size: array, method: array):
-        """The locations in arrays of types "i", "q", "q" and "B", whose memory they share."""
-        return cls(archives, *map(np.asarray, (archive, offset, size, method)))
 
     def __len__(self) -> int:
         return len(self.archive)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from keras_alexnet.data.archives.directory import Progress
+from keras_alexnet.data.archives.entries import opened
 from keras_alexnet.errors import UserError
 
 TRAIN_TAR, VAL_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
@@ -52,15 +53,12 @@ def check_archives(paths: Sequence[str], progress: Progress) -> list[str]:
 def _md5(path: str, progress: Progress) -> str:
     digest = hashlib.md5(usedforsecurity=False)
     done = 0
-    try:
-        with open(path, "rb", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
-            while piece := file.read(_PIECE_BYTES):
-                digest.update(piece)
-                done += len(piece)
-                progress(done >> 20, size >> 20, f"MiB of {os.path.basename(path)} compared")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}.") from None
+    with opened(path) as file:
+        size = os.fstat(file).st_size
+        while piece := os.read(file, _PIECE_BYTES):
+            digest.update(piece)
+            done += len(piece)
+            progress(done >> 20, size >> 20, f"MiB of {os.path.basename(path)} compared")
     return digest.hexdigest()
 
 

@@ -50,13 +50,9 @@ class Tree(ABC):
 
     @abstractmethod
     def add_images(self, folder: str, what: str, rows: ImageRows, problems: list[str]) -> list[str]:
-        """Adds the images in a folder and in those below it, sorted, to `rows`; returns their paths.
+        """Adds the images in one of the class folders, or the root, to `rows`; returns their paths, sorted.
 
-        Args:
-            folder: one of `class_folders`, or the `root`.
-            what: what the folder is, for messages.
-            rows: where they are added.
-            problems: see above.
+        Those in folders below it are among them. Messages call it `what`.
         """
 
     def notes(self) -> Iterator[str]:
