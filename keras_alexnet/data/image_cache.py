@@ -47,11 +47,12 @@ class ImageCache:
             return None
         missing = [row for row in rows.tolist() if row not in cached]
         try:
-            for row, data in zip(missing, self._image_map.read_many(missing), strict=True):
-                cached[row] = decode_bytes(data)
-                self._count(cached[row].nbytes)
-        except Exception:  # Of any kind. Reading without the cache names the image.
+            decoded = list(map(decode_bytes, self._image_map.read_many(missing)))
+        except Exception:  # Pillow raises a dozen kinds for broken files. Reading without the cache names the image.
             return None
+        for row, image in zip(missing, decoded, strict=True):
+            cached[row] = image
+            self._count(image.nbytes)
         return ImageList(cached[row] for row in rows.tolist())
 
     def _count(self, size: int) -> None:

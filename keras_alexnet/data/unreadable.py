@@ -41,20 +41,22 @@ def why_unreadable(image_map: ImageMap, row: int) -> str | None:
     """Why the image of a row cannot be read; None if it can."""
     try:
         data = image_map.read(row)
+    except FileNotFoundError:
+        return "the file is missing"
+    except (OSError, ValueError) as error:  # No file can have a name with a zero byte.
+        return getattr(error, "strerror", None) or str(error)
+    try:
         # The whole image: the damage may lie outside the square in the middle.
         image_file.decode(data)
         evaluation_image(tf.constant(data), IMAGE_SIZE)
         decode_image(tf.constant(data))
-    except FileNotFoundError:
-        return "the file is missing"
     except UnidentifiedImageError:
         reason = why_not_an_image(data[:HEAD_BYTES])
         return f"it is {reason}" if reason.startswith(("not ", "truncated ")) else reason
     except tf.errors.OpError:
         return "TensorFlow cannot decode it"
-    # Pillow raises errors of every kind on damaged files.
-    except Exception as error:
-        return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    except Exception as error:  # Pillow raises a dozen kinds for broken files.
+        return str(error) or type(error).__name__
     return None
 
 

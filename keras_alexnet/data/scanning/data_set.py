@@ -1,5 +1,6 @@
 """Finds the images of a data set, such as ILSVRC2012, and their labels. Needs NumPy, and no framework."""
 
+import os
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from keras_alexnet.data.archives.directory import Mapper, Progress
 from keras_alexnet.data.image_map import ImageMap
 from keras_alexnet.data.scanning.ilsvrc2012_classes import CLASS_IDS
 from keras_alexnet.data.scanning.image_folders import scan_training, scan_validation, scan_validation_tree
-from keras_alexnet.data.scanning.shards import by_name, classes_of, find_shards, read_shards, with_classes
+from keras_alexnet.data.scanning.shards import classes_of, find_shards, read_shards, with_classes
 from keras_alexnet.data.scanning.split import split
 from keras_alexnet.data.scanning.synset_mapping import read_synset_names
 from keras_alexnet.data.scanning.trees import ScanOptions
@@ -93,7 +94,8 @@ def scan_image_folders(
     elif val_shards:
         val_found = read_shards(val_shards, problems, found.first_label if found else None, classes, mapper)
         classes = classes or classes_of(val_found, problems)
-        val = by_name(with_classes(val_found, classes, problems))
+        val = with_classes(val_found, classes, problems)
+        val = val.take(sorted(range(len(val)), key=lambda row: os.path.basename(val.paths[row])))
     else:
         classes = CLASS_IDS if classes is None else classes
         if val_labels:

@@ -188,11 +188,6 @@ def _listed_classes(found: LabeledImages) -> list[str] | None:
         raise UserError(f"cannot read {path}, the list of the classes: {error.strerror}.") from None
 
 
-def by_name(images: ImageMap) -> ImageMap:
-    """The images in the order of their names."""
-    return images.take(sorted(range(len(images)), key=lambda row: os.path.basename(images.paths[row])))
-
-
 def _read_shard(path: str) -> Samples:
     """Finds the images of one shard; raises `UserError` where an image has no label."""
     if _head_is(path, is_tfrecord):
