@@ -332,7 +332,7 @@ def test_images_with_an_unreadable_one_among_them_are_not_cached(tree):
 
 
 def test_too_narrow_images_do_not_count_as_space(tree, tmp_path, monkeypatch):
-    monkeypatch.setattr("keras_alexnet.data.resizing.files._LONGEST_SIDE", 300)
+    monkeypatch.setattr("keras_alexnet.data.resizing.files._MAX_SIDE", 300)
     expected = disk_space.check_space(
         [(ImageMap(list(map(str, tree.images[2:6])), [0] * 4), f"{tmp_path}/a.tar")], 64, 1
     )

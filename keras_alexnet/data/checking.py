@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from keras_alexnet.data import image_file
 from keras_alexnet.data.archives.locations import ArchivedImage
-from keras_alexnet.data.file_kinds import FORMAT_OF_SUFFIX, HEAD_BYTES, suffix_of, why_not_an_image
+from keras_alexnet.data.file_kinds import FORMAT_OF_SUFFIX, HEADER_BYTES, suffix_of, why_not_an_image
 from keras_alexnet.data.findings import Finding
 from keras_alexnet.data.image_file import EXIF_TRANSPOSES, orientation_of, pillow_formats, raise_if_damaged, upright_rgb
 from keras_alexnet.data.image_map import ImageMap, sample_rows
@@ -145,7 +145,7 @@ def _open_image(file: BinaryIO) -> Image.Image:
         image = Image.open(file, formats=pillow_formats())
     except UnidentifiedImageError:
         file.seek(0)
-        raise UnusableError(why_not_an_image(file.read(HEAD_BYTES))) from None
+        raise UnusableError(why_not_an_image(file.read(HEADER_BYTES))) from None
     if image.format == "PPM":
         file.seek(0)
         raise_if_damaged(image, file.read())

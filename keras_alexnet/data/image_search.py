@@ -9,7 +9,14 @@ from collections.abc import Callable, Collection, Iterator
 
 from keras_alexnet.data.archives.entries import Entries
 from keras_alexnet.data.archives.locations import ArchivedImage
-from keras_alexnet.data.file_kinds import HEAD_BYTES, is_hidden, is_image_file, is_image_head, is_image_name, suffix_of
+from keras_alexnet.data.file_kinds import (
+    HEADER_BYTES,
+    is_hidden,
+    is_image_file,
+    is_image_head,
+    is_image_name,
+    suffix_of,
+)
 
 _MAX_KINDS = 8
 
@@ -125,7 +132,7 @@ def images_inside(entries: Entries, start: bytes, left_out: LeftOut) -> list[int
 
 def _has_image_head(entries: Entries, position: int) -> bool:
     try:
-        return is_image_head(ArchivedImage.of(entries, position).head(HEAD_BYTES))
+        return is_image_head(ArchivedImage.of(entries, position).head(HEADER_BYTES))
     except (OSError, zlib.error):
         return False
 

@@ -9,7 +9,7 @@ from PIL import UnidentifiedImageError
 
 from keras_alexnet.data import image_file
 from keras_alexnet.data.decode import decode_image
-from keras_alexnet.data.file_kinds import HEAD_BYTES, why_not_an_image
+from keras_alexnet.data.file_kinds import HEADER_BYTES, why_not_an_image
 from keras_alexnet.data.image_map import ImageMap
 from keras_alexnet.data.transforms import evaluation_image
 from keras_alexnet.errors import UserError
@@ -51,7 +51,7 @@ def why_unreadable(image_map: ImageMap, row: int) -> str | None:
         evaluation_image(tf.constant(data), IMAGE_SIZE)
         decode_image(tf.constant(data))
     except UnidentifiedImageError:
-        reason = why_not_an_image(data[:HEAD_BYTES])
+        reason = why_not_an_image(data[:HEADER_BYTES])
         return f"it is {reason}" if reason.startswith(("not ", "truncated ")) else reason
     except tf.errors.OpError:
         return "TensorFlow cannot decode it"

@@ -14,7 +14,7 @@ Mapper = Callable[[Callable, Sequence], Iterable]
 # Called with (done, total, what is counted), often.
 Progress = Callable[[int, int, str], None]
 
-_HEAD = 2048
+_HEADER_BYTES = 2048
 
 
 def read_archive(path: str, mapper: Mapper = map, progress: Progress | None = None) -> Entries:
@@ -29,7 +29,7 @@ def read_archive(path: str, mapper: Mapper = map, progress: Progress | None = No
         UserError: it is another kind of file, is compressed as a whole, or damaged.
     """
     with opened(path) as file:
-        head = read_range(file, 0, _HEAD)
+        head = read_range(file, 0, _HEADER_BYTES)
     if is_tar(head):
         entries, inner = read_tar(TarPart(path), progress)
         for part in mapper(_read_inner, inner):

@@ -11,7 +11,7 @@ from keras_alexnet.errors import UserError
 _BLOCK = 512
 _ZEROS = bytes(_BLOCK)
 # Read at a time: a header and what follows it, or many headers where the files are small.
-_FEW, _MANY = 2**12, 2**17
+_FEW_BYTES, _MANY_BYTES = 2**12, 2**17
 # A header that says more is damaged: names and pax records take some hundred bytes.
 _MAX_EXTENDED = 2**20
 
@@ -84,7 +84,7 @@ def read_tar(part: TarPart, progress: Callable[[int, int, str], None] | None = N
 
 def members(file: int, part: TarPart, end: int) -> Iterator[Member]:
     """Reads the headers of a tar that ends at byte `end` of an open file; raises as `read_tar`."""
-    at, window, window_at, step = part.start, b"", part.start, _FEW
+    at, window, window_at, step = part.start, b"", part.start, _FEW_BYTES
     extended: dict[bytes, bytes] = {}
     while at + _BLOCK <= end:
         if not window_at <= at <= window_at + len(window) - _BLOCK:
@@ -120,7 +120,7 @@ def members(file: int, part: TarPart, end: int) -> Iterator[Member]:
             link = extended.get(b"linkpath") or block[157:257].split(b"\0", 1)[0]
             yield Member(_tidy(name), kind, data, size, _tidy(link), sparse, _seconds(block[136:148], extended))
             extended = {}
-        step = _MANY if size < _MANY // 8 else _FEW
+        step = _MANY_BYTES if size < _MANY_BYTES // 8 else _FEW_BYTES
         at = data + -(-size // _BLOCK) * _BLOCK
     # At least one block of zeros ends a tar: else it may have been cut off behind any of its entries.
     raise truncated(part.path, "its end mark", at + _BLOCK, end)

@@ -22,7 +22,7 @@ JPEG_QUALITY = 92
 # How copies are kept, as --resized_format: JPEG files, JPEGs in a tar for each split, decoded pixels (PPM) in one.
 FORMATS = ("files", "tar", "pixels")
 
-_LONGEST_SIDE = 65_500  # of a JPEG
+_MAX_SIDE = 65_500  # of a JPEG
 
 
 def resized_paths(images: ImageMap, folder: str, resized_format: str = "files") -> ImageMap:
@@ -137,8 +137,8 @@ def resized_size(size: tuple[int, int], shorter_side: int) -> tuple[int, int]:
     shortest, longest = min(size), max(size)
     width, height = ((2 * side * shorter_side + shortest) // (2 * shortest) for side in size)
     # Pillow refuses to open an image of more pixels.
-    most_pixels = 2 * (Image.MAX_IMAGE_PIXELS or longest * shortest)
-    if max(width, height) > _LONGEST_SIDE or width * height > most_pixels:
+    max_pixels = 2 * (Image.MAX_IMAGE_PIXELS or longest * shortest)
+    if max(width, height) > _MAX_SIDE or width * height > max_pixels:
         raise UnusableError("too long and narrow to be resized: {} x {}".format(*size))
     return width, height
 

@@ -112,12 +112,12 @@ def _images_of_classes(
     progress: Progress | None,
 ) -> ImageMap:
     # Only the names of ILSVRC's files contain the class: 3_12.png may well be a 7, and cat_and_dog.jpg a dog.
-    telling = {class_id for class_id in label_of if re.fullmatch(r"n\d{8}", class_id)}
+    wordnet_ids = {class_id for class_id in label_of if re.fullmatch(r"n\d{8}", class_id)}
     rows = ImageRows()
     labels = array("i")
     for done, (class_id, folder) in enumerate(folders.items(), 1):
         found = tree.add_images(folder, "class folder", rows, problems)
-        problems.extend(_wrong_folder(found, class_id, telling))
+        problems.extend(_wrong_folder(found, class_id, wordnet_ids))
         labels.extend([label_of[class_id]] * len(found))
         if progress:
             progress(done, len(folders), "class folders")
@@ -139,14 +139,14 @@ def _natural_order(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: [int(part) if part.isdecimal() else part for part in _NUMBERS.split(name)])
 
 
-def _wrong_folder(paths: Sequence[str], class_id: str, telling: Collection[str]) -> Iterator[str]:
+def _wrong_folder(paths: Sequence[str], class_id: str, wordnet_ids: Collection[str]) -> Iterator[str]:
     """Images named `<another class>_…`, so that one copied to a second class folder is found."""
     own, start = f"{class_id}_", len(os.path.dirname(paths[0])) + 1 if paths else 0
     for path in paths:
         if path.startswith(own, start) or (name := os.path.basename(path)).startswith(own):
             continue
         marks = [at for at, letter in enumerate(name) if letter == "_"]
-        other = next((name[:at] for at in marks if name[:at] in telling), None)
+        other = next((name[:at] for at in marks if name[:at] in wordnet_ids), None)
         if other:
             yield (
                 f"{path} is named as an image of class {other} but is in the folder of {class_id}: move it to "
