@@ -44,8 +44,10 @@ Writes to --output_dir, once the whole tree has been checked:
   bad_images.tsv     <absolute path> TAB <unusable or odd> TAB <problems>, if the images are checked
 """
 
+import dataclasses
 import shlex
 import time
+from collections.abc import Callable
 
 from absl import flags
 
@@ -57,120 +59,101 @@ from keras_alexnet.system.progress import say
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
-    """Defines the command's flags."""
-    cli.define_path(
+    """Defines a flag for each field of `PreparationConfig`, whose defaults they have."""
+    default = PreparationConfig(output_dir="data")
+
+    def define(function: Callable, name: str, help_text: str, *arguments, **limits) -> None:
+        function(name, getattr(default, name), *arguments, help_text, flag_values=flag_values, **limits)
+
+    define(
+        cli.define_path,
         "imagenet_dir",
-        None,
         "ILSVRC2012: the folder that has Data/CLS-LOC/train, Data/CLS-LOC/val and Annotations/CLS-LOC/val, or the one "
         "above it, or one with the archives of Kaggle or image-net.org.",
-        flag_values=flag_values,
     )
-    cli.define_path(
+    define(
+        cli.define_path,
         "train_dir",
-        None,
         "The training images, a folder per class; may be an archive. Default: those of --imagenet_dir.",
-        flag_values=flag_values,
     )
-    cli.define_path(
-        "val_dir",
-        None,
-        "The validation images; may be an archive. Default: those of --imagenet_dir.",
-        flag_values=flag_values,
-    )
-    cli.define_path(
+    define(cli.define_path, "val_dir", "The validation images; may be an archive. Default: those of --imagenet_dir.")
+    define(
+        cli.define_path,
         "val_labels",
-        None,
         "Classes of the validation images: LOC_val_solution.csv, the devkit (.tar.gz or unpacked) or its "
         "ILSVRC2012_validation_ground_truth.txt, a folder of XML annotations, or lines of <image> TAB <class>, such as "
         "val_annotations.txt. Default: the first of these that is in --imagenet_dir.",
-        flag_values=flag_values,
     )
-    cli.define_path(
+    define(
+        cli.define_path,
         "classmappings",
-        None,
         "The classes and their labels, as in classmappings.txt, for shards and for validation images alone. Without "
         "it: the classes that shards name, or else the 1,000 of ILSVRC2012.",
-        flag_values=flag_values,
     )
-    cli.define_path(
+    define(
+        cli.define_path,
         "val_annotations_dir",
-        None,
         "An XML file per validation image, as --val_labels. Given, but empty "
         '(--val_annotations_dir=""): the validation folder has a folder of images per class.',
-        flag_values=flag_values,
         may_be_empty=True,
     )
-    flags.DEFINE_float(
+    define(
+        flags.DEFINE_float,
         "val_fraction",
-        None,
         "Instead of a validation folder: the fraction of the images of each class of --train_dir to hold out; "
         "above 0, below 1. A class of two or more images has at least one in each split.",
-        flag_values=flag_values,
     )
-    flags.DEFINE_integer(
+    define(
+        flags.DEFINE_integer,
         "split_seed",
-        0,
         "Seed of the validation split of --val_fraction, which is the same on every machine.",
-        flag_values=flag_values,
     )
-    flags.DEFINE_bool(
+    define(
+        flags.DEFINE_bool,
         "relative_paths",
-        False,
         "Write paths relative to --output_dir, so that it can be moved together with the images.",
-        flag_values=flag_values,
     )
-    cli.define_path(
-        "output_dir", "data", "The folder to write to; created if it does not exist.", flag_values=flag_values
-    )
-    flags.DEFINE_bool(
+    define(cli.define_path, "output_dir", "The folder to write to; created if it does not exist.")
+    define(
+        flags.DEFINE_bool,
         "check_archives",
-        False,
         "First compare the official archives with their published sizes and MD5 sums, which reads them completely.",
-        flag_values=flag_values,
     )
-    flags.DEFINE_bool(
+    define(
+        flags.DEFINE_bool,
         "check_images",
-        False,
         "Decode every image. bad_images.tsv lists the odd ones and those that cannot be used; if there are any of "
         "these, no maps are written.",
-        flag_values=flag_values,
     )
-    flags.DEFINE_bool(
-        "skip_bad_images",
-        False,
-        "Check the images, and leave those that cannot be used out of the maps.",
-        flag_values=flag_values,
+    define(
+        flags.DEFINE_bool, "skip_bad_images", "Check the images, and leave those that cannot be used out of the maps."
     )
-    flags.DEFINE_integer(
+    define(
+        flags.DEFINE_integer,
         "resize_shorter_side",
-        None,
         "Check the images, write a copy of each whose shorter side has this many pixels to --resized_dir, and "
         "list the copies in the maps. 256 suits AlexNet.",
         lower_bound=32,
         upper_bound=4096,
-        flag_values=flag_values,
     )
-    cli.define_path(
+    define(
+        cli.define_path,
         "resized_dir",
-        None,
         "The folder for the copies, apart from the images. Finished copies of an earlier run are kept.",
-        flag_values=flag_values,
     )
-    flags.DEFINE_enum(
+    define(
+        flags.DEFINE_enum,
         "resized_format",
-        "files",
-        FORMATS,
         "How the copies are stored: one file each; one tar of the training and one of the validation images, which any "
         "file system takes easily; or decoded pixels in such tars (PPM), ten times as large, which training need not "
         "decode.",
-        flag_values=flag_values,
+        FORMATS,
     )
-    flags.DEFINE_integer(
+    define(
+        flags.DEFINE_integer,
         "num_processes",
-        None,
         "Processes that check and resize images; default: one per CPU.",
         lower_bound=1,
-        flag_values=flag_values,
     )
 
 
@@ -178,27 +161,8 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
     """Prepares the data and reports what was found."""
     cli.reject_positional(arguments)
     started = time.perf_counter()
-    data_set, files = prepare_data(
-        PreparationConfig(
-            output_dir=values.output_dir,
-            imagenet_dir=values.imagenet_dir,
-            train_dir=values.train_dir,
-            val_dir=values.val_dir,
-            val_labels=values.val_labels,
-            val_annotations_dir=values.val_annotations_dir,
-            classmappings=values.classmappings,
-            val_fraction=values.val_fraction,
-            split_seed=values.split_seed,
-            relative_paths=values.relative_paths,
-            check_archives=values.check_archives,
-            check_images=values.check_images,
-            skip_bad_images=values.skip_bad_images,
-            resize_shorter_side=values.resize_shorter_side,
-            resized_dir=values.resized_dir,
-            resized_format=values.resized_format,
-            num_processes=values.num_processes,
-        )
-    )
+    settings = {field.name: getattr(values, field.name) for field in dataclasses.fields(PreparationConfig)}
+    data_set, files = prepare_data(PreparationConfig(**settings))
     _report(data_set, files)
     say(f"Finished in {time.perf_counter() - started:.1f} s")
     _report_oddities(data_set)
@@ -223,8 +187,8 @@ def _report_oddities(data_set: DataSet) -> None:
     present = set(data_set.val.labels)
     absent = [class_id for label, class_id in enumerate(data_set.classes) if label not in present]
     if absent:
-        shown = ", ".join(absent[:5]) + (", …" if len(absent) > 5 else "")
-        say(f"Note: no validation images for {len(absent):,} of the {len(data_set.classes):,} classes: {shown}")
+        listed = ", ".join(absent[:5]) + (", …" if len(absent) > 5 else "")
+        say(f"Note: no validation images for {len(absent):,} of the {len(data_set.classes):,} classes: {listed}")
     if len(data_set.classes) == 1:
         say("Note: there is only one class, so a network would have nothing to learn")
 

@@ -7,13 +7,13 @@ import os
 import stat
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
 from keras_alexnet.data import image_file
 from keras_alexnet.data.archives.locations import ArchivedImage
-from keras_alexnet.data.file_kinds import FORMAT_OF_SUFFIX, HEAD_BYTES, suffix_of, why_not_an_image
+from keras_alexnet.data.file_kinds import FORMAT_OF_SUFFIX, HEADER_BYTES, suffix_of, why_not_an_image
 from keras_alexnet.data.findings import Finding
 from keras_alexnet.data.image_file import EXIF_TRANSPOSES, orientation_of, pillow_formats, raise_if_damaged, upright_rgb
 from keras_alexnet.data.image_map import ImageMap, sample_rows
@@ -26,6 +26,8 @@ SMALL = 32
 Progress = Callable[[int, int], None]
 # The path of an image file, or an image inside an archive.
 Source = str | ArchivedImage
+
+_Result = TypeVar("_Result")
 
 
 class UnusableError(Exception):
@@ -42,93 +44,90 @@ def check(sources: Sequence[Source], num_processes: int, progress: Progress | No
     return [finding for finding in found if finding]
 
 
-def mean_over_sample(images: ImageMap, function: Callable[[int, int], float], count: int = 100) -> float:
-    """The mean of a function of (width, height) over up to `count` images, evenly spread; unusable ones are skipped.
+def mean_over_sample(images: ImageMap, function: Callable[[int, int], float]) -> float:
+    """The mean of a function of (width, height) over up to 100 images, evenly spread; unusable ones are skipped.
 
     The function may raise `UnusableError`, too.
     """
-    values = []
-    for row in sample_rows(len(images), count):
-        with problems_told(source := images.image(row)) as problems, open_image(source, problems) as (image, _):
-            size = image.size
-        if not problems.unusable:
-            with contextlib.suppress(UnusableError):
-                values.append(function(*size))
+    results = [
+        examine(images.image(row), lambda opened: function(*opened.image.size))[1]
+        for row in sample_rows(len(images), 100)
+    ]
+    values = [value for value in results if value is not None]
     return sum(values) / max(len(values), 1)
 
 
 def check_one(source: Source) -> Finding | None:
     """What is the matter with an image, if anything."""
-    with problems_told(source) as problems, open_image(source, problems) as (image, file):
-        loaded = load(image, file, problems, smaller=True)
-        turn = note_orientation(image, problems)
-        if image.format != "JPEG":
-            upright_rgb(loaded, turn)
-    return problems.finding
+
+    def decode(opened: OpenImage) -> None:
+        loaded = opened.load(smaller=True)
+        orientation = opened.orientation()
+        if opened.image.format != "JPEG":
+            upright_rgb(loaded, orientation)
+
+    return examine(source, decode)[0]
 
 
-def load(image: Image.Image, file: BinaryIO, problems: "Problems", *, smaller: bool = False) -> Image.Image:
-    """As `image_file.load`; notes what is odd."""
-    loaded, lacks_end = image_file.load(image, file, smaller=smaller)
-    if lacks_end:
-        problems.odd.append("no end marker")
-    return loaded
+class OpenImage:
+    """An image, the file that it is read from, and what is odd about it."""
 
-
-class Problems:
-    """Gathers what is found about one file."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
+    def __init__(self, image: Image.Image, file: BinaryIO, warned: Sequence[warnings.WarningMessage]) -> None:
+        self.image = image
         self.odd: list[str] = []
-        self.unusable: str | None = None
-        self.warnings: list[warnings.WarningMessage] = []
+        self._file = file
+        self._warned = warned
 
-    @property
-    def finding(self) -> Finding | None:
-        if self.unusable:
-            return Finding(self.path, False, (self.unusable,))
-        return Finding(self.path, True, tuple(self.odd)) if self.odd else None
+    def load(self, *, smaller: bool = False) -> Image.Image:
+        """As `image_file.load`; notes what is odd."""
+        loaded, lacks_end = image_file.load(self.image, self._file, smaller=smaller)
+        if lacks_end:
+            self.odd.append("no end marker")
+        return loaded
+
+    def orientation(self) -> int | None:
+        """As `image_file.orientation_of`; notes what is odd."""
+        found = orientation_of(self.image)
+        # The EXIF reader is Pillow's TIFF reader. Some damage it keeps to itself, and then there are no EXIF tags.
+        has_warned = any(os.path.basename(warning.filename) == "TiffImagePlugin.py" for warning in self._warned)
+        nothing_in_it = self.image.info.get("exif") and not (found and self.image.getexif())
+        if self.image.format != "TIFF" and (found is None or has_warned or nothing_in_it):
+            self.odd.append("broken EXIF data")
+        if found in EXIF_TRANSPOSES:
+            self.odd.append(f"turned by its EXIF orientation: {found}")
+        return found
 
 
-@contextlib.contextmanager
-def problems_told(source: Source) -> Iterator[Problems]:
-    """Turns whatever is raised because of an image into a problem."""
+def examine(source: Source, work: Callable[[OpenImage], _Result]) -> tuple[Finding | None, _Result | None]:
+    """Opens an image, and turns whatever is raised because of it into a finding.
+
+    Returns:
+        What is the matter with the image, if anything; and the result of `work`, None if the image is unusable.
+
+    Raises:
+        UserError: the memory does not suffice.
+    """
     path = source if isinstance(source, str) else source.path
-    problems = Problems(path)
     try:
-        with warnings.catch_warnings(record=True) as problems.warnings:
+        with warnings.catch_warnings(record=True) as warned, _opened(source) as file:
             warnings.simplefilter("always")
-            yield problems
+            with _open_image(file) as image:
+                opened = OpenImage(image, file, warned)
+                opened.odd += _header_problems(image, source)
+                result = work(opened)
+        return Finding(path, True, tuple(opened.odd)) if opened.odd else None, result
     except UnusableError as error:
-        problems.unusable = str(error)
+        problem = str(error)
     except MemoryError:
         raise UserError(f"not enough memory to decode {path}. Give a smaller --num_processes.") from None
     except Image.DecompressionBombError:
-        problems.unusable = f"too many pixels: more than {2 * Image.MAX_IMAGE_PIXELS:,}"
-    except Exception as error:
+        problem = f"too many pixels: more than {2 * Image.MAX_IMAGE_PIXELS:,}"
+    except Exception as error:  # Pillow raises a dozen kinds of exceptions for broken files.
         if isinstance(error, OSError) and error.strerror is not None:
-            problems.unusable = _unreadable(path, error)
+            problem = _unreadable(path, error)
         else:
-            # Pillow raises a dozen kinds of exceptions for broken files.
-            problems.unusable = f"truncated or corrupted: {' '.join(str(error).split()) or type(error).__name__}"
-
-
-@contextlib.contextmanager
-def open_image(source: Source, problems: Problems) -> Iterator[tuple[Image.Image, BinaryIO]]:
-    """Opens an image and its file, and notes what the header contains."""
-    with _opened(source) as file:
-        try:
-            image = Image.open(file, formats=pillow_formats())
-        except UnidentifiedImageError:
-            file.seek(0)
-            raise UnusableError(why_not_an_image(file.read(HEAD_BYTES))) from None
-        with image:
-            if image.format == "PPM":
-                file.seek(0)
-                raise_if_damaged(image, file.read())
-            problems.odd += _header_problems(image, source)
-            yield image, file
+            problem = f"truncated or corrupted: {' '.join(str(error).split()) or type(error).__name__}"
+    return Finding(path, False, (problem,)), None
 
 
 def _opened(source: Source) -> BinaryIO:
@@ -139,6 +138,18 @@ def _opened(source: Source) -> BinaryIO:
     if not stat.S_ISREG(mode):
         raise UnusableError(f"not a file: {'a folder' if stat.S_ISDIR(mode) else 'a device or the like'}")
     return open(source, "rb")
+
+
+def _open_image(file: BinaryIO) -> Image.Image:
+    try:
+        image = Image.open(file, formats=pillow_formats())
+    except UnidentifiedImageError:
+        file.seek(0)
+        raise UnusableError(why_not_an_image(file.read(HEADER_BYTES))) from None
+    if image.format == "PPM":
+        file.seek(0)
+        raise_if_damaged(image, file.read())
+    return image
 
 
 def _header_problems(image: Image.Image, source: Source) -> Iterator[str]:
@@ -168,19 +179,6 @@ def _is_animated(source: Source) -> bool:
     with contextlib.suppress(Exception), _opened(source) as file, Image.open(file, formats=pillow_formats()) as image:
         return image.is_animated
     return False
-
-
-def note_orientation(image: Image.Image, problems: Problems) -> int | None:
-    """Notes what is odd about the orientation, and returns it."""
-    found = orientation_of(image)
-    # The EXIF reader is Pillow's TIFF reader. Some damage it keeps to itself, and then there are no EXIF tags.
-    warned = any(os.path.basename(warning.filename) == "TiffImagePlugin.py" for warning in problems.warnings)
-    nothing_in_it = image.info.get("exif") and not (found and image.getexif())
-    if image.format != "TIFF" and (found is None or warned or nothing_in_it):
-        problems.odd.append("broken EXIF data")
-    if found in EXIF_TRANSPOSES:
-        problems.odd.append(f"turned by its EXIF orientation: {found}")
-    return found
 
 
 def _unreadable(path: str, error: OSError) -> str:

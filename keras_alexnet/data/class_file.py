@@ -16,21 +16,18 @@ from keras_alexnet.errors import UserError
 
 def class_file(model_path: str | os.PathLike) -> Path:
     """The path of a model's class file: its own, with `.classes.txt` in place of `.keras`, or behind another name."""
-    return _beside(model_path, ".classes.txt")
+    return _next_to(model_path, ".classes.txt")
 
 
 def names_file(model_path: str | os.PathLike) -> Path:
     """The path of the names of a model's classes, as `class_file`, with `.classnames.txt`."""
-    return _beside(model_path, ".classnames.txt")
+    return _next_to(model_path, ".classnames.txt")
 
 
 def write_classes(model_path: str | os.PathLike, classes: Sequence[str], names: Sequence[str] | None = None) -> None:
-    """Writes the class file of a model, and the names of its classes if there are any; each atomically.
+    """Writes the class file of a model, the ids in label order, and the names if there are any; each atomically.
 
-    Args:
-        model_path: the model.
-        classes: the class ids, in label order.
-        names: a name for each. Without them, a file of names that is there already is removed: it may be of other ones.
+    Without names, a file of them that is there already is removed: it may be of other classes.
     """
     if names is None:
         names_file(model_path).unlink(missing_ok=True)
@@ -58,12 +55,7 @@ def read_classes(model_path: str | os.PathLike) -> list[str] | None:
 
 
 def check_classes(model_path: str | os.PathLike, classes: Sequence[str], source: str | os.PathLike) -> None:
-    """Compares the classes of a model with those of data; passes if the model has no class file.
-
-    Args:
-        model_path: the model.
-        classes: the class ids of the data, in label order.
-        source: where `classes` are from, for messages.
+    """Compares the classes of a model with those of data, which `source` has; passes if the model has no class file.
 
     Raises:
         UserError: they differ in number, in order or in themselves, or the class file is damaged.
@@ -98,7 +90,7 @@ def check_classes(model_path: str | os.PathLike, classes: Sequence[str], source:
     )
 
 
-def _beside(model_path: str | os.PathLike, ending: str) -> Path:
+def _next_to(model_path: str | os.PathLike, ending: str) -> Path:
     path = Path(model_path)
     if not path.name:
         raise UserError(f"the model is {os.fspath(model_path)!r}; expected the name of a file.")

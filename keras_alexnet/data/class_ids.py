@@ -9,14 +9,14 @@ def escaped(class_id: str) -> str:
     """A class id with what cannot be seen in it as escapes: `cat\\u200b`, or `cafe\\u0301` where `café` is usual."""
     is_composed = unicodedata.is_normalized("NFC", class_id)
 
-    def shown(character: str, at_edge: bool) -> str:
+    def displayable(character: str, at_edge: bool) -> str:
         is_visible = character.isprintable() and (character != " " or not at_edge)
         if is_visible and (is_composed or not unicodedata.combining(character)):
             return character
         return character.encode("unicode_escape").decode() if character != " " else r"\x20"
 
     start, end = len(class_id) - len(class_id.lstrip()), len(class_id.rstrip())
-    return "".join(shown(character, not start <= at < end) for at, character in enumerate(class_id))
+    return "".join(displayable(character, not start <= at < end) for at, character in enumerate(class_id))
 
 
 def alike_key(class_id: str) -> str:

@@ -8,9 +8,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from keras_alexnet.data.tab_separated import WRITE_AGAIN, clip, open_for_reading, write_lines
+from keras_alexnet.data.tab_separated import WRITE_AGAIN, clip, open_for_reading
 from keras_alexnet.errors import UserError, raise_if_any
-from keras_alexnet.system.atomic import atomic_path
+from keras_alexnet.system.atomic import write_text
 from keras_alexnet.system.file_names import from_utf8, to_utf8
 from keras_alexnet.system.text_file import decode
 
@@ -51,8 +51,7 @@ def read_class_mappings(path: str | os.PathLike) -> list[str]:
 
 def write_class_mappings(path: str | os.PathLike, classes: Sequence[str]) -> None:
     """Writes `<class id>\\t<label>` lines in label order, atomically."""
-    with atomic_path(path) as partial:
-        write_lines(partial, class_lines(classes))
+    write_text(path, "".join(class_lines(classes)))
 
 
 def read_class_names(path: str | os.PathLike, classes: Sequence[str]) -> list[str] | None:
@@ -72,8 +71,7 @@ def read_class_names(path: str | os.PathLike, classes: Sequence[str]) -> list[st
 
 def write_class_names(path: str | os.PathLike, classes: Sequence[str], class_names: Sequence[str]) -> None:
     """Writes `<class id>\\t<label>\\t<name>` lines in label order, atomically."""
-    with atomic_path(path) as partial:
-        write_lines(partial, name_lines(classes, class_names))
+    write_text(path, "".join(name_lines(classes, class_names)))
 
 
 def class_lines(classes: Iterable[str]) -> Iterator[str]:

@@ -31,21 +31,13 @@ class Classes:
 
 
 def classes_of_data(class_mappings: str | os.PathLike) -> Classes:
-    """The classes that a classmappings.txt lists, with the names of the classnames.txt next to it if that fits.
-
-    Raises:
-        UserError: the file is missing or damaged.
-    """
+    """The classes that a classmappings.txt lists, with the names of the classnames.txt next to it if that fits."""
     ids = read_class_mappings(class_mappings)
     return _named(ids, os.path.join(os.path.dirname(class_mappings), CLASS_NAMES), class_mappings)
 
 
 def classes_of_model(model_path: str | os.PathLike) -> Classes | None:
-    """The classes that the class file of a model lists; None if there is no such file.
-
-    Raises:
-        UserError: the file is damaged.
-    """
+    """The classes that the class file of a model lists; None if there is no such file."""
     ids = read_classes(model_path)
     return None if ids is None else _named(ids, names_file(model_path), class_file(model_path))
 

@@ -1,8 +1,9 @@
 """Writes the files of a data set: both maps, and the classes."""
 
 import contextlib
+import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from keras_alexnet.data.class_mappings import CLASS_MAPPINGS, CLASS_NAMES, class_lines, name_lines
 from keras_alexnet.data.image_map import ImageMap
@@ -31,13 +32,11 @@ def write_data_dir(
         UserError: the folder cannot be made or written, or the disk is full.
     """
     images = {TRAIN_MAP: train, VAL_MAP: val} if len(train) else {VAL_MAP: val}
-    contents = {
-        name: map_lines(zip(_relative(found, output_dir) if relative_paths else found.paths, found.labels, strict=True))
-        for name, found in images.items()
-    } | {
-        CLASS_MAPPINGS: class_lines(classes),
-    }
-    named = os.path.join(output_dir, CLASS_NAMES)
+    contents: dict[str, Iterable[str]] = {}
+    for name, found in images.items():
+        paths = _relative(found, output_dir) if relative_paths else found.paths
+        contents[name] = map_lines(zip(paths, found.labels, strict=True))
+    contents[CLASS_MAPPINGS] = class_lines(classes)
     if class_names is not None:
         contents[CLASS_NAMES] = name_lines(classes, class_names)
     finals = [os.path.join(output_dir, name) for name in contents]
@@ -47,7 +46,7 @@ def write_data_dir(
             write_lines(stack.enter_context(atomic_path(final)), lines)
     for name, found in images.items():
         write_index(os.path.join(output_dir, name), found)
-    if class_names is None and os.path.lexists(named):
+    if class_names is None and os.path.lexists(named := os.path.join(output_dir, CLASS_NAMES)):
         try:
             os.unlink(named)
         except OSError as error:
@@ -56,17 +55,12 @@ def write_data_dir(
 
 
 def _relative(images: ImageMap, folder: str | os.PathLike) -> Iterator[str]:
-    relatives: dict[str, str] = {}
+    # relpath() is slow, and images share their folders.
+    relative = functools.cache(lambda path: os.path.relpath(path, folder))
     for row, path in enumerate(images.paths):
         if images.is_archived(row):
-            parent = images.locations.archives[images.locations.archive[row]].path
-            name = path[len(parent) :]
-            if parent not in relatives:
-                relatives[parent] = os.path.relpath(parent, folder)
-            yield relatives[parent] + name
-            continue
-        parent, name = os.path.split(path)
-        # relpath() is slow, and images share their folders.
-        if parent not in relatives:
-            relatives[parent] = os.path.relpath(parent, folder)
-        yield os.path.join(relatives[parent], name)
+            archive = images.locations.archives[images.locations.archive[row]].path
+            yield relative(archive) + path[len(archive) :]
+        else:
+            parent, name = os.path.split(path)
+            yield os.path.join(relative(parent), name)

@@ -28,7 +28,7 @@ _OTHER_SUFFIX = re.compile(
 # Hidden files and folders, and folders in which macOS and Synology keep what belongs to other files.
 _HIDDEN = re.compile(r"(?:^|/)(?:\.(?!\.?/)|(?:__MACOSX|@eaDir)(?:/|$))")
 
-HEAD_BYTES = 64  # of a file, for `detect`
+HEADER_BYTES = 64  # of a file, for `detect`
 _SIGNATURES = {
     kind: re.compile(pattern, re.DOTALL | re.IGNORECASE if kind in ("HTML", "SVG") else re.DOTALL)
     for kind, pattern in {
@@ -94,7 +94,7 @@ def is_image_file(path: str) -> bool:
     """Whether a file is an image, as its first bytes say; False if it cannot be read."""
     try:
         with open(path, "rb", buffering=0) as file:
-            return is_image_head(file.read(HEAD_BYTES))
+            return is_image_head(file.read(HEADER_BYTES))
     except OSError:
         return False
 

@@ -1,4 +1,4 @@
-"""Finds the image files that somebody names: files, folders, patterns, or a list. Standard library only."""
+"""Finds the image files that somebody names: files, folders, patterns, or a list."""
 
 import glob
 import os
@@ -6,12 +6,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
-from keras_alexnet.data.archives.directory import duplicates
 from keras_alexnet.data.archives.paths import split_archive
 from keras_alexnet.data.archives.small_files import entries_of
-from keras_alexnet.data.archives.state import ArchiveState
-from keras_alexnet.data.image_search import LeftOut, images_below
-from keras_alexnet.data.scanning.archive_images import image_entries
+from keras_alexnet.data.image_search import LeftOut, images_below, images_inside
 from keras_alexnet.errors import UserError
 from keras_alexnet.system.text_file import strip_mark
 
@@ -97,16 +94,14 @@ def _arguments(
 
 def _images_inside(archive: str, inside: str, left_out: LeftOut) -> dict[str, str | None]:
     """The path of an entry of an archive, or those of the images in a folder inside it, and why one cannot be read."""
-    state = ArchiveState.of(archive)
-    entries = entries_of(state)
+    entries = entries_of(archive)
     entry = os.fsencode(inside)
     start = entry + b"/" if entry else b""
     if entry in entries.names:
         names = [entry]
     else:
-        names = sorted(entries.names[position] for position in image_entries(state, entries, start, left_out))
-    problems = dict.fromkeys(duplicates(names), "several entries have this name") | entries.unusable
-    return {f"{archive}@/{os.fsdecode(name)}": problems.get(name) for name in names}
+        names = sorted(entries.names[position] for position in images_inside(entries, start, left_out))
+    return {f"{archive}@/{os.fsdecode(name)}": entries.unusable.get(name) for name in names}
 
 
 def _images_below(folder: str, problems: list[tuple[str, str]], left_out: LeftOut) -> list[str]:

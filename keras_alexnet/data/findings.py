@@ -12,7 +12,7 @@ from keras_alexnet.system import atomic
 from keras_alexnet.system.file_names import to_utf8
 
 BAD_IMAGES = "bad_images.tsv"
-_SHOWN = 10
+_MAX_CLASSES = 10
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,12 @@ def without_unusable(found: DataSet, findings: Iterable[Finding]) -> DataSet:
     Raises:
         UserError: a class would have no training images left, or there would be no validation images.
     """
-    unusable = {finding.path for finding in findings if not finding.usable}
-    train, val = (_without(images, unusable) for images in (found.train, found.val))
+    train, val = (images.take(usable_rows(images, findings)) for images in (found.train, found.val))
     emptied = [found.classes[label] for label in sorted(set(found.train.labels) - set(train.labels))]
     if emptied:
-        shown = ", ".join(emptied[:_SHOWN]) + (", …" if len(emptied) > _SHOWN else "")
+        listed = ", ".join(emptied[:_MAX_CLASSES]) + (", …" if len(emptied) > _MAX_CLASSES else "")
         raise UserError(
-            f"no usable training image is left for {len(emptied):,} of {len(found.classes):,} classes: {shown}. "
+            f"no usable training image is left for {len(emptied):,} of {len(found.classes):,} classes: {listed}. "
             "Replace their images, or remove their folders."
         )
     if not len(val):
@@ -79,5 +78,7 @@ def without_unusable(found: DataSet, findings: Iterable[Finding]) -> DataSet:
     return replace(found, train=train, val=val)
 
 
-def _without(images: ImageMap, unusable: set[str]) -> ImageMap:
-    return images.take([row for row, path in enumerate(images.paths) if path not in unusable])
+def usable_rows(images: ImageMap, findings: Iterable[Finding]) -> list[int]:
+    """The rows of the images that can be used."""
+    unusable = {finding.path for finding in findings if not finding.usable}
+    return [row for row, path in enumerate(images.paths) if path not in unusable]

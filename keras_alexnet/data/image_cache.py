@@ -47,11 +47,12 @@ class ImageCache:
             return None
         missing = [row for row in rows.tolist() if row not in cached]
         try:
-            for row, data in zip(missing, self._image_map.read_many(missing), strict=True):
-                cached[row] = decode_bytes(data)
-                self._count(cached[row].nbytes)
-        except Exception:  # Of any kind. Reading without the cache names the image.
+            decoded = list(map(decode_bytes, self._image_map.read_many(missing)))
+        except Exception:  # Pillow raises a dozen kinds for broken files. Reading without the cache names the image.
             return None
+        for row, image in zip(missing, decoded, strict=True):
+            cached[row] = image
+            self._count(image.nbytes)
         return ImageList(cached[row] for row in rows.tolist())
 
     def _count(self, size: int) -> None:
@@ -68,11 +69,8 @@ class ImageCache:
 def image_caches(image_maps: Sequence[ImageMap], num_workers: int) -> tuple[list[ImageCache], str] | None:
     """Returns a cache for each map and a line that describes them; None if the images need too much memory.
 
-    Also None if the system does not say how much memory is available (it does on Linux only).
-
-    Args:
-        image_maps: the maps to cache.
-        num_workers: processes that may share this machine; each gets its part of the memory.
+    Also None if the system does not say how much memory is available (it does on Linux only). The memory is shared with
+    `num_workers` processes that may be on this machine.
     """
     free = available_bytes()
     if free is None:

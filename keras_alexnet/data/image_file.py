@@ -37,16 +37,10 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def decode(data: bytes) -> np.ndarray:
-    """Decodes an image file.
+    """Decodes the bytes of an image file to uint8 (height, width, 3), RGB.
 
     The image is turned as its EXIF data say, if these can be read. Of several frames the first counts. Transparency is
     dropped, and colors of 16 bits keep their upper 8.
-
-    Args:
-        data: the file's bytes.
-
-    Returns:
-        uint8 (height, width, 3), RGB.
 
     Raises:
         Exception: of whatever kind Pillow raises, since `data` is not an intact image.
@@ -67,10 +61,7 @@ def load(image: Image.Image, file: BinaryIO, *, smaller: bool = False) -> tuple[
         smaller: a JPEG may be decoded at an eighth of its size, which reads it to its end just as well.
 
     Returns:
-        The decoded image, and whether it lacks its end marker.
-
-    Raises:
-        Exception: as `decode`.
+        The decoded image, and whether it lacks its end marker; raises as `decode`.
     """
     error = None
     try:

@@ -165,14 +165,12 @@ def raise_if_missing(image_map: ImageMap) -> None:
     sampled = image_map.encoded_paths(rows)
     if not all(map(is_missing, sampled)):
         return
-    shown = [f"  {os.fsdecode(path)}" for path in sampled[:3]]
-    if len(sampled) > len(shown):
-        shown.append("  …")
+    examples = [f"  {os.fsdecode(path)}" for path in sampled[:3]] + ["  …"] * (len(sampled) > 3)
     archived = _ARCHIVED.match(sampled[0])
     raise UserError(
         f"the images of {image_map.source} are missing: none of {len(sampled):,} that were looked for, evenly spread, "
         "exists:\n"
-        + "\n".join(shown)
+        + "\n".join(examples)
         + (f"\nThe archive {os.fsdecode(archived[1])} does not exist." if archived else "")
         + f"\nOf the first path, only {_deepest_folder(os.fsdecode(sampled[0]))} exists."
         + ("\nThe paths have quotation marks around them. Remove those." if sampled[0].endswith(b'"') else "")
@@ -195,6 +193,5 @@ def is_missing(path: bytes) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return True
     except (OSError, ValueError):
-        # The file may exist but be out of reach: reading it shows why.
-        return False
+        pass  # The file may exist but be out of reach: reading it shows why.
     return False

@@ -3,6 +3,8 @@
 from array import array
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from keras_alexnet.data.archives.entries import Entries
 from keras_alexnet.data.archives.locations import Locations
 from keras_alexnet.data.archives.state import ArchiveState
@@ -27,18 +29,18 @@ class ImageRows:
         for values in (self._offset, self._size, self._method):
             values.extend([0] * len(paths))
 
-    def add_entries(self, archive: ArchiveState, entries: Entries, positions: Iterable[int], paths: list[str]) -> None:
-        """Adds images inside an archive: the entries at `positions`, and their paths in a map."""
-        self.paths += paths
-        self._archive.extend([self._archives.setdefault(archive, len(self._archives))] * len(paths))
+    def add_entries(self, entries: Entries, positions: Iterable[int]) -> None:
+        """Adds images inside an archive: the entries at `positions`."""
+        number = self._archives.setdefault(entries.archive, len(self._archives))
         for position in positions:
+            self.paths.append(entries.path(position))
+            self._archive.append(number)
             self._offset.append(entries.offset[position])
             self._size.append(entries.size[position])
             self._method.append(entries.method[position])
 
     def image_map(self, labels: Sequence[int], source: str) -> ImageMap:
         """The images as a map."""
-        if not self._archives:
-            return ImageMap(self.paths, labels, source=source)
-        locations = Locations.of(list(self._archives), self._archive, self._offset, self._size, self._method)
+        arrays = map(np.asarray, (self._archive, self._offset, self._size, self._method))
+        locations = Locations(list(self._archives), *arrays) if self._archives else None
         return ImageMap(self.paths, labels, source=source, locations=locations)

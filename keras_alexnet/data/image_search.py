@@ -1,12 +1,22 @@
-"""Searches folders for image files, and keeps count of what it leaves out. Standard library only.
+"""Searches folders and archives for images, and keeps count of what it leaves out.
 
 No file is opened whose suffix says what it is, and nothing is asked of the disk per file, except where it is a link.
 """
 
 import os
+import zlib
 from collections.abc import Callable, Collection, Iterator
 
-from keras_alexnet.data.file_kinds import is_hidden, is_image_file, is_image_name, suffix_of
+from keras_alexnet.data.archives.entries import Entries
+from keras_alexnet.data.archives.locations import ArchivedImage
+from keras_alexnet.data.file_kinds import (
+    HEADER_BYTES,
+    is_hidden,
+    is_image_file,
+    is_image_head,
+    is_image_name,
+    suffix_of,
+)
 
 _MAX_KINDS = 8
 
@@ -19,7 +29,7 @@ class LeftOut:
     """
 
     def __init__(self, used: Collection[str] = ()) -> None:
-        self.used = used
+        self._used = used
         self._counts: dict[tuple[str, str], int] = {}  # by the kind in singular and plural
         self._examples: dict[tuple[str, str], str] = {}
 
@@ -28,7 +38,7 @@ class LeftOut:
 
     def add(self, path: str) -> None:
         """Adds a file, by its suffix."""
-        if path in self.used:
+        if path in self._used:
             return
         suffix = suffix_of(path)
         kind = (f"{suffix} file", f"{suffix} files") if suffix else ("file without a suffix", "files without a suffix")
@@ -61,7 +71,7 @@ class LeftOut:
 
 
 def images_below(
-    folder: str, left_out: LeftOut, unreadable: Callable[[OSError], None]
+    folder: str, left_out: LeftOut, unreadable: Callable[[OSError], None], seen: set[str] | None = None
 ) -> Iterator[tuple[str, list[os.DirEntry]]]:
     """Finds the images in a folder and in those below it; follows links, and does not look at hidden ones.
 
@@ -69,19 +79,15 @@ def images_below(
         folder: where to search.
         left_out: other files are added here.
         unreadable: called with the error of a folder that cannot be listed.
+        seen: the real paths of the folders in which the search has been, to which links may lead back.
 
     Yields:
         Each folder, by name, and its entries that are images by their suffix, or by their first bytes where the suffix
         says nothing, in the order of their names. A link, or what has the name of an image, need not be a file.
     """
-    yield from _below(folder, left_out, unreadable, set())
-
-
-def _below(
-    folder: str, left_out: LeftOut, unreadable: Callable[[OSError], None], seen: set[str]
-) -> Iterator[tuple[str, list[os.DirEntry]]]:
+    seen = set() if seen is None else seen
     real = os.path.realpath(folder)
-    if real in seen:  # A link to a folder above itself would be followed again and again.
+    if real in seen:
         return
     seen.add(real)
     images, folders = [], []
@@ -104,7 +110,31 @@ def _below(
         return
     yield folder, sorted(images, key=lambda entry: entry.name)
     for path in sorted(folders):
-        yield from _below(path, left_out, unreadable, seen)
+        yield from images_below(path, left_out, unreadable, seen)
+
+
+def images_inside(entries: Entries, start: bytes, left_out: LeftOut) -> list[int]:
+    """The positions of the images whose names begin with `start`; other files are added to `left_out`, hidden ones not.
+
+    As for files, only where the suffix says nothing are the first bytes read.
+    """
+    chosen = []
+    for position, name in enumerate(entries.names):
+        if not name.startswith(start) or is_hidden(path := os.fsdecode(name[len(start) :])):
+            continue
+        is_image = is_image_name(path)
+        if is_image or (is_image is None and _has_image_head(entries, position)):
+            chosen.append(position)
+        else:
+            left_out.add(entries.path(position))
+    return chosen
+
+
+def _has_image_head(entries: Entries, position: int) -> bool:
+    try:
+        return is_image_head(ArchivedImage.of(entries, position).head(HEADER_BYTES))
+    except (OSError, zlib.error):
+        return False
 
 
 def _is(kind: Callable[[], bool]) -> bool:

@@ -13,7 +13,6 @@ from typing import BinaryIO
 import numpy as np
 
 from keras_alexnet.data.archives import index
-from keras_alexnet.data.archives.locations import Locations
 from keras_alexnet.data.archives.paths import split_archive
 from keras_alexnet.data.image_map import ImageMap, PathList, is_missing
 from keras_alexnet.data.tab_separated import TEXT, WRITE_AGAIN, clip, open_for_reading
@@ -32,9 +31,9 @@ def read_map(path: str | os.PathLike, num_classes: int | None = None) -> ImageMa
 
     A relative path is relative to the map's folder. CNTK's maps are read as they are: `.../` at the start of a path is
     the map's folder, a column in front of the path (a sequence id) is passed over, and relative paths may have
-    backslashes, as on Windows. `<archive>@/<entry>` is an image
-    inside a zip or a tar, if there is such a file. Relative paths of a `train_map.txt` that do not exist are those of
-    images inside the `train.zip` next to it, if there is one: so Swin Transformer has them.
+    backslashes, as on Windows. `<archive>@/<entry>` is an image inside a zip or a tar, if there is such a file.
+    Relative paths of a `train_map.txt` that do not exist are those of images inside the `train.zip` next to it, if
+    there is one: so Swin Transformer has them.
 
     Args:
         path: the file.
@@ -65,7 +64,10 @@ def read_map(path: str | os.PathLike, num_classes: int | None = None) -> ImageMa
     if archive := _zip_next_to(path, paths):
         paths = paths.inside(archive)
     fingerprint = hashlib.sha256(text).hexdigest()
-    return ImageMap(paths, labels, fingerprint, str(path), _locations(paths, fingerprint, path))
+    locations = None
+    if paths.may_be_archived:
+        locations = index.read_index(index_file(path), fingerprint, paths) or index.locate(paths, str(path))
+    return ImageMap(paths, labels, fingerprint, str(path), locations)
 
 
 def map_lines(rows: Iterable[tuple[str, int]]) -> Iterator[str]:
@@ -84,31 +86,19 @@ def write_index(path: str, images: ImageMap) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(index_file(path))
         return
-    index.write_index(index_file(path), _fingerprint_of(path), images.locations)
-
-
-def _fingerprint_of(path: str) -> str:
-    """The fingerprint of a map as it is written here."""
     with open(path, "rb") as file:
-        return hashlib.sha256(_read_lines(file)[1]).hexdigest()
-
-
-def _locations(paths: PathList, fingerprint: str, path: str | os.PathLike) -> Locations | None:
-    """Where the images are that are inside archives."""
-    if not paths.may_be_archived:
-        return None
-    return index.read_index(index_file(path), fingerprint, paths) or index.locate(paths, str(path))
+        fingerprint = hashlib.sha256(_read_lines(file)[1]).hexdigest()
+    index.write_index(index_file(path), fingerprint, images.locations)
 
 
 def _zip_next_to(path: str | os.PathLike, paths: PathList) -> bytes | None:
     """The name of the archive that has the images of a map of Swin Transformer; None for any other map."""
     stem, is_map, _ = os.fspath(path).rpartition("_map.txt")
-    if is_map and os.path.isfile(f"{stem}.zip") and paths.is_relative(0):
-        first = paths.encoded([0])[0]
-        if not is_missing(first) or split_archive(os.fsdecode(first)):
-            return None
-        return os.fsencode(f"{os.path.basename(stem)}.zip")
-    return None
+    if not (is_map and os.path.isfile(f"{stem}.zip") and paths.is_relative(0)):
+        return None
+    first = paths.encoded([0])[0]
+    is_found = not is_missing(first) or split_archive(os.fsdecode(first))
+    return None if is_found else os.fsencode(f"{os.path.basename(stem)}.zip")
 
 
 def _read_lines(file: BinaryIO) -> tuple[bytes, bytes]:

@@ -84,8 +84,11 @@ def prepare_data(config: PreparationConfig) -> tuple[DataSet, list[str]]:
     """
     num_processes = config.num_processes or cpu_count()
     train_dir, val_dir, val_labels = _folders(config)
-    if train_dir is None:
-        _reject_older_training_map(config.output_dir)
+    older = os.path.join(config.output_dir, TRAIN_MAP)
+    if train_dir is None and os.path.lexists(older):
+        raise UserError(
+            f"{older} may have other classes than these validation images. Choose another --output_dir, or remove it."
+        )
     resized_dir = check_resized_dir(
         config.resized_dir, config.resize_shorter_side, config.resized_format, [train_dir, val_dir]
     )
@@ -123,13 +126,9 @@ def prepare_data(config: PreparationConfig) -> tuple[DataSet, list[str]]:
             held.enter_context(exclusive(folder))
         if reads_images:
             data_set = _read_images(config, data_set, resized_dir, num_processes)
+        images = data_set.train, data_set.val
         files = write_data_dir(
-            config.output_dir,
-            data_set.train,
-            data_set.val,
-            data_set.classes,
-            data_set.class_names,
-            config.relative_paths,
+            config.output_dir, *images, data_set.classes, data_set.class_names, config.relative_paths
         )
     return data_set, files
 
@@ -167,18 +166,21 @@ def _folders(config: PreparationConfig) -> list[str | None]:
         return [_folder_to_split(config), None, None]
     if config.val_labels is not None and config.val_annotations_dir is not None:
         raise UserError("--val_labels and --val_annotations_dir are both given: leave out the one or the other.")
-    labels = "val_annotations_dir" if config.val_labels is None else "val_labels"
-    given = {name: getattr(config, name) for name in ("train_dir", "val_dir", labels)}
+    given = {
+        "train_dir": config.train_dir,
+        "val_dir": config.val_dir,
+        "val_labels": config.val_annotations_dir if config.val_labels is None else config.val_labels,
+    }
     if given["val_dir"] and find_shards(given["val_dir"], "val"):
-        given[labels] = given[labels] or ""
-    elif given["val_dir"] and given[labels] is None:
-        given[labels] = val_annotations(given["val_dir"])
+        given["val_labels"] = given["val_labels"] or ""
+    elif given["val_dir"] and given["val_labels"] is None:
+        given["val_labels"] = val_annotations(given["val_dir"])
     if None in given.values() and config.imagenet_dir:
         layout = find_layout(config.imagenet_dir)
         say(f"Found {layout.description}" + (f", labels in {layout.val_labels}" if layout.val_labels else ""))
-        found = {"train_dir": layout.train, "val_dir": layout.val, labels: layout.val_labels}
+        found = {"train_dir": layout.train, "val_dir": layout.val, "val_labels": layout.val_labels}
         given = {name: found[name] if value is None else value for name, value in given.items()}
-    missing = [name.replace("val_annotations_dir", "val_labels") for name in given if given[name] is None]
+    missing = [name for name, value in given.items() if value is None]
     if missing == ["train_dir"]:
         say("Found no training images: preparing only the validation images")
     elif missing and config.imagenet_dir:
@@ -201,28 +203,16 @@ def _folders(config: PreparationConfig) -> list[str | None]:
     return list(given.values())
 
 
-def _reject_older_training_map(output_dir: str) -> None:
-    older = os.path.join(output_dir, TRAIN_MAP)
-    if os.path.lexists(older):
-        raise UserError(
-            f"{older} may have other classes than these validation images. Choose another --output_dir, or remove it."
-        )
-
-
 def _folder_to_split(config: PreparationConfig) -> str:
     if not 0 < config.val_fraction < 1:
         raise SettingError(
             "val_fraction", f"is {config.val_fraction}; expected a number above 0 and below 1, such as 0.1."
         )
-    others = [
-        name
-        for name in ("imagenet_dir", "val_dir", "val_annotations_dir", "val_labels")
-        if getattr(config, name) is not None
-    ]
-    if others:
+    names = ("imagenet_dir", "val_dir", "val_annotations_dir", "val_labels")
+    if others := [f"--{name}" for name in names if getattr(config, name) is not None]:
         raise UserError(
             "--val_fraction takes the validation images from those of --train_dir, so it does not go with "
-            f"{' and '.join(f'--{name}' for name in others)}: leave out the one or the other."
+            f"{' and '.join(others)}: leave out the one or the other."
         )
     if not config.train_dir:
         raise UserError("where are the images? Give --train_dir=FOLDER, which --val_fraction is to split.")

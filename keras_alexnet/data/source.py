@@ -3,10 +3,11 @@
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
 from keras_alexnet.data.class_mappings import CLASS_MAPPINGS, CLASS_NAMES, read_class_mappings, read_class_names
@@ -18,10 +19,9 @@ from keras_alexnet.data.order import batch_rows
 from keras_alexnet.data.pipeline import padded_evaluation_dataset, training_dataset
 from keras_alexnet.data.pixel_store import PixelStore
 from keras_alexnet.data.unreadable import READ_AHEAD, evaluation_errors, explained_errors, find_unreadable
-from keras_alexnet.errors import UserError
 
 # Images at either end of a map that a quick check reads.
-_LOOKED_AT = 8
+_MAX_CHECKED = 8
 # Images whose sizes are a part of the identity of data.
 _SIZES = 16
 
@@ -73,7 +73,7 @@ class TrainingData:
         """Raises `UserError` where the first or the last images of a map cannot be read."""
         for image_map in (self.train, self.validation):
             total = len(image_map)
-            rows = sorted({*range(min(total, _LOOKED_AT)), *range(max(total - _LOOKED_AT, 0), total)})
+            rows = sorted({*range(min(total, _MAX_CHECKED)), *range(max(total - _MAX_CHECKED, 0), total)})
             unreadable = find_unreadable(image_map, rows)
             if unreadable:
                 raise unreadable
@@ -93,46 +93,24 @@ class TrainingData:
         """Whether a cache was given up because memory became scarce."""
         return any(isinstance(decoded, ImageCache) and decoded.is_dropped for decoded in self.decoded)
 
-    def training_batches(
-        self, batch_size: int, *, image_size: int, seed: int, first_step: int, worker: int = 0, num_workers: int = 1
-    ) -> tf.data.Dataset:
-        """This worker's share of the global batches of `batch_size`, without end: `training_dataset`."""
-        return training_dataset(
-            self.train,
-            batch_size,
-            seed=seed,
-            first_step=first_step,
-            worker=worker,
-            num_workers=num_workers,
-            image_size=image_size,
-            decoded=self.decoded[0],
-        )
+    def training_batches(self, batch_size: int, **settings) -> tf.data.Dataset:
+        """This worker's share of the global batches of `batch_size`, without end; settings of `training_dataset`."""
+        return training_dataset(self.train, batch_size, decoded=self.decoded[0], **settings)
 
-    def validation_batches(
-        self, batch_size: int, *, image_size: int, worker: int = 0, num_workers: int = 1
-    ) -> tf.data.Dataset:
-        """This worker's share of the validation images: `padded_evaluation_dataset`."""
-        return padded_evaluation_dataset(
-            self.validation,
-            batch_size,
-            worker=worker,
-            num_workers=num_workers,
-            image_size=image_size,
-            decoded=self.decoded[1],
-        )
+    def validation_batches(self, batch_size: int, **settings) -> tf.data.Dataset:
+        """This worker's share of the validation images; settings of `padded_evaluation_dataset`."""
+        return padded_evaluation_dataset(self.validation, batch_size, decoded=self.decoded[1], **settings)
 
     def training_errors(
         self, batch_size: int, *, seed: int, step: Callable[[], int]
     ) -> contextlib.AbstractContextManager:
         """Within it, errors of the input at training step `step()` or a little later become user errors."""
 
-        def find() -> UserError | None:
-            rows: list[int] = []
-            for ahead in range(READ_AHEAD):
-                rows += batch_rows(self.num_training, batch_size, seed, step() + ahead).tolist()
-            return find_unreadable(self.train, rows)
+        def rows() -> Iterable[int]:
+            steps = range(step(), step() + READ_AHEAD)
+            return np.concatenate([batch_rows(self.num_training, batch_size, seed, ahead) for ahead in steps]).tolist()
 
-        return explained_errors(find)
+        return explained_errors(self.train, rows)
 
     def validation_errors(self, batch_size: int, *, batch: Callable[[], int]) -> contextlib.AbstractContextManager:
         """As `training_errors`, for the validation."""

@@ -66,14 +66,10 @@ def synthetic_training_batches(
 ) -> "keras.utils.PyDataset | tf.data.Dataset":
     """The endless training set of one batch: give `fit` its `steps_per_epoch`.
 
-    Args:
-        batch_size: images a batch; the local share of it where several processes train.
-        num_classes: labels are below it.
-        seed: of the pixels and labels; another one in each process.
-        image_size: side of the images.
+    Where several processes train, each has its share of the batch, and a seed of its own for the pixels and labels.
 
     Returns:
-        (uint8 (batch_size, image_size, image_size, 3), int32 labels), the same arrays at every step.
+        (uint8 (batch_size, image_size, image_size, 3), int32 labels below `num_classes`), the same at every step.
     """
     return _repeated(_batch(batch_size, num_classes, seed, image_size), None)
 
@@ -109,10 +105,7 @@ def _repeated(batch: tuple[np.ndarray, ...], num_batches: int | None) -> "keras.
 
 
 class SameBatch(keras.utils.PyDataset):
-    """The same arrays `num_batches` times, or without end.
-
-    A generator would be used up after one evaluation. With no workers of its own, no thread is started.
-    """
+    """The same arrays `num_batches` times, or without end: a generator would be used up after one evaluation."""
 
     def __init__(self, batch: tuple[np.ndarray, ...], num_batches: int | None):
         super().__init__()

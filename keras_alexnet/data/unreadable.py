@@ -9,7 +9,7 @@ from PIL import UnidentifiedImageError
 
 from keras_alexnet.data import image_file
 from keras_alexnet.data.decode import decode_image
-from keras_alexnet.data.file_kinds import HEAD_BYTES, why_not_an_image
+from keras_alexnet.data.file_kinds import HEADER_BYTES, why_not_an_image
 from keras_alexnet.data.image_map import ImageMap
 from keras_alexnet.data.transforms import evaluation_image
 from keras_alexnet.errors import UserError
@@ -41,20 +41,22 @@ def why_unreadable(image_map: ImageMap, row: int) -> str | None:
     """Why the image of a row cannot be read; None if it can."""
     try:
         data = image_map.read(row)
+    except FileNotFoundError:
+        return "the file is missing"
+    except (OSError, ValueError) as error:  # No file can have a name with a zero byte.
+        return getattr(error, "strerror", None) or str(error)
+    try:
         # The whole image: the damage may lie outside the square in the middle.
         image_file.decode(data)
         evaluation_image(tf.constant(data), IMAGE_SIZE)
         decode_image(tf.constant(data))
-    except FileNotFoundError:
-        return "the file is missing"
     except UnidentifiedImageError:
-        reason = why_not_an_image(data[:HEAD_BYTES])
+        reason = why_not_an_image(data[:HEADER_BYTES])
         return f"it is {reason}" if reason.startswith(("not ", "truncated ")) else reason
     except tf.errors.OpError:
         return "TensorFlow cannot decode it"
-    # Pillow raises errors of every kind on damaged files.
-    except Exception as error:
-        return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    except Exception as error:  # Pillow raises a dozen kinds for broken files.
+        return str(error) or type(error).__name__
     return None
 
 
@@ -63,22 +65,22 @@ def evaluation_errors(
 ) -> contextlib.AbstractContextManager:
     """Within it, errors of an evaluation that computes `batch()` are reported as a user error."""
 
-    def find() -> UserError | None:
+    def rows() -> Iterable[int]:
         first = batch() * batch_size
-        return find_unreadable(image_map, range(first, min(first + READ_AHEAD * batch_size, len(image_map))))
+        return range(first, min(first + READ_AHEAD * batch_size, len(image_map)))
 
-    return explained_errors(find)
+    return explained_errors(image_map, rows)
 
 
 @contextlib.contextmanager
-def explained_errors(find: Callable[[], UserError | None]) -> Iterator[None]:
-    """Turns TensorFlow's errors into the user's mistake behind them: `find` looks for an image that cannot be read."""
+def explained_errors(image_map: ImageMap, rows: Callable[[], Iterable[int]]) -> Iterator[None]:
+    """Turns TensorFlow's errors into the user's mistake behind them, if an image of `rows()` cannot be read."""
     try:
         yield
     except (tf.errors.ResourceExhaustedError, tf.errors.UnavailableError, tf.errors.DeadlineExceededError):
         raise  # A device has too little memory, or another worker has ended.
     except tf.errors.OpError:
-        unreadable = find()
+        unreadable = find_unreadable(image_map, rows())
         if unreadable is None:
             raise
         raise unreadable from None

@@ -25,15 +25,17 @@ def thumbnail(source: str | ArchivedImage, side: int = 320) -> str | None:
     Returns:
         the URI; None if the file cannot be read or decoded.
     """
-    picture = None
-    with checking.problems_told(source) as problems, checking.open_image(source, problems) as (image, file):
+
+    def decode(opened: checking.OpenImage) -> Image.Image:
+        image = opened.image
         longest = max(image.size)
         if image.format in ("JPEG", "MPO"):
             # A reader of JPEGs can reduce them as it decodes; it keeps to sizes that are no smaller than this.
             image.draft(None, tuple(max(1, _REDUCED_TO * side * length // longest) for length in image.size))
-        loaded, _ = image_file.load(image, file)
-        picture = image_file.upright_rgb(loaded, checking.note_orientation(image, problems))
-    if problems.unusable or picture is None:
+        return image_file.upright_rgb(opened.load(), opened.orientation())
+
+    _, picture = checking.examine(source, decode)
+    if picture is None:
         return None
     picture.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=_REDUCED_TO)
     # Pillow would write the comment of the original.

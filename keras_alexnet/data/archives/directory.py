@@ -14,7 +14,7 @@ Mapper = Callable[[Callable, Sequence], Iterable]
 # Called with (done, total, what is counted), often.
 Progress = Callable[[int, int, str], None]
 
-_HEAD = 2048
+_HEADER_BYTES = 2048
 
 
 def read_archive(path: str, mapper: Mapper = map, progress: Progress | None = None) -> Entries:
@@ -29,17 +29,23 @@ def read_archive(path: str, mapper: Mapper = map, progress: Progress | None = No
         UserError: it is another kind of file, is compressed as a whole, or damaged.
     """
     with opened(path) as file:
-        head = read_range(file, 0, _HEAD)
-    if head.startswith(b"PK"):
-        return read_zip(path)
+        head = read_range(file, 0, _HEADER_BYTES)
     if is_tar(head):
         entries, inner = read_tar(TarPart(path), progress)
         for part in mapper(_read_inner, inner):
             entries.extend(part)
-        return entries
-    if is_tfrecord(head):
-        return read_tfrecord(path).entries
-    if (kind := detect(head)) in COMPRESSIONS:
+    elif is_tfrecord(head):
+        entries = read_tfrecord(path)
+    else:
+        entries = _read_zip(path, head)
+    entries.refuse_duplicates()
+    return entries
+
+
+def _read_zip(path: str, head: bytes) -> Entries:
+    """Reads what is a zip, unless it begins otherwise: a zip may have other bytes in front."""
+    kind = detect(head)
+    if kind in COMPRESSIONS:
         raise UserError(
             f"the archive {path} is compressed ({kind}), so that an image in it can only be read by decompressing "
             f"all before it. Decompress it once, such as with gzip -d for .tar.gz, and give the .tar."
@@ -47,8 +53,10 @@ def read_archive(path: str, mapper: Mapper = map, progress: Progress | None = No
     if not head:
         raise UserError(f"the archive {path} is empty.")
     try:
-        return read_zip(path)  # A zip may have other bytes in front.
+        return read_zip(path)
     except UserError as error:
+        if head.startswith(b"PK"):
+            raise
         expected = "Expected a folder, a zip, a tar or a TFRecord file."
         if kind or _is_text(head):
             raise UserError(f"{path} is a {kind or 'text'} file. {expected}") from None
@@ -60,16 +68,8 @@ def _is_text(head: bytes) -> bool:
     return len(head) > 4 and all(byte >= 32 or byte in b"\t\n\r" for byte in head) and not head.startswith(b"#!")
 
 
-def duplicates(names: Iterable[bytes]) -> set[bytes]:
-    """The names that stand for several entries."""
-    seen: set[bytes] = set()
-    return {name for name in names if name in seen or seen.add(name)}
-
-
 def _read_inner(part: TarPart) -> Entries:
     entries, inner = read_tar(part)
     for deeper in inner:
-        name = deeper.prefix.removesuffix(b"/")
-        entries.append(name, 0, 0)
-        entries.unusable[name] = "it is a tar inside a tar inside a tar"
+        entries.append_unusable(deeper.prefix.removesuffix(b"/"), "it is a tar inside a tar inside a tar")
     return entries

@@ -3,9 +3,11 @@
 import contextlib
 import os
 from array import array
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from keras_alexnet.data.archives.state import ArchiveState
 from keras_alexnet.errors import UserError
 
 # How the bytes of an entry are stored. A zip entry has a local header in front, which gives its own length.
@@ -17,6 +19,7 @@ class Entries:
     """The files inside an archive, in its order; all sequences have one item per file.
 
     Attributes:
+        archive: the archive file as it was before its entries were read: a change meanwhile is found when they are.
         names: paths inside the archive, with `/`, as bytes. A file of a tar inside the tar is `inner.tar/name`.
         offset: where an entry begins in the archive file; of a zip entry, its local header.
         size: bytes that it takes there, without a zip entry's header.
@@ -24,6 +27,7 @@ class Entries:
         unusable: why some entries cannot be read, by name.
     """
 
+    archive: ArchiveState
     names: list[bytes] = field(default_factory=list)
     offset: array = field(default_factory=lambda: array("q"))
     size: array = field(default_factory=lambda: array("q"))
@@ -33,6 +37,10 @@ class Entries:
     def __len__(self) -> int:
         return len(self.names)
 
+    def path(self, position: int) -> str:
+        """What a map calls an entry."""
+        return f"{self.archive.path}@/{os.fsdecode(self.names[position])}"
+
     def append(self, name: bytes, offset: int, size: int, method: int = PLAIN) -> None:
         """Adds an entry."""
         self.names.append(name)
@@ -40,8 +48,20 @@ class Entries:
         self.size.append(size)
         self.method.append(method)
 
+    def append_unusable(self, name: bytes, reason: str) -> None:
+        """Adds an entry that cannot be read."""
+        self.append(name, 0, 0)
+        self.unusable[name] = reason
+
+    def refuse_duplicates(self) -> None:
+        """Makes those entries unusable whose name others have, too."""
+        if len(set(self.names)) < len(self.names):
+            doubles = [name for name, count in Counter(self.names).items() if count > 1]
+            reason = "it has several entries of this name; write the archive with each once"
+            self.unusable |= dict.fromkeys(doubles, reason)
+
     def extend(self, other: "Entries") -> None:
-        """Adds the entries of another."""
+        """Adds those of another part of the archive."""
         self.names += other.names
         self.offset += other.offset
         self.size += other.size
@@ -50,24 +70,22 @@ class Entries:
 
 
 @dataclass
-class Samples:
-    """Images inside an archive that have their labels with them; `labels` and `class_ids` have one item per image.
+class Samples(Entries):
+    """Images inside an archive that have their labels with them.
 
     Attributes:
-        entries: the images.
         labels: as they are written there, counted from 0 or from 1; None where there is none.
         class_ids: such as `n01440764`; empty where there is none.
         label_feature: the name of what has the label, where names differ in meaning.
     """
 
-    entries: Entries
     labels: list[int | None] = field(default_factory=list)
     class_ids: list[bytes] = field(default_factory=list)
     label_feature: bytes | None = None
 
     def add(self, name: bytes, offset: int, size: int, label: int | None, class_id: bytes = b"") -> None:
         """Adds an image."""
-        self.entries.append(name, offset, size)
+        self.append(name, offset, size)
         self.labels.append(label)
         self.class_ids.append(class_id)
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from keras_alexnet.data.archives.directory import duplicates, read_archive
+from keras_alexnet.data.archives.directory import read_archive
 from keras_alexnet.data.archives.entries import Entries, opened, read_range
 from keras_alexnet.data.archives.locations import Locations
 from keras_alexnet.data.archives.paths import candidates
@@ -29,17 +29,10 @@ _AGAIN = "run python -m keras_alexnet.prepare again"
 
 
 def locate(paths: Sequence[str], source: str) -> Locations | None:
-    """Finds images in the directories of their archives.
+    """Finds images in the directories of their archives; None if none of them is inside an archive.
 
     A path is read as CNTK does: up to the first `@/` that an existing file comes before it is the archive, and the rest
-    the entry; with no such file, it is that of a plain file.
-
-    Args:
-        paths: the path of each row.
-        source: the map, for messages.
-
-    Returns:
-        Where the images are; None if none of them is inside an archive.
+    the entry; with no such file, it is that of a plain file. `source` is the map, for messages.
 
     Raises:
         UserError: an archive cannot be read, or some entries are not in it.
@@ -69,21 +62,16 @@ def locate(paths: Sequence[str], source: str) -> Locations | None:
             if not row % 4096:
                 progress(row, len(paths), "map lines looked up in archives")
     raise_if_any(problems, f"{source} names images that cannot be read from their archives; correct it or {_AGAIN}")
-    if not archives:
-        return None
-    return Locations.of(archives, number, offset, size, method)
+    arrays = map(np.asarray, (number, offset, size, method))
+    return Locations(archives, *arrays) if archives else None
 
 
 def _directory(archive: str, archives: list[ArchiveState]) -> tuple[int, dict[bytes, int], Entries] | None:
     if not os.path.isfile(archive):
         return None
-    # Before its directory is read: a change meanwhile is then found when images are read.
-    archives.append(ArchiveState.of(archive))
     entries = read_archive(archive)
+    archives.append(entries.archive)
     directory = {name: position for position, name in enumerate(entries.names)}
-    if len(directory) < len(entries):
-        for name in duplicates(entries.names):
-            entries.unusable[name] = "it has several entries of this name; write the archive with each once"
     entries.names.clear()
     return len(archives) - 1, directory, entries
 
@@ -108,12 +96,7 @@ def write_index(path: str | os.PathLike, fingerprint: str, locations: Locations)
 
 
 def read_index(path: str | os.PathLike, fingerprint: str, paths: Sequence[str]) -> Locations | None:
-    """Reads the index of a map; None if there is none, or one of another map.
-
-    Args:
-        path: the file.
-        fingerprint: of the map.
-        paths: the path of each row.
+    """Reads the index of the map of this fingerprint; None if there is none, or one of another map.
 
     Raises:
         UserError: an archive is missing, or is not the one that was indexed.
@@ -139,13 +122,13 @@ def _checked(image: str, size: int, mtime_ns: int, digest: str, index: str | os.
     archive = next(filter(os.path.isfile, named), named[0])
     try:
         state = ArchiveState.of(archive)
-    except OSError as error:
-        if not isinstance(error, FileNotFoundError):
-            raise UserError(f"cannot read the archive {archive}: {error.strerror}.") from None
+    except FileNotFoundError:
         raise UserError(
             f"the archive {archive} does not exist. Is its disk mounted? If it has been moved, {_AGAIN}; with "
             "--relative_paths it writes maps that can be moved together with their archives."
         ) from None
+    except OSError as error:
+        raise UserError(f"cannot read the archive {archive}: {error.strerror}.") from None
     # A copy may have another time.
     if state.size != size or (state.mtime_ns != mtime_ns and _digest(archive) != digest):
         raise UserError(

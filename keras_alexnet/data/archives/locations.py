@@ -7,7 +7,6 @@ import functools
 import os
 import time
 import zlib
-from array import array
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_alexnet.data.archives.entries import PLAIN, ZIP_DEFLATED, ZIP_STORED, read_range
+from keras_alexnet.data.archives.entries import PLAIN, ZIP_DEFLATED, ZIP_STORED, Entries, read_range
 from keras_alexnet.data.archives.state import ArchiveState
 from keras_alexnet.data.archives.zip import LOCAL_HEADER, LOCAL_HEADER_SIZE
 from keras_alexnet.system.process_pool import cpu_count
@@ -26,7 +25,7 @@ _MAX_THREADS = 512
 # A map may name thousands of archives; macOS lets a process have 256 open files.
 _MAX_OPEN_FILES = 128
 # What deflates to more is no image.
-_LARGEST_IMAGE = 2**30
+_MAX_IMAGE_BYTES = 2**30
 
 
 class ArchivedImage(NamedTuple):
@@ -44,9 +43,15 @@ class ArchivedImage(NamedTuple):
     size: int
     method: int
 
+    @classmethod
+    def of(cls, entries: Entries, position: int) -> "ArchivedImage":
+        """One of the entries of an archive."""
+        where = entries.offset[position], entries.size[position], entries.method[position]
+        return cls(entries.path(position), entries.archive, *where)
+
     def read(self) -> bytes:
         """The bytes of the image file; raises `OSError` if it cannot be read."""
-        return _read(_File(self.archive), self.archive, self.offset, self.size, self.method)
+        return _read(_File(self.archive), *self[1:])
 
     def head(self, count: int) -> bytes:
         """The first `count` bytes of the file, or fewer; raises as `read`."""
@@ -118,19 +123,14 @@ class Locations:
         self.reader = Reader()
         self._file = functools.lru_cache(_MAX_OPEN_FILES)(_File)
 
-    @classmethod
-    def of(cls, archives: Sequence[ArchiveState], archive: array, offset: array, size: array, method: array):
-        """The locations in arrays of types "i", "q", "q" and "B", whose memory they share."""
-        return cls(archives, *map(np.asarray, (archive, offset, size, method)))
-
     def __len__(self) -> int:
         return len(self.archive)
 
     def read(self, row: int) -> bytes:
         """The bytes of the image of a row that is inside an archive; raises `OSError` if they cannot be read."""
-        archive = self.archives[self.archive[row]]
+        image = self.image(row, "")
         # A file that the cache closes meanwhile stays open for whoever has it.
-        return _read(self._file(archive), archive, int(self.offset[row]), int(self.size[row]), int(self.method[row]))
+        return _read(self._file(image.archive), *image[1:])
 
     def image(self, row: int, path: str) -> ArchivedImage:
         """The image of a row that is inside an archive; `path` is its name in the map."""
@@ -156,10 +156,8 @@ class _File:
 
 def _read(file: _File, archive: ArchiveState, offset: int, size: int, method: int) -> bytes:
     descriptor = file.descriptor
-    if method == PLAIN:
-        data = read_range(descriptor, offset, size)
-    else:
-        data = _zip_entry(descriptor, archive, offset, size, method)
+    is_plain = method == PLAIN
+    data = read_range(descriptor, offset, size) if is_plain else _zip_entry(descriptor, archive, offset, size, method)
     # After reading, so that what was read is what was there before any change.
     status = os.fstat(descriptor)
     if (status.st_size, status.st_mtime_ns) != archive[1:]:
@@ -180,7 +178,7 @@ def _zip_entry(descriptor: int, archive: ArchiveState, offset: int, size: int, m
         return data
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        inflated = inflater.decompress(data, _LARGEST_IMAGE)
+        inflated = inflater.decompress(data, _MAX_IMAGE_BYTES)
     except zlib.error as error:
         raise OSError(None, f"the archive {archive.path} is damaged: {error}") from None
     if not inflater.eof:

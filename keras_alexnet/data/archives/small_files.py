@@ -13,16 +13,16 @@ from keras_alexnet.data.archives.paths import split_archive
 from keras_alexnet.data.archives.state import ArchiveState
 
 # Lists have some megabytes; a limit keeps a wrong file from filling the memory.
-_MOST_BYTES = 2**26
+_MAX_BYTES = 2**26
 
-_last: list[tuple[ArchiveState, Entries]] = []
+_last: list[Entries] = []
 
 
-def entries_of(state: ArchiveState, mapper: Mapper = map, progress: Progress | None = None) -> Entries:
+def entries_of(archive: str, mapper: Mapper = map, progress: Progress | None = None) -> Entries:
     """As `read_archive`. It keeps the entries of the last archive: all parts of ImageNet may be in one."""
-    if not _last or _last[0][0] != state:
-        _last[:] = [(state, read_archive(state.path, mapper, progress))]
-    return _last[0][1]
+    if not _last or _last[0].archive != ArchiveState.of(archive):
+        _last[:] = [read_archive(archive, mapper, progress)]
+    return _last[0]
 
 
 def exists(path: str | os.PathLike) -> bool:
@@ -32,7 +32,7 @@ def exists(path: str | os.PathLike) -> bool:
         return os.path.exists(path)
     archive, inside = archived
     name = os.fsencode(inside)
-    names = entries_of(ArchiveState.of(archive)).names
+    names = entries_of(archive).names
     return any(other.startswith(name) and other[len(name) : len(name) + 1] in (b"", b"/") for other in names)
 
 
@@ -45,8 +45,7 @@ def reader(folder: str | os.PathLike) -> Callable[[str], bytes]:
     if archived is None:
         return lambda name: _read(os.path.join(folder, name))
     archive, inside = archived
-    state = ArchiveState.of(archive)
-    entries = entries_of(state)
+    entries = entries_of(archive)
     start = os.fsencode(f"{inside}/") if inside else b""
     positions = {name: position for position, name in enumerate(entries.names) if name.startswith(start)}
 
@@ -54,10 +53,8 @@ def reader(folder: str | os.PathLike) -> Callable[[str], bytes]:
         position = positions.get(start + os.fsencode(name))
         if position is None:
             raise FileNotFoundError(None, "the archive has no entry of this name")
-        where = entries.offset[position], entries.size[position], entries.method[position]
-        if where[1] > _MOST_BYTES:
-            raise _too_large()
-        return ArchivedImage(name, state, *where).read()
+        _check_size(entries.size[position])
+        return ArchivedImage.of(entries, position).read()
 
     return read
 
@@ -70,10 +67,10 @@ def read_file(path: str | os.PathLike) -> bytes:
 
 def _read(path: str) -> bytes:
     with open(path, "rb", buffering=0) as file:
-        if os.fstat(file.fileno()).st_size > _MOST_BYTES:
-            raise _too_large()
+        _check_size(os.fstat(file.fileno()).st_size)
         return file.readall()
 
 
-def _too_large() -> OSError:
-    return OSError(None, f"it is larger than {_MOST_BYTES // 2**20} MiB")
+def _check_size(size: int) -> None:
+    if size > _MAX_BYTES:
+        raise OSError(None, f"it is larger than {_MAX_BYTES // 2**20} MiB")

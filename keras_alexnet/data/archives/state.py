@@ -12,7 +12,7 @@ class ArchiveState(NamedTuple):
     mtime_ns: int
 
     @classmethod
-    def of(cls, path: str) -> "ArchiveState":
+    def of(cls, path: str | os.PathLike) -> "ArchiveState":
         """The present state of a file; raises `OSError` if there is none."""
         status = os.stat(path)
-        return cls(path, status.st_size, status.st_mtime_ns)
+        return cls(os.fspath(path), status.st_size, status.st_mtime_ns)

@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from keras_alexnet.data.archives.entries import Entries, opened, read_range, truncated
+from keras_alexnet.data.archives.state import ArchiveState
 from keras_alexnet.errors import UserError
 
 _BLOCK = 512
 _ZEROS = bytes(_BLOCK)
 # Read at a time: a header and what follows it, or many headers where the files are small.
-_FEW, _MANY = 2**12, 2**17
+_FEW_BYTES, _MANY_BYTES = 2**12, 2**17
 # A header that says more is damaged: names and pax records take some hundred bytes.
 _MAX_EXTENDED = 2**20
 
@@ -51,20 +52,13 @@ def is_tar(head: bytes) -> bool:
 
 
 def read_tar(part: TarPart, progress: Callable[[int, int, str], None] | None = None) -> tuple[Entries, list[TarPart]]:
-    """Reads the headers of a tar.
-
-    Args:
-        part: the tar.
-        progress: called with (done, total, what is counted), often.
-
-    Returns:
-        Its files, and the tars inside it, whose files are not among them.
+    """Reads the headers of a tar: its files, and the tars inside it, whose files are not among them.
 
     Raises:
         UserError: it is truncated or damaged.
     """
-    entries, inner = Entries(), []
     with opened(part.path) as file:
+        entries, inner = Entries(ArchiveState.of(part.path)), []
         size = os.fstat(file).st_size if part.end is None else part.end
         ranges: dict[bytes, tuple[int, int]] = {}
         what = f"MiB of {os.path.basename(part.path)} searched for images"
@@ -82,20 +76,15 @@ def read_tar(part: TarPart, progress: Callable[[int, int, str], None] | None = N
                 entries.append(name, *ranges[member.link])
             elif member.kind in (b"1", b"2"):
                 link = os.fsdecode(member.link)
-                _refuse(entries, name, f"it is a link to {link}; write the archive with tar --dereference")
+                entries.append_unusable(name, f"it is a link to {link}; write the archive with tar --dereference")
             elif member.sparse or member.kind == b"S":
-                _refuse(entries, name, "it is a sparse file; write the archive without tar --sparse")
+                entries.append_unusable(name, "it is a sparse file; write the archive without tar --sparse")
     return entries, inner
-
-
-def _refuse(entries: Entries, name: bytes, reason: str) -> None:
-    entries.append(name, 0, 0)
-    entries.unusable[name] = reason
 
 
 def members(file: int, part: TarPart, end: int) -> Iterator[Member]:
     """Reads the headers of a tar that ends at byte `end` of an open file; raises as `read_tar`."""
-    at, window, window_at, step = part.start, b"", part.start, _FEW
+    at, window, window_at, step = part.start, b"", part.start, _FEW_BYTES
     extended: dict[bytes, bytes] = {}
     while at + _BLOCK <= end:
         if not window_at <= at <= window_at + len(window) - _BLOCK:
@@ -131,7 +120,7 @@ def members(file: int, part: TarPart, end: int) -> Iterator[Member]:
             link = extended.get(b"linkpath") or block[157:257].split(b"\0", 1)[0]
             yield Member(_tidy(name), kind, data, size, _tidy(link), sparse, _seconds(block[136:148], extended))
             extended = {}
-        step = _MANY if size < _MANY // 8 else _FEW
+        step = _MANY_BYTES if size < _MANY_BYTES // 8 else _FEW_BYTES
         at = data + -(-size // _BLOCK) * _BLOCK
     # At least one block of zeros ends a tar: else it may have been cut off behind any of its entries.
     raise truncated(part.path, "its end mark", at + _BLOCK, end)

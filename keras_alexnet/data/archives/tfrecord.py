@@ -7,9 +7,10 @@ of a tar is.
 import os
 import struct
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
-from keras_alexnet.data.archives.entries import Entries, Samples, opened, read_range, truncated
+from keras_alexnet.data.archives.entries import Samples, opened, truncated
+from keras_alexnet.data.archives.state import ArchiveState
 from keras_alexnet.errors import UserError
 
 # Features as TensorFlow Datasets writes them for imagenet2012, and as the scripts for Inception and TPUs do.
@@ -22,9 +23,9 @@ FROM_ONE = b"image/class/label"
 
 _HEADER = struct.Struct("<QI")  # the length of a record, and its checksum
 _FOOTER_SIZE = 4
-_WINDOW = 4096
+_BUFFER_BYTES = 4096
 _BYTES, _INT64 = 1, 3  # the fields of `tf.train.Feature`
-_LONGEST_NAME = 2**16
+_MAX_NAME = 2**16
 
 
 def is_tfrecord(head: bytes) -> bool:
@@ -41,59 +42,50 @@ def read_tfrecord(path: str | os.PathLike) -> Samples:
         UserError: the file is truncated or damaged, or its records have no image.
     """
     names: list[bytes] = []
-    samples = Samples(Entries())
-    with opened(path) as file:
-        window = _Window(file)
-        for number, (start, end) in enumerate(_records(path, file, window)):
+    with opened(path) as descriptor, open(descriptor, "rb", buffering=_BUFFER_BYTES, closefd=False) as file:
+        samples = Samples(ArchiveState.of(path))
+        for number, (start, end) in enumerate(_records(path, file, samples.archive.size)):
             try:
-                features = _features(window, start, end)
-                image = _bytes_range(window, _first(features, _IMAGES))
+                features = _features(file, start, end)
+                image = _bytes_range(file, _first(features, _IMAGES))
                 label_feature = next((name for name in _LABELS if name in features), None)
-                label = _int64(window, features.get(label_feature))
-                name, class_id = (_text(window, _first(features, known)) for known in (_NAMES, _CLASS_IDS))
+                label = _int64(file, features.get(label_feature))
+                name, class_id = (_text(file, _first(features, known)) for known in (_NAMES, _CLASS_IDS))
             except (IndexError, ValueError):
                 raise UserError(
                     f"{os.fspath(path)}: record {number:,} at byte {start:,} is not a tf.train.Example. Copy or "
                     "download the file again."
                 ) from None
             if image is None:
+                found = ", ".join(sorted(name.decode(errors="replace") for name in features)) or "none"
                 raise UserError(
                     f"{os.fspath(path)}: record {number:,} has no image: expected a feature named "
-                    f"{' or '.join(map(bytes.decode, _IMAGES))}, found {_listed(features)}."
+                    f"{' or '.join(map(bytes.decode, _IMAGES))}, found {found}."
                 )
             names.append(name)
             samples.add(b"%08d" % number, *image, label, class_id)
             samples.label_feature = label_feature
     if b"" not in names and len(set(names)) == len(names):
-        samples.entries.names = names
+        samples.names = names
     return samples
 
 
-class _Window:
-    """Reads a file a few thousand bytes at a time, wherever its parts are asked for."""
+def _read(file: BinaryIO, start: int, size: int) -> bytes:
+    file.seek(start)
+    return file.read(size)
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._data, self._start = b"", 0
 
-    def read(self, start: int, size: int) -> bytes:
-        at = start - self._start
-        if at < 0 or at + size > len(self._data):
-            self._data, self._start = read_range(self._descriptor, start, max(size, _WINDOW)), start
-            at = 0
-        return self._data[at : at + size]
-
-    def varint(self, at: int) -> tuple[int, int]:
-        """A number as Protocol Buffers has it, and where the next byte is."""
-        value = shift = 0
-        while shift < 70:
-            byte = self.read(at, 1)[0]
-            value |= (byte & 0x7F) << shift
-            at += 1
-            if byte < 0x80:
-                return value, at
-            shift += 7
-        raise ValueError
+def _varint(file: BinaryIO, at: int) -> tuple[int, int]:
+    """A number as Protocol Buffers has it, and where the next byte is."""
+    value = shift = 0
+    while shift < 70:
+        byte = _read(file, at, 1)[0]
+        value |= (byte & 0x7F) << shift
+        at += 1
+        if byte < 0x80:
+            return value, at
+        shift += 7
+    raise ValueError
 
 
 class _Range(NamedTuple):
@@ -102,11 +94,10 @@ class _Range(NamedTuple):
     end: int
 
 
-def _records(path: str | os.PathLike, file: int, window: _Window) -> Iterator[tuple[int, int]]:
-    size = os.fstat(file).st_size
+def _records(path: str | os.PathLike, file: BinaryIO, size: int) -> Iterator[tuple[int, int]]:
     at = 0
     while at < size:
-        header = window.read(at, _HEADER.size)
+        header = _read(file, at, _HEADER.size)
         if len(header) < _HEADER.size:
             raise truncated(path, "the header of a record", at + _HEADER.size, size)
         if not _header_fits(header):
@@ -122,19 +113,19 @@ def _records(path: str | os.PathLike, file: int, window: _Window) -> Iterator[tu
         yield start, end
 
 
-def _fields(window: _Window, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+def _fields(file: BinaryIO, start: int, end: int) -> Iterator[tuple[int, int, int]]:
     """The fields of a message: their number, and where their contents begin and end; or (number, value, -1)."""
     while start < end:
-        tag, start = window.varint(start)
+        tag, start = _varint(file, start)
         number, wire = tag >> 3, tag & 7
         if wire == 2:
-            length, start = window.varint(start)
+            length, start = _varint(file, start)
             if start + length > end:
                 raise ValueError
             yield number, start, start + length
             start += length
         elif wire == 0:
-            value, start = window.varint(start)
+            value, start = _varint(file, start)
             yield number, value, -1
         elif wire in (1, 5):
             start += 8 if wire == 1 else 4
@@ -142,17 +133,17 @@ def _fields(window: _Window, start: int, end: int) -> Iterator[tuple[int, int, i
             raise ValueError
 
 
-def _features(window: _Window, start: int, end: int) -> dict[bytes, _Range]:
+def _features(file: BinaryIO, start: int, end: int) -> dict[bytes, _Range]:
     """Where the list of values of each feature is, and the type of the list."""
     found: dict[bytes, _Range] = {}
-    for _, features_start, features_end in _fields(window, start, end):
-        for _, entry_start, entry_end in _fields(window, features_start, features_end):
+    for _, features_start, features_end in _fields(file, start, end):
+        for _, entry_start, entry_end in _fields(file, features_start, features_end):
             name, values = b"", None
-            for number, part_start, part_end in _fields(window, entry_start, entry_end):
+            for number, part_start, part_end in _fields(file, entry_start, entry_end):
                 if number == 1:
-                    name = window.read(part_start, min(part_end - part_start, _LONGEST_NAME))
+                    name = _read(file, part_start, min(part_end - part_start, _MAX_NAME))
                 else:
-                    values = next((_Range(*field) for field in _fields(window, part_start, part_end)), None)
+                    values = next((_Range(*field) for field in _fields(file, part_start, part_end)), None)
             if values:
                 found[name] = values
     return found
@@ -162,37 +153,33 @@ def _first(features: Mapping[bytes, _Range], names: tuple[bytes, ...]) -> _Range
     return next((features[name] for name in names if name in features), None)
 
 
-def _bytes_range(window: _Window, values: _Range | None) -> tuple[int, int] | None:
+def _bytes_range(file: BinaryIO, values: _Range | None) -> tuple[int, int] | None:
     """Offset and size of the only value of a feature of bytes."""
     if values is None or values.kind != _BYTES:
         return None
-    items = list(_fields(window, values.start, values.end))
+    items = list(_fields(file, values.start, values.end))
     return (items[0][1], items[0][2] - items[0][1]) if len(items) == 1 else None
 
 
-def _text(window: _Window, values: _Range | None) -> bytes:
-    where = _bytes_range(window, values)
-    return window.read(where[0], min(where[1], _LONGEST_NAME)) if where else b""
+def _text(file: BinaryIO, values: _Range | None) -> bytes:
+    where = _bytes_range(file, values)
+    return _read(file, where[0], min(where[1], _MAX_NAME)) if where else b""
 
 
-def _int64(window: _Window, values: _Range | None) -> int | None:
+def _int64(file: BinaryIO, values: _Range | None) -> int | None:
     """The only value of a feature of integers."""
     if values is None or values.kind != _INT64:
         return None
     numbers: list[int] = []
-    for _, start, end in _fields(window, values.start, values.end):
+    for _, start, end in _fields(file, values.start, values.end):
         if end < 0:
             numbers.append(start)
         while start < end:
-            number, start = window.varint(start)
+            number, start = _varint(file, start)
             numbers.append(number)
     if len(numbers) != 1:
         return None
     return numbers[0] - 2**64 if numbers[0] >= 2**63 else numbers[0]
-
-
-def _listed(features: Mapping[bytes, _Range]) -> str:
-    return ", ".join(sorted(name.decode(errors="replace") for name in features)) or "none"
 
 
 def _header_fits(header: bytes) -> bool:

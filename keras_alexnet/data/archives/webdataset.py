@@ -8,14 +8,14 @@ import json
 import os
 from itertools import groupby, islice
 
-from keras_alexnet.data.archives.entries import Entries, Samples, opened, read_range
+from keras_alexnet.data.archives.entries import Samples, opened, read_range
 from keras_alexnet.data.archives.tar import TarPart, members, read_tar
 from keras_alexnet.data.file_kinds import IMAGE_SUFFIXES
 from keras_alexnet.errors import UserError
 
 _IMAGES = tuple(suffix[1:].encode() for suffix in IMAGE_SUFFIXES)
 _LABELS = (b"cls", b"json")
-_LONGEST_LABEL = 2**20
+_MAX_LABEL_BYTES = 2**20
 _FIRST = 16  # A sample has fewer files.
 
 
@@ -35,7 +35,7 @@ def read_webdataset(path: str | os.PathLike) -> Samples:
         UserError: the tar is truncated or damaged, or a sample has no label or several images.
     """
     files, _ = read_tar(TarPart(path))
-    samples = Samples(Entries())
+    samples = Samples(files.archive)
     with opened(path) as file:
         parts = ((*_split(name), position) for position, name in enumerate(files.names))
         for key, group in groupby(parts, lambda part: part[0]):
@@ -62,7 +62,7 @@ def read_webdataset(path: str | os.PathLike) -> Samples:
                 problem = "no label: expected a .cls or .json file next to the image"
             else:
                 at = by_kind[source]
-                text = read_range(file, files.offset[at], min(files.size[at], _LONGEST_LABEL))
+                text = read_range(file, files.offset[at], min(files.size[at], _MAX_LABEL_BYTES))
                 label = _label(text, source)
                 if label is None:
                     problem = f"no label in .{source.decode()}: expected an integer, found {text[:80]!r}"
@@ -72,7 +72,7 @@ def read_webdataset(path: str | os.PathLike) -> Samples:
             name = files.names[at]
             samples.add(name, files.offset[at], files.size[at], label)
             if name in files.unusable:
-                samples.entries.unusable[name] = files.unusable[name]
+                samples.unusable[name] = files.unusable[name]
     return samples
 
 

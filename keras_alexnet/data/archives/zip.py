@@ -7,6 +7,7 @@ import os
 import struct
 
 from keras_alexnet.data.archives.entries import ZIP_DEFLATED, ZIP_STORED, Entries, opened, read_range
+from keras_alexnet.data.archives.state import ArchiveState
 from keras_alexnet.errors import UserError
 
 LOCAL_HEADER = b"PK\x03\x04"
@@ -29,7 +30,8 @@ def read_zip(path: str | os.PathLike) -> Entries:
         UserError: it is truncated or damaged, or a part of several.
     """
     with opened(path) as file:
-        size = os.fstat(file).st_size
+        entries = Entries(ArchiveState.of(path))
+        size = entries.archive.size
         tail_at = max(size - _END.size - 2**16, 0)
         tail = read_range(file, tail_at, size - tail_at)
         end_at = tail.rfind(b"PK\x05\x06")
@@ -51,17 +53,16 @@ def read_zip(path: str | os.PathLike) -> Entries:
         shift = end_at - length - start
         if shift < 0:
             raise _damaged(path, "its directory does not fit into it")
-        directory = read_range(file, start + shift, length)
-    return _entries(path, directory, count, shift)
+        _add_entries(entries, read_range(file, start + shift, length), count, shift)
+    return entries
 
 
-def _entries(path: str | os.PathLike, directory: bytes, count: int, shift: int) -> Entries:
-    entries = Entries()
+def _add_entries(entries: Entries, directory: bytes, count: int, shift: int) -> None:
     at = 0
     unpack, append = _DIRECTORY_ENTRY.unpack_from, entries.append
     for _ in range(count):
         if len(directory) - at < _ENTRY_SIZE or directory[at : at + 4] != b"PK\x01\x02":
-            raise _damaged(path, "its directory is damaged")
+            raise _damaged(entries.archive.path, "its directory is damaged")
         _, flags, method, _, size, full_size, name_length, extra_length, comment_length, offset = unpack(directory, at)
         name_at = at + _ENTRY_SIZE
         extra_at = name_at + name_length
@@ -83,7 +84,6 @@ def _entries(path: str | os.PathLike, directory: bytes, count: int, shift: int) 
                 "images do not get smaller"
             )
         append(name, offset + shift, size, _METHODS.get(method, ZIP_STORED))
-    return entries
 
 
 def _zip64_values(extra: bytes, size: int, full_size: int, offset: int) -> tuple[int, int]:

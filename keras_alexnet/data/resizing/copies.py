@@ -1,15 +1,20 @@
 """Writes the copies of a data set, in any of their forms. Pillow, no framework."""
 
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from keras_alexnet.data.findings import Finding
 from keras_alexnet.data.resizing import files, tar
 from keras_alexnet.data.resizing.disk_space import check_space
 from keras_alexnet.data.scanning.data_set import DataSet
 from keras_alexnet.errors import UserError
+from keras_alexnet.system import atomic
 from keras_alexnet.system.progress import WorkProgress, say
+
+_SETTINGS = "resize.json"
 
 
 def check_resized_dir(
@@ -33,7 +38,7 @@ def check_resized_dir(
     if any(mark in resized_dir for mark in "\t\n\r"):
         raise UserError(f"--resized_dir {resized_dir!r} has a TAB or a line break, which a map cannot hold: rename it.")
     targets = [resized_dir, os.path.join(resized_dir, "train"), os.path.join(resized_dir, "val")]
-    files.reject_overlap(filter(None, image_folders), targets)
+    _reject_overlap(filter(None, image_folders), targets)
     return resized_dir
 
 
@@ -58,8 +63,8 @@ def write_all_copies(
     targets = {part: os.path.join(resized_dir, part + suffix) for part in originals}
     if resized_format == "files":
         copies = [files.resized_paths(images, targets[part]) for part, images in originals.items()]
-        files.reject_overlap(_folders_of(originals.values()), _folders_of(copies))
-    files.claim_resized_dir(resized_dir, shorter_side, resized_format)
+        _reject_overlap(_folders_of(originals.values()), _folders_of(copies))
+    _claim_resized_dir(resized_dir, shorter_side, resized_format)
     if resized_format == "pixels":
         say(check_space([(images, targets[part]) for part, images in originals.items()], shorter_side, num_processes))
     findings, copied = [], {}
@@ -77,6 +82,53 @@ def write_all_copies(
         findings += found
         before += len(images)
     return findings, replace(data_set, **copied)
+
+
+def _reject_overlap(sources: Iterable[str], targets: Iterable[str]) -> None:
+    """Raises `UserError` if a folder to write to is in a folder of original images or the other way round."""
+    sources = {os.path.realpath(folder): folder for folder in sources}
+    targets = {os.path.realpath(folder): folder for folder in targets}
+    for inner, outer in ((sources, targets), (targets, sources)):
+        for real, folder in inner.items():
+            above = next((outer[above] for above in (real, *map(str, Path(real).parents)) if above in outer), None)
+            if above:
+                raise UserError(
+                    f"--resized_dir must be apart from the images: {folder} is {above} or inside it. Give a folder of "
+                    "its own."
+                )
+
+
+def _claim_resized_dir(folder: str, shorter_side: int, resized_format: str) -> None:
+    """Notes in `folder` of which size and in which form its copies are.
+
+    Raises:
+        UserError: it has copies of another size, or image folders that are not known to be copies.
+    """
+    path = os.path.join(folder, _SETTINGS)
+    settings = {"version": 1, "shorter_side": shorter_side}
+    if resized_format != "pixels":
+        settings["quality"] = files.JPEG_QUALITY
+    if resized_format != "files":
+        settings["format"] = resized_format
+    remedy = "Give another --resized_dir, or remove this one."
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+    except FileNotFoundError:
+        taken = [
+            name for name in ("train", "val", "train.tar", "val.tar") if os.path.lexists(os.path.join(folder, name))
+        ]
+        if taken:
+            raise UserError(
+                f"{folder} has {taken[0]} but no {_SETTINGS}, so its images are not known to be copies. {remedy}"
+            ) from None
+        atomic.write_text(path, json.dumps(settings) + "\n")
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}, which says what the copies next to it are: {error}. {remedy}") from None
+    else:
+        if found != settings:
+            expected, received = (json.dumps(value, sort_keys=True) for value in (settings, found))
+            raise UserError(f"{folder} has copies of other settings: expected {expected}, found {received}. {remedy}")
 
 
 def _folders_of(maps) -> set[str]:

@@ -22,8 +22,7 @@ def check_space(splits: Sequence[tuple[ImageMap, str]], shorter_side: int, num_p
 
     Args:
         splits: the images of each split and the tar for them.
-        shorter_side: of the copies.
-        num_processes: processes that will write.
+        shorter_side, num_processes: as for `tar.write_copies`.
 
     Returns:
         A line with size, time and free space.

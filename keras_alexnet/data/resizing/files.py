@@ -3,24 +3,14 @@
 import contextlib
 import functools
 import io
-import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
 
 from PIL import Image
 
 from keras_alexnet.data import ppm
-from keras_alexnet.data.checking import (
-    Progress,
-    Source,
-    UnusableError,
-    load,
-    note_orientation,
-    open_image,
-    problems_told,
-)
+from keras_alexnet.data.checking import OpenImage, Progress, Source, UnusableError, examine
 from keras_alexnet.data.file_kinds import FORMAT_OF_SUFFIX
-from keras_alexnet.data.findings import Finding
+from keras_alexnet.data.findings import Finding, usable_rows
 from keras_alexnet.data.image_file import JPEG_END, upright_rgb
 from keras_alexnet.data.image_map import ImageMap
 from keras_alexnet.errors import UserError
@@ -32,8 +22,7 @@ JPEG_QUALITY = 92
 # How copies are kept, as --resized_format: JPEG files, JPEGs in a tar for each split, decoded pixels (PPM) in one.
 FORMATS = ("files", "tar", "pixels")
 
-_LONGEST_SIDE = 65_500  # of a JPEG
-_SETTINGS = "resize.json"
+_MAX_SIDE = 65_500  # of a JPEG
 
 
 def resized_paths(images: ImageMap, folder: str, resized_format: str = "files") -> ImageMap:
@@ -62,109 +51,34 @@ def resized_paths(images: ImageMap, folder: str, resized_format: str = "files") 
 
 
 def write_copies(
-    images: ImageMap,
-    folder: str,
-    shorter_side: int,
-    num_processes: int,
-    progress: Progress | None = None,
+    images: ImageMap, folder: str, shorter_side: int, num_processes: int, progress: Progress | None = None
 ) -> tuple[list[Finding], ImageMap]:
-    """Writes copies of the images of a map, as `resize` does, to the files that `resized_paths` names.
+    """Checks images as `checking.check` does, and writes a JPEG copy of each to the file that `resized_paths` names.
+
+    A copy is upright, RGB and without metadata. Its longer side keeps the proportions, rounded to the nearest, halves
+    up; smaller images are enlarged. It has the modification time of its original, or of the archive: one that is whole
+    and has it stays as it is. So the work can be interrupted at any time, and done again for what has changed.
 
     Returns:
-        What is the matter with some, and the map of the copies of those that are usable.
-    """
-    copies = resized_paths(images, folder)
-    findings = resize(images.images(), copies.paths, shorter_side, num_processes, progress)
-    unusable = {finding.path for finding in findings if not finding.usable}
-    rows = [row for row, path in enumerate(images.paths) if path not in unusable]
-    return findings, copies.take(rows) if unusable else copies
-
-
-def resize(
-    sources: Sequence[Source],
-    copies: Sequence[str],
-    shorter_side: int,
-    num_processes: int,
-    progress: Progress | None = None,
-) -> list[Finding]:
-    """Checks images as `checking.check` does and writes JPEG copies of another size, in parallel.
-
-    A copy is upright, RGB and without metadata. It has the modification time of its original, or of the archive: one
-    that is whole and has it stays as it is. So the work can be interrupted at any time, and done again for what has
-    changed.
-
-    Args:
-        sources: the images.
-        copies: the files to write, as many.
-        shorter_side: of the copies, in pixels. The longer side keeps the proportions, rounded to the nearest, halves
-            up. Smaller images are enlarged.
-        num_processes: how many processes.
-        progress: called with (images done, images in all).
-
-    Returns:
-        What is the matter with some, in the order of `sources`. Of unusable ones no copy is written.
+        What is the matter with some, in the order of the images, and the map of the copies. Of unusable ones no copy is
+        written.
 
     Raises:
         UserError: a copy cannot be written, or a worker process ended by itself.
     """
+    copies = resized_paths(images, folder)
     try:
-        for folder in dict.fromkeys(map(os.path.dirname, copies)):
-            os.makedirs(folder, exist_ok=True)
+        for parent in dict.fromkeys(map(os.path.dirname, copies.paths)):
+            os.makedirs(parent, exist_ok=True)
     except OSError as error:
         raise cannot_write(error.filename, error) from None
     work = functools.partial(_resize_one, shorter_side=shorter_side)
-    found = map_in_processes(work, list(zip(sources, copies, strict=True)), num_processes, progress)
+    items = list(zip(images.images(), copies.paths, strict=True))
+    findings = list(filter(None, map_in_processes(work, items, num_processes, progress)))
     if hasattr(os, "sync"):
         # Maps that name the copies must not outlive a power loss that these do not.
         os.sync()
-    return [finding for finding in found if finding]
-
-
-def reject_overlap(sources: Iterable[str], targets: Iterable[str]) -> None:
-    """Raises `UserError` if a folder to write to is in a folder of original images or the other way round."""
-    sources = {os.path.realpath(folder): folder for folder in sources}
-    targets = {os.path.realpath(folder): folder for folder in targets}
-    for inner, outer in ((sources, targets), (targets, sources)):
-        for real, folder in inner.items():
-            hit = next((outer[above] for above in _with_parents(real) if above in outer), None)
-            if hit:
-                raise UserError(
-                    f"--resized_dir must be apart from the images: {folder} is {hit} or inside it. Give a folder of "
-                    "its own."
-                )
-
-
-def claim_resized_dir(folder: str, shorter_side: int, resized_format: str = "files") -> None:
-    """Notes in `folder` of which size and in which form its copies are.
-
-    Raises:
-        UserError: it has copies of another size, or image folders that were not written by `resize`.
-    """
-    path = os.path.join(folder, _SETTINGS)
-    settings = {"version": 1, "shorter_side": shorter_side}
-    if resized_format != "pixels":
-        settings["quality"] = JPEG_QUALITY
-    if resized_format != "files":
-        settings["format"] = resized_format
-    remedy = "Give another --resized_dir, or remove this one."
-    try:
-        with open(path, encoding="utf-8") as file:
-            found = json.load(file)
-    except FileNotFoundError:
-        taken = [
-            name for name in ("train", "val", "train.tar", "val.tar") if os.path.lexists(os.path.join(folder, name))
-        ]
-        if taken:
-            raise UserError(
-                f"{folder} has {taken[0]} but no {_SETTINGS}, so its images are not known to be copies. {remedy}"
-            ) from None
-        atomic.write_text(path, json.dumps(settings) + "\n")
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}, which says what the copies next to it are: {error}. {remedy}") from None
-    else:
-        if found != settings:
-            expected, received = (json.dumps(value, sort_keys=True) for value in (settings, found))
-            raise UserError(f"{folder} has copies of other settings: expected {expected}, found {received}. {remedy}")
+    return findings, copies.take(usable_rows(images, findings))
 
 
 def resized_copy(
@@ -181,19 +95,24 @@ def resized_copy(
         What is the matter with the image, and the copy, a JPEG or PPM file; None if it has one or is unusable.
     """
     source, has_copy = item
-    resized = None
-    with problems_told(source) as problems, open_image(source, problems) as (image, file):
-        loaded = None if has_copy else load(image, file, problems)
-        turn = note_orientation(image, problems)
-        if loaded:
-            resized = _resized(upright_rgb(loaded, turn), shorter_side)
+
+    def resize(opened: OpenImage) -> Image.Image | None:
+        loaded = None if has_copy else opened.load()
+        orientation = opened.orientation()
+        if loaded is None:
+            return None
+        upright = upright_rgb(loaded, orientation)
+        # Of Pillow's antialiasing filters the one that keeps most detail: training reads nothing but these copies.
+        return upright.resize(resized_size(upright.size, shorter_side), Image.Resampling.LANCZOS)
+
+    finding, resized = examine(source, resize)
     if resized is None:
-        return problems.finding, None
+        return finding, None
     if resized_format == "pixels":
-        return problems.finding, ppm.encode(resized)
+        return finding, ppm.encode(resized)
     buffer = io.BytesIO()
     resized.save(buffer, "JPEG", quality=JPEG_QUALITY)
-    return problems.finding, buffer.getvalue()
+    return finding, buffer.getvalue()
 
 
 def modified(source: Source) -> int:
@@ -218,16 +137,10 @@ def resized_size(size: tuple[int, int], shorter_side: int) -> tuple[int, int]:
     shortest, longest = min(size), max(size)
     width, height = ((2 * side * shorter_side + shortest) // (2 * shortest) for side in size)
     # Pillow refuses to open an image of more pixels.
-    most_pixels = 2 * (Image.MAX_IMAGE_PIXELS or longest * shortest)
-    if max(width, height) > _LONGEST_SIDE or width * height > most_pixels:
+    max_pixels = 2 * (Image.MAX_IMAGE_PIXELS or longest * shortest)
+    if max(width, height) > _MAX_SIDE or width * height > max_pixels:
         raise UnusableError("too long and narrow to be resized: {} x {}".format(*size))
     return width, height
-
-
-def _resized(image: Image.Image, shorter_side: int) -> Image.Image:
-    size = resized_size(image.size, shorter_side)
-    # Of Pillow's antialiasing filters the one that keeps most detail: training reads nothing but these copies.
-    return image.resize(size, Image.Resampling.LANCZOS)
 
 
 def _is_whole(copy: str, mtime_ns: int | None) -> bool:
@@ -265,12 +178,3 @@ def cannot_write(path: str, error: OSError) -> UserError:
         f"cannot write {path}: {error.strerror or error}. Make room or permit writing there, or give another "
         "--resized_dir; the same command then continues where this one stopped."
     )
-
-
-def _with_parents(path: str) -> Iterator[str]:
-    while True:
-        yield path
-        parent = os.path.dirname(path)
-        if parent == path:
-            return
-        path = parent

@@ -18,7 +18,7 @@ from keras_alexnet.data.archives.entries import Entries, opened, read_range
 from keras_alexnet.data.archives.state import ArchiveState
 from keras_alexnet.data.archives.tar import Member, TarPart, members
 from keras_alexnet.data.checking import Progress, Source
-from keras_alexnet.data.findings import Finding
+from keras_alexnet.data.findings import Finding, usable_rows
 from keras_alexnet.data.image_file import JPEG_END
 from keras_alexnet.data.image_map import ImageMap
 from keras_alexnet.data.image_rows import ImageRows
@@ -48,53 +48,35 @@ def write_copies(
     progress: Progress | None = None,
     resized_format: str = "tar",
 ) -> tuple[list[Finding], ImageMap]:
-    """As `files.write_copies`, for copies in one tar: JPEGs, or pixels for the format "pixels"."""
+    """As `files.write_copies`, for copies in one tar: JPEGs, or pixels for the format "pixels".
+
+    A copy that an earlier run has written is kept if it has the time of its original, or of the archive that has that.
+    A finished tar stays in place until another one has been written whole.
+    """
     if not len(images):
         return [], images
-    start, names = _names(images, tar, resized_format)
-    findings, copies = resize_into_tar(
-        tar, images.images(), names, shorter_side, num_processes, progress, resized_format
-    )
+    names = _names(images, tar, resized_format)
+    findings, copies = _write_tar(tar, images.images(), names, shorter_side, num_processes, progress, resized_format)
+    chosen = [row for row in usable_rows(images, findings) if names[row] in copies]
+    entries = Entries(ArchiveState.of(tar))
+    for row in chosen:
+        copy = copies[names[row]]
+        entries.append(os.fsencode(names[row]), copy.offset, copy.size)
     rows = ImageRows()
-    entries = Entries()
-    for name, copy in copies.items():
-        entries.append(os.fsencode(name), copy.offset, copy.size)
-    position = {name: number for number, name in enumerate(copies)}
-    unusable = {finding.path for finding in findings if not finding.usable}
-    chosen = [row for row, name in enumerate(names) if name in position and images.paths[row] not in unusable]
-    rows.add_entries(
-        ArchiveState.of(tar), entries, (position[names[row]] for row in chosen), [start + names[row] for row in chosen]
-    )
+    rows.add_entries(entries, range(len(entries)))
     return findings, rows.image_map(array("i", (images.labels[row] for row in chosen)), tar)
 
 
-def resize_into_tar(
+def _write_tar(
     tar: str,
     sources: Sequence[Source],
     names: Sequence[str],
     shorter_side: int,
     num_processes: int,
-    progress: Progress | None = None,
-    resized_format: str = "tar",
+    progress: Progress | None,
+    resized_format: str,
 ) -> tuple[list[Finding], dict[str, Copy]]:
-    """As `files.resize`, for copies in one tar.
-
-    A copy that an earlier run has written is kept if it has the time of its original, or of the archive that has that.
-    A finished tar stays in place until another one has been written whole.
-
-    Args:
-        tar: the file to write.
-        sources: the images.
-        names: what their copies are called in the tar, as many.
-        shorter_side, num_processes, progress: as for `files.resize`.
-        resized_format: "tar" or "pixels".
-
-    Returns:
-        What is the matter with some, as of `files.resize`, and the copies by name.
-
-    Raises:
-        UserError: the tar cannot be written, or a worker process ended by itself.
-    """
+    """Writes the copies under these names; returns what is the matter with some images, and the copies by name."""
     partial = f"{tar}.partial"
     times = list(map(_seconds, sources))
     kept, continued, is_current = _existing(tar, names, times)
@@ -113,8 +95,7 @@ def resize_into_tar(
             if is_current:
                 os.unlink(partial)
                 return findings, kept
-            left = [(name, copy) for name, copy in kept.items() if name not in writer.copies]
-            if left:
+            if left := [(name, copy) for name, copy in kept.items() if name not in writer.copies]:
                 with open(tar, "rb", buffering=0) as old:
                     for name, copy in left:
                         writer.add(name, copy.mtime, read_range(old.fileno(), copy.offset, copy.size))
@@ -128,16 +109,16 @@ def resize_into_tar(
 
 def count_missing(images: ImageMap, tar: str, resized_format: str) -> tuple[int, int]:
     """How many copies `write_copies` has to make, and how many it has to write, with those carried over."""
-    _, names = _names(images, tar, resized_format)
+    names = _names(images, tar, resized_format)
     kept, continued, is_current = _existing(tar, names, list(map(_seconds, images.images())))
     to_make = sum(name not in kept and name not in continued for name in names)
     return to_make, 0 if is_current and not to_make else len(names) - len(continued)
 
 
-def _names(images: ImageMap, tar: str, resized_format: str) -> tuple[str, list[str]]:
-    """What the paths of the copies in a map begin with, and the rest of them: their names in the tar."""
+def _names(images: ImageMap, tar: str, resized_format: str) -> list[str]:
+    """What the copies are called in the tar."""
     start = f"{tar}@/"
-    return start, [path.removeprefix(start) for path in resized_paths(images, start, resized_format).paths]
+    return [path.removeprefix(start) for path in resized_paths(images, start, resized_format).paths]
 
 
 def _existing(
@@ -147,7 +128,11 @@ def _existing(
     with ScanProgress() as looking:
         finished, begun = (dict(_copies(path, looking)) for path in (tar, f"{tar}.partial"))
     kept, continued = (
-        {name: copies[name] for name, time in zip(names, times, strict=True) if _is_of(time, copies.get(name))}
+        {
+            name: copies[name]
+            for name, time in zip(names, times, strict=True)
+            if name in copies and copies[name].mtime == time
+        }
         for copies in (finished, begun)
     )
     if len(continued) < len(begun):
@@ -163,10 +148,6 @@ def _seconds(source: Source) -> int | None:
         return modified(source) // 10**9
     except OSError:
         return None
-
-
-def _is_of(time: int | None, copy: Copy | None) -> bool:
-    return copy is not None and copy.mtime == time
 
 
 def _copies(tar: str, progress: ScanProgress) -> Iterator[tuple[str, Copy]]:

@@ -8,7 +8,7 @@ from keras_alexnet.data.class_ids import escaped, similar
 from keras_alexnet.system.file_names import from_utf8
 
 # ILSVRC's annotations have at most some 10 kB; a limit keeps a wrong file from taking forever.
-_MOST_BYTES = 1 << 20
+_MAX_BYTES = 1 << 20
 
 
 def annotated_label(
@@ -18,21 +18,14 @@ def annotated_label(
     problems: list[str],
     read: Callable[[str], bytes] = read_file,
 ) -> int | None:
-    """Reads the class of an image from its annotation.
-
-    Args:
-        annotation: the XML file; its `object/name` elements all name the same class.
-        image: the image it belongs to, for messages.
-        label_of: the label of each class id.
-        problems: what is wrong is appended here, for `errors.raise_if_any`.
-        read: gives the bytes of a file.
+    """Reads the class of an image from its annotation, an XML file whose `object/name` elements all name the same.
 
     Returns:
-        The label; None, after a problem was appended, if there is none.
+        The label; None, after what is wrong was appended to `problems`, if there is none.
     """
     try:
         text = read(annotation)
-        if len(text) > _MOST_BYTES:
+        if len(text) > _MAX_BYTES:
             raise ValueError("it is larger than 1 MiB")
         # Entities can expand to gigabytes, and no annotation needs them.
         if b"<!ENTITY" in text:

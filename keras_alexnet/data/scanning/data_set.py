@@ -1,5 +1,6 @@
 """Finds the images of a data set, such as ILSVRC2012, and their labels. Needs NumPy, and no framework."""
 
+import os
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,9 +9,10 @@ from keras_alexnet.data.archives.directory import Mapper, Progress
 from keras_alexnet.data.image_map import ImageMap
 from keras_alexnet.data.scanning.ilsvrc2012_classes import CLASS_IDS
 from keras_alexnet.data.scanning.image_folders import scan_training, scan_validation, scan_validation_tree
-from keras_alexnet.data.scanning.shards import by_name, classes_of, find_shards, read_shards, with_classes
+from keras_alexnet.data.scanning.shards import classes_of, find_shards, read_shards, with_classes
 from keras_alexnet.data.scanning.split import split
 from keras_alexnet.data.scanning.synset_mapping import read_synset_names
+from keras_alexnet.data.scanning.trees import ScanOptions
 from keras_alexnet.errors import UserError, raise_if_any
 
 
@@ -60,13 +62,14 @@ def scan_image_folders(
             shards, as `classes_of` finds them, or the 1,000 of ILSVRC2012.
         val_fraction: take this part of the training images as validation images instead, as `split` does.
         split_seed: another seed gives another split.
-        pass_links, mapper: as for `trees.open_tree`.
+        pass_links, mapper: as for `trees.ScanOptions`.
 
     Raises:
         UserError: names all that is wrong in any of them (the first ten, and how many).
     """
     problems: list[str] = []
     notes: list[str] = []
+    options = ScanOptions(progress, pass_links, mapper)
     train_shards, val_shards = _shards(train_dir, "train"), _shards(val_dir, "val")
     if train_shards and val_shards and (both := sorted({*train_shards} & {*val_shards})):
         raise UserError(
@@ -83,7 +86,7 @@ def scan_image_folders(
     elif train_dir is not None:
         if classes is not None:
             raise UserError("--classmappings is for shards and for validation images alone: leave it out.")
-        classes, train = scan_training(train_dir, problems, notes, progress, pass_links, mapper)
+        classes, train = scan_training(train_dir, problems, notes, options)
     else:
         train = ImageMap([], array("i"))
     if val_fraction is not None:
@@ -91,13 +94,14 @@ def scan_image_folders(
     elif val_shards:
         val_found = read_shards(val_shards, problems, found.first_label if found else None, classes, mapper)
         classes = classes or classes_of(val_found, problems)
-        val = by_name(with_classes(val_found, classes, problems))
+        val = with_classes(val_found, classes, problems)
+        val = val.take(sorted(range(len(val)), key=lambda row: os.path.basename(val.paths[row])))
     else:
         classes = CLASS_IDS if classes is None else classes
         if val_labels:
-            val = scan_validation(val_dir, val_labels, classes, problems, notes, progress, pass_links, mapper)
+            val = scan_validation(val_dir, val_labels, classes, problems, notes, options)
         else:
-            val = scan_validation_tree(val_dir, classes, problems, notes, progress, pass_links, mapper)
+            val = scan_validation_tree(val_dir, classes, problems, notes, options)
     class_names = read_synset_names(synset_mapping, classes, problems, notes) if synset_mapping else None
     raise_if_any(problems, "the images cannot be used as they are, nothing was written")
     return DataSet(classes, class_names, train, val, notes)

@@ -1,28 +1,23 @@
-"""A tree of images in folders. Standard library only."""
+"""A tree of images in folders."""
 
 import os
 
-from keras_alexnet.data.archives.directory import Mapper, read_archive
-from keras_alexnet.data.archives.entries import Entries
-from keras_alexnet.data.archives.state import ArchiveState
+from keras_alexnet.data.archives.directory import read_archive
 from keras_alexnet.data.file_kinds import is_hidden, is_image_name
 from keras_alexnet.data.image_rows import ImageRows
-from keras_alexnet.data.image_search import LeftOut, images_below
-from keras_alexnet.data.scanning.archive_images import image_entries
+from keras_alexnet.data.image_search import LeftOut, images_below, images_inside
 from keras_alexnet.data.scanning.archive_tree import add_entries
-from keras_alexnet.data.scanning.misplaced import breaking_lines, misplaced, what_else
+from keras_alexnet.data.scanning.trees import ScanOptions, Tree, breaking_lines, what_else
 
 
-class FolderTree:
-    """A `trees.Tree` of a folder; its arguments are those of `trees.open_tree`."""
+class FolderTree(Tree):
+    """A folder, whose classes may be tars."""
 
-    def __init__(self, folder: str, pass_links: bool, mapper: Mapper) -> None:
+    def __init__(self, folder: str, options: ScanOptions) -> None:
+        super().__init__(options)
         self.source = self.root = folder
-        self.left_out = LeftOut()
-        self.nested: dict[str, int] = {}
-        self._pass_links = pass_links
-        self._mapper = mapper
-        self._tars: dict[str, tuple[ArchiveState, Entries]] = {}
+        self._options = options
+        self._tars = {}  # the entries of each by its path
 
     def class_folders(self, what: str, flag: str, problems: list[str]) -> dict[str, str]:
         problems.extend(breaking_lines([self.source]))
@@ -51,42 +46,39 @@ class FolderTree:
                 )
         # ILSVRC2012_img_train.tar holds a tar per class; one that has been unpacked as well is not read twice.
         tars = {name: path for name, path in tars.items() if name not in folders}
-        states = [ArchiveState.of(path) for path in tars.values()]
-        entries = self._mapper(read_archive, list(tars.values()))
-        self._tars = dict(zip(tars.values(), zip(states, entries, strict=True), strict=True))
+        paths = list(tars.values())
+        self._tars = dict(zip(paths, self._options.mapper(read_archive, paths), strict=True))
         folders = dict(sorted((folders | tars).items(), key=lambda item: os.fsencode(item[0])))
         problems.extend(breaking_lines(list(folders.values()), len(os.path.join(self.source, ""))))
         return folders
 
     def add_images(self, folder: str, what: str, rows: ImageRows, problems: list[str]) -> list[str]:
         if folder in self._tars:
-            state, entries = self._tars.pop(folder)
-            chosen = image_entries(state, entries, b"", self.left_out)
-            return add_entries(state, entries, chosen, folder, what, rows, problems)
+            entries = self._tars.pop(folder)
+            return add_entries(entries, images_inside(entries, b"", self.left_out), folder, what, rows, problems)
         paths: list[str] = []
         counts: dict[str, int] = {}
-        left_out = LeftOut(self.left_out.used)
+        left_out = LeftOut(self._options.used)
 
         def unreadable(error: OSError) -> None:
-            problems.append(_unreadable(what, error.filename or folder, error))
+            problems.append(_unreadable(what, folder, error))
 
         before = len(problems)
-        for parent, entries in images_below(folder, left_out, unreadable):
+        for parent, images in images_below(folder, left_out, unreadable):
             count = len(paths)
-            for entry in entries:
+            for image in images:
                 try:
-                    if (self._pass_links and entry.is_symlink()) or entry.is_file():
-                        paths.append(entry.path)
-                    elif entry.is_symlink() and not entry.is_dir():
-                        problems.append(f"{entry.path} is a broken link: expected an image; fix or remove the link")
+                    if (self._options.pass_links and image.is_symlink()) or image.is_file():
+                        paths.append(image.path)
+                    elif image.is_symlink() and not image.is_dir():
+                        problems.append(f"{image.path} is a broken link: expected an image; fix or remove the link")
                 except OSError as error:
                     unreadable(error)
             if len(paths) > count:
                 counts[parent] = len(paths) - count
         self.left_out.update(left_out)
         if len(problems) == before or paths:
-            problems.extend(misplaced(what, folder, counts, left_out))
-        self.nested |= {parent: count for parent, count in counts.items() if parent != folder}
+            self._check_places(what, folder, counts, left_out, problems)
         paths.sort()
         problems.extend(breaking_lines(paths, len(os.path.join(folder, ""))))
         rows.add_files(paths)

@@ -74,8 +74,7 @@ def find_layout(folder: str) -> Layout:
         return Layout(f"shards in {folder}", train, val, "")
     raise UserError(
         f"there is no ILSVRC2012 in {folder}: expected {_IMAGES}/train, or {KAGGLE_ZIP}, or {TRAIN_TAR} and {VAL_TAR}, "
-        "or shards. "
-        "Give the folder that has one of them with --imagenet_dir, or --train_dir and --val_dir."
+        "or shards. Give the folder that has one of them with --imagenet_dir, or --train_dir and --val_dir."
     )
 
 
@@ -83,9 +82,9 @@ def _labels(val: str | None, candidates: list[str]) -> str | None:
     """Empty if the validation images are in shards or in folders alone, else the first candidate that exists."""
     if val and find_shards(val, "val"):
         return ""
-    if val and os.path.isdir(val) and (listed := val_annotations(val)):
-        return listed
     if val and os.path.isdir(val):
+        if listed := val_annotations(val):
+            return listed
         with contextlib.suppress(OSError), os.scandir(val) as entries:  # Who lists the images says why.
             kinds = {entry.is_dir() for entry in entries if entry.is_dir() or is_image_name(entry.name)}
             if kinds == {True}:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from keras_alexnet.data.archives.directory import Progress
+from keras_alexnet.data.archives.entries import opened
 from keras_alexnet.errors import UserError
 
 TRAIN_TAR, VAL_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
-DEVKIT_TAR_GZ = "ILSVRC2012_devkit_t12.tar.gz"
 
-_PIECE = 2**22
+_PIECE_BYTES = 2**22
 
 
 class _Published(NamedTuple):
@@ -23,19 +23,12 @@ class _Published(NamedTuple):
 _PUBLISHED = {
     TRAIN_TAR: _Published(147_897_477_120, "1d675b47d978889d74fa0da5fadfb00e"),
     VAL_TAR: _Published(6_744_924_160, "29b22e2961454d5413ddabcf34fc5622"),
-    DEVKIT_TAR_GZ: _Published(None, "fa75699e90414af021442c21a62c3abf"),
+    "ILSVRC2012_devkit_t12.tar.gz": _Published(None, "fa75699e90414af021442c21a62c3abf"),
 }
 
 
 def check_archives(paths: Sequence[str], progress: Progress) -> list[str]:
-    """Compares official archives with their published sizes and MD5 sums.
-
-    Args:
-        paths: files; those with other names than the official ones are passed over.
-        progress: called with (done, total, what is counted).
-
-    Returns:
-        The files that were compared.
+    """Compares files that have the names of official archives with their published sizes and MD5 sums; returns them.
 
     Raises:
         UserError: one is of another size or sum, or cannot be read; or there is none to compare.
@@ -51,24 +44,21 @@ def check_archives(paths: Sequence[str], progress: Progress) -> list[str]:
         if expected.size not in (None, size):
             raise _differs(path, f"{expected.size:,} bytes", f"{size:,}")
     for path in known:
-        expected, found = _PUBLISHED[os.path.basename(path)].md5, _md5(path, progress)
-        if found != expected:
-            raise _differs(path, f"the MD5 sum {expected}", found)
+        expected_md5, found_md5 = _PUBLISHED[os.path.basename(path)].md5, _md5(path, progress)
+        if found_md5 != expected_md5:
+            raise _differs(path, f"the MD5 sum {expected_md5}", found_md5)
     return known
 
 
 def _md5(path: str, progress: Progress) -> str:
     digest = hashlib.md5(usedforsecurity=False)
     done = 0
-    try:
-        with open(path, "rb", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
-            while piece := file.read(_PIECE):
-                digest.update(piece)
-                done += len(piece)
-                progress(done >> 20, size >> 20, f"MiB of {os.path.basename(path)} compared")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}.") from None
+    with opened(path) as file:
+        size = os.fstat(file).st_size
+        while piece := os.read(file, _PIECE_BYTES):
+            digest.update(piece)
+            done += len(piece)
+            progress(done >> 20, size >> 20, f"MiB of {os.path.basename(path)} compared")
     return digest.hexdigest()
 
 

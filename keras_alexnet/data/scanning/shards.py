@@ -1,4 +1,4 @@
-"""Finds images and labels in shards: the tars of WebDataset, and TFRecord files. Standard library only."""
+"""Finds images and labels in shards: the tars of WebDataset, and TFRecord files."""
 
 import glob
 import os
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from keras_alexnet.data.archives.directory import Mapper
 from keras_alexnet.data.archives.entries import Samples, opened, read_range
 from keras_alexnet.data.archives.small_files import read_file
-from keras_alexnet.data.archives.state import ArchiveState
 from keras_alexnet.data.archives.tar import is_tar
 from keras_alexnet.data.archives.tfrecord import FROM_ONE, is_tfrecord, read_tfrecord
 from keras_alexnet.data.archives.webdataset import is_webdataset, read_webdataset
@@ -30,7 +29,7 @@ _PARTS = {part: re.compile(rf"(?:^|[^a-z]){part}", re.IGNORECASE) for part in ("
 
 
 @dataclass(frozen=True)
-class LabelledImages:
+class LabeledImages:
     """The images of some shards.
 
     Attributes:
@@ -81,12 +80,12 @@ def read_shards(
     first_label: int | None = None,
     classes: Sequence[str] | None = None,
     mapper: Mapper = map,
-) -> LabelledImages:
+) -> LabeledImages:
     """Finds the images of shards and their labels.
 
     Args:
         shards: the files.
-        problems: what is wrong is appended here, for `errors.raise_if_any`.
+        problems: as in `image_folders`.
         first_label: what the first label is in the shards. If it is None, it is 1 where labels are in the feature that
             scripts for TPUs count from 1, and none is 0; else 0.
         classes: the class ids in label order, if they are known.
@@ -96,14 +95,15 @@ def read_shards(
         UserError: a shard is of another kind, truncated or damaged, or has images without labels; or it is unclear
             whether labels count from 0 or from 1.
     """
-    states = [ArchiveState.of(path) for path in shards]  # Before they are read: a change meanwhile is then found.
-    all_samples: list[Samples] = list(mapper(read_shard, shards))
+    all_samples: list[Samples] = list(mapper(_read_shard, shards))
     rows, labels, ids = ImageRows(), array("i"), []
-    for state, samples in zip(states, all_samples, strict=True):
-        order = list(range(len(samples.labels)))
-        add_entries(state, samples.entries, order, state.path, "shard", rows, problems)
-        labels.extend(samples.labels[position] for position in order)
-        ids += (_class_id(samples.entries.names[position], samples.class_ids[position]) for position in order)
+    for samples in all_samples:
+        order = list(range(len(samples)))
+        add_entries(samples, order, samples.archive.path, "shard", rows, problems)
+        for position in order:
+            named = _WORDNET_ID.match(samples.names[position])
+            labels.append(samples.labels[position])
+            ids.append(samples.class_ids[position] or (named[1] if named else b""))
     raise_if_any(problems, "the shards cannot be used as they are, nothing was written")
     if first_label is None:
         from_one = all(samples.label_feature == FROM_ONE for samples in all_samples)
@@ -115,7 +115,7 @@ def read_shards(
     labels = array("i", (label - first_label for label in labels))
     by_class = sorted(range(len(rows)), key=lambda row: (labels[row], os.path.basename(rows.paths[row])))
     images = rows.image_map(labels, os.path.dirname(shards[0])).take(by_class)
-    return LabelledImages(images, _ids_of_labels(labels, ids, rows.paths, problems), first_label, shards)
+    return LabeledImages(images, _ids_of_labels(labels, ids, rows.paths, problems), first_label, shards)
 
 
 def _first_label(shards: Sequence[str], labels: Sequence[int], ids: Sequence[bytes], classes: Sequence[str]) -> int:
@@ -132,7 +132,7 @@ def _first_label(shards: Sequence[str], labels: Sequence[int], ids: Sequence[byt
     )
 
 
-def classes_of(found: LabelledImages, problems: list[str]) -> list[str]:
+def classes_of(found: LabeledImages, problems: list[str]) -> list[str]:
     """The class ids of training images, in label order.
 
     They are those that the shards have; if these have only some, with the labels of ILSVRC2012, all of its classes.
@@ -157,7 +157,7 @@ def classes_of(found: LabelledImages, problems: list[str]) -> list[str]:
     return [str(label + found.first_label) for label in range(count)]
 
 
-def with_classes(found: LabelledImages, classes: Sequence[str], problems: list[str]) -> ImageMap:
+def with_classes(found: LabeledImages, classes: Sequence[str], problems: list[str]) -> ImageMap:
     """The images, whose classes are compared with those known from elsewhere; raises `UserError` for further labels."""
     most = max(found.images.labels)
     if most >= len(classes):
@@ -177,7 +177,7 @@ def with_classes(found: LabelledImages, classes: Sequence[str], problems: list[s
     return found.images
 
 
-def _listed_classes(found: LabelledImages) -> list[str] | None:
+def _listed_classes(found: LabeledImages) -> list[str] | None:
     """The classes of the list that TensorFlow Datasets writes next to its shards, in label order; None without one."""
     path = os.path.join(os.path.dirname(found.shards[0]), _CLASS_LIST)
     if not os.path.isfile(path):
@@ -188,12 +188,7 @@ def _listed_classes(found: LabelledImages) -> list[str] | None:
         raise UserError(f"cannot read {path}, the list of the classes: {error.strerror}.") from None
 
 
-def by_name(images: ImageMap) -> ImageMap:
-    """The images in the order of their names."""
-    return images.take(sorted(range(len(images)), key=lambda row: os.path.basename(images.paths[row])))
-
-
-def read_shard(path: str) -> Samples:
+def _read_shard(path: str) -> Samples:
     """Finds the images of one shard; raises `UserError` where an image has no label."""
     if _head_is(path, is_tfrecord):
         samples = read_tfrecord(path)
@@ -201,9 +196,10 @@ def read_shard(path: str) -> Samples:
         samples = read_webdataset(path)
     else:
         raise UserError(f"{path} is not a shard: expected a tar of WebDataset or a TFRecord file, not compressed.")
-    for name, label in zip(samples.entries.names, samples.labels, strict=True):
+    for name, label in zip(samples.names, samples.labels, strict=True):
         if label is None or not 0 <= label < 2**31:
             raise UserError(f"{path}: the image {os.fsdecode(name)} has no label: expected one integer, found {label}.")
+    samples.refuse_duplicates()
     return samples
 
 
@@ -237,11 +233,6 @@ def _raise_if_incomplete(folder: str, names: Sequence[str]) -> None:
                 f"{stem}-{missing[0]:05}-of-{total}{suffix}. Copy or download them; or, to do without them, give a "
                 f"pattern such as '{os.path.join(folder, stem)}-*' in place of the folder."
             )
-
-
-def _class_id(name: bytes, class_id: bytes) -> bytes:
-    named = _WORDNET_ID.match(name)
-    return class_id or (named[1] if named else b"")
 
 
 def _ids_of_labels(

@@ -16,12 +16,10 @@ def read_synset_names(path: str, classes: Sequence[str], problems: list[str], no
     Args:
         path: ILSVRC's `LOC_synset_mapping.txt`, or Tiny ImageNet's `words.txt`; it may have more classes.
         classes: the class ids, in label order.
-        problems: what is wrong is appended here, for `errors.raise_if_any`.
-        notes: what a user should know is appended here.
+        problems, notes: as in `image_folders`.
 
     Returns:
-        A name per class, in the order of `classes`; None if the file lacks one of them, since it may be of another data
-        set in a folder above.
+        A name per class; None if the file lacks one of them, since it may be of another data set in a folder above.
     """
     names: dict[str, str] = {}
     try:
@@ -35,9 +33,10 @@ def read_synset_names(path: str, classes: Sequence[str], problems: list[str], no
         )
         return None
     missing = [class_id for class_id in classes if class_id not in names]
-    if missing:
-        notes.append(
-            f"Note: no class names, as {path} has none for {len(missing):,} of the {len(classes):,} classes, such as "
-            f"{missing[0]}"
-        )
-    return None if missing else [names[class_id] for class_id in classes]
+    if not missing:
+        return [names[class_id] for class_id in classes]
+    notes.append(
+        f"Note: no class names, as {path} has none for {len(missing):,} of the {len(classes):,} classes, such as "
+        f"{missing[0]}"
+    )
+    return None

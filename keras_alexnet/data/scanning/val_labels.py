@@ -50,56 +50,64 @@ def validation_labels(
             lines, such as Tiny ImageNet's `val_annotations.txt`. May be inside an archive (`<archive>@/…`).
         images: the paths of the images, sorted.
         classes: the class ids, in label order.
-        problems: what is wrong is appended here, for `errors.raise_if_any`.
+        problems: as in `image_folders`.
         progress: called with (done, total, what is counted).
 
     Returns:
         The positions of the images that have a label, and their labels.
     """
     label_of = {class_id: label for label, class_id in enumerate(classes)}
-    positions, labels = [], array("i")
-
-    def add(position: int, label: int | None) -> None:
-        if label is not None:
-            positions.append(position)
-            labels.append(label)
-
-    if not _is_file(labels_path) and not (ground_truth := _ground_truth_below(labels_path)):
-        read = reader(labels_path)
-        by_stem = _unambiguous(images, problems)
-        for number, (stem, position) in enumerate(by_stem.items(), 1):
-            path = f"{labels_path}/{stem}.xml"
-            add(
-                position,
-                annotated_label(
-                    path, images[position], label_of, problems, read=lambda path: read(os.path.basename(path))
-                ),
-            )
-            if progress:
-                progress(number, len(by_stem), "annotations")
-        return positions, labels
+    ground_truth = labels_path if _is_file(labels_path) else _ground_truth_below(labels_path)
     try:
-        if _is_file(labels_path):
-            ground_truth = labels_path
-        class_of = _class_of_images(ground_truth)
-        if class_of is None:
-            named = _ground_truth(ground_truth, images, problems)
+        if ground_truth is None:
+            found = _annotated_labels(labels_path, images, label_of, problems, progress)
         else:
-            named = [class_of.get(_stem(image)) for image in images]
+            found = _listed_labels(labels_path, ground_truth, images, label_of, problems)
     except OSError as error:
         problems.append(f"cannot read {labels_path}: {error.strerror or error}; give another --val_labels")
-        return positions, labels
-    for position, (image, class_id) in enumerate(zip(images, named or (), strict=bool(named))):
-        if class_id is None:
-            problems.append(f"{image} has no row in {labels_path}: add it, or remove the image")
-        elif class_id not in label_of:
-            problems.append(
-                f"{labels_path} names class {escaped(class_id)} for {image}, which is not one of the "
-                f"{len(classes):,} classes{similar(class_id, classes)}: correct it, or remove the image"
-            )
+        found = {}
+    return list(found), array("i", found.values())
+
+
+def _annotated_labels(
+    folder: str, images: Sequence[str], label_of: dict[str, int], problems: list[str], progress: Progress | None
+) -> dict[int, int]:
+    """The labels by position that a folder of XML annotations has."""
+    read = reader(folder)
+    by_stem = _unambiguous(images, problems)
+    found: dict[int, int] = {}
+    for number, (stem, position) in enumerate(by_stem.items(), 1):
+        label = annotated_label(
+            f"{folder}/{stem}.xml", images[position], label_of, problems, lambda path: read(os.path.basename(path))
+        )
+        if label is not None:
+            found[position] = label
+        if progress:
+            progress(number, len(by_stem), "annotations")
+    return found
+
+
+def _listed_labels(
+    labels_path: str, file: str, images: Sequence[str], label_of: dict[str, int], problems: list[str]
+) -> dict[int, int]:
+    """The labels by position that a file has for all images."""
+    class_of = _class_of_images(file)
+    if class_of is None:
+        named = _ground_truth(file, images, problems) or []
+    else:
+        named = [class_of.get(_stem(image)) for image in images]
+    found: dict[int, int] = {}
+    for position, class_id in enumerate(named):
+        if class_id in label_of:
+            found[position] = label_of[class_id]
+        elif class_id is None:
+            problems.append(f"{images[position]} has no row in {labels_path}: add it, or remove the image")
         else:
-            add(position, label_of[class_id])
-    return positions, labels
+            problems.append(
+                f"{labels_path} names class {escaped(class_id)} for {images[position]}, which is not one of the "
+                f"{len(label_of):,} classes{similar(class_id, label_of)}: correct it, or remove the image"
+            )
+    return found
 
 
 def _is_file(path: str) -> bool:
