@@ -122,8 +122,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     define(
         flags.DEFINE_bool,
         "check_images",
-        "Decode every image. bad_images.tsv lists the odd ones and those that cannot be used; if there are any of "
-        "these, no maps are written.",
+        "Decode every image. bad_images.tsv lists those with problems; if any cannot be used, no maps are written.",
     )
     define(
         flags.DEFINE_bool, "skip_bad_images", "Check the images, and leave those that cannot be used out of the maps."
@@ -139,7 +138,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     define(
         cli.define_path,
         "resized_dir",
-        "The folder for the copies, apart from the images. Finished copies of an earlier run are kept.",
+        "The folder for the copies, separate from the images. Finished copies of an earlier run are kept.",
     )
     define(
         flags.DEFINE_enum,

@@ -119,7 +119,7 @@ def examine(source: Source, work: Callable[[OpenImage], _Result]) -> tuple[Findi
     except UnusableError as error:
         problem = str(error)
     except MemoryError:
-        raise UserError(f"not enough memory to decode {path}. Give a smaller --num_processes.") from None
+        raise UserError(f"not enough memory to decode {path}. Use a smaller --num_processes.") from None
     except Image.DecompressionBombError:
         problem = f"too many pixels: more than {2 * Image.MAX_IMAGE_PIXELS:,}"
     except Exception as error:  # Pillow raises a dozen kinds of exceptions for broken files.

@@ -85,7 +85,10 @@ def _arguments(
             yield argument if os.path.lexists(argument) else os.path.expanduser(argument), True
             continue
         if listed is None and sys.stdin is None:
-            raise UserError("standard input is closed, and - stands for the paths in it. Give it a list of paths.")
+            raise UserError(
+                "standard input is closed, and - stands for a list of paths there. Pipe one path per line into the "
+                "command."
+            )
         content = strip_mark((listed or sys.stdin.buffer).read(), "the list of paths in standard input", has_zeros=True)
         lines = content.split(b"\0") if b"\0" in content else content.replace(b"\r\n", b"\n").split(b"\n")
         for line in filter(None, lines):

@@ -168,8 +168,7 @@ def raise_if_missing(image_map: ImageMap) -> None:
     examples = [f"  {os.fsdecode(path)}" for path in sampled[:3]] + ["  …"] * (len(sampled) > 3)
     archived = _ARCHIVED.match(sampled[0])
     raise UserError(
-        f"the images of {image_map.source} are missing: none of {len(sampled):,} that were looked for, evenly spread, "
-        "exists:\n"
+        f"the images of {image_map.source} are missing: none of {len(sampled):,} evenly sampled paths exists:\n"
         + "\n".join(examples)
         + (f"\nThe archive {os.fsdecode(archived[1])} does not exist." if archived else "")
         + f"\nOf the first path, only {_deepest_folder(os.fsdecode(sampled[0]))} exists."

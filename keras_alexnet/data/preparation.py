@@ -187,8 +187,8 @@ def _folders(config: PreparationConfig) -> list[str | None]:
         lacking = "validation images" if "val_dir" in missing else "labels of the validation images"
         flag = "val_dir" if "val_dir" in missing else "val_labels"
         raise UserError(
-            f"{config.imagenet_dir} has {layout.description}, but no {lacking}: add them, or give --{flag}. To take "
-            "validation images from the training images, give --train_dir and --val_fraction."
+            f"{config.imagenet_dir} has {layout.description}, but no {lacking}: add them, or pass --{flag}. To take "
+            "validation images from the training images, pass --train_dir and --val_fraction."
         )
     elif "val_dir" in missing and config.train_dir:
         raise UserError(
@@ -197,7 +197,7 @@ def _folders(config: PreparationConfig) -> list[str | None]:
         )
     elif missing:
         raise UserError(
-            "where are the images? Give --imagenet_dir=FOLDER (ILSVRC2012), or "
+            "no images are given: pass --imagenet_dir=FOLDER (ILSVRC2012), or "
             f"{', '.join(f'--{name}' for name in missing)}. See --help for images without annotations."
         )
     return list(given.values())
@@ -215,7 +215,7 @@ def _folder_to_split(config: PreparationConfig) -> str:
             f"{' and '.join(others)}: leave out the one or the other."
         )
     if not config.train_dir:
-        raise UserError("where are the images? Give --train_dir=FOLDER, which --val_fraction is to split.")
+        raise UserError("no images are given: pass --train_dir=FOLDER, which --val_fraction splits.")
     return config.train_dir
 
 

@@ -48,7 +48,7 @@ def _read_zip(path: str, head: bytes) -> Entries:
     if kind in COMPRESSIONS:
         raise UserError(
             f"the archive {path} is compressed ({kind}), so that an image in it can only be read by decompressing "
-            f"all before it. Decompress it once, such as with gzip -d for .tar.gz, and give the .tar."
+            f"all before it. Decompress it once, such as with gzip -d for .tar.gz, and pass the .tar."
         )
     if not head:
         raise UserError(f"the archive {path} is empty.")

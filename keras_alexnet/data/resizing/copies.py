@@ -29,10 +29,10 @@ def check_resized_dir(
         UserError: only one of the settings is given, or the folder is not apart from the images.
     """
     if bool(resized_dir) != bool(shorter_side):
-        raise UserError("--resize_shorter_side and --resized_dir go together: give both, or neither.")
+        raise UserError("--resize_shorter_side and --resized_dir go together: pass both, or neither.")
     if not resized_dir:
         if resized_format != "files":
-            raise UserError("--resized_format is of the copies in --resized_dir: give both, or neither.")
+            raise UserError("--resized_format is the format of the copies in --resized_dir: pass both, or neither.")
         return None
     resized_dir = os.path.abspath(resized_dir)
     if any(mark in resized_dir for mark in "\t\n\r"):
@@ -93,8 +93,8 @@ def _reject_overlap(sources: Iterable[str], targets: Iterable[str]) -> None:
             above = next((outer[above] for above in (real, *map(str, Path(real).parents)) if above in outer), None)
             if above:
                 raise UserError(
-                    f"--resized_dir must be apart from the images: {folder} is {above} or inside it. Give a folder of "
-                    "its own."
+                    f"--resized_dir must be apart from the images: {folder} is {above} or inside it. Choose a "
+                    "separate folder."
                 )
 
 
@@ -110,7 +110,7 @@ def _claim_resized_dir(folder: str, shorter_side: int, resized_format: str) -> N
         settings["quality"] = files.JPEG_QUALITY
     if resized_format != "files":
         settings["format"] = resized_format
-    remedy = "Give another --resized_dir, or remove this one."
+    remedy = "Choose another --resized_dir, or remove this one."
     try:
         with open(path, encoding="utf-8") as file:
             found = json.load(file)

@@ -42,7 +42,7 @@ def check_space(splits: Sequence[tuple[ImageMap, str]], shorter_side: int, num_p
     if _CLEARLY * missing > free:
         raise UserError(
             f"the pixels take about {_bytes(total)}, of which {_bytes(missing)} are still to be written, but only "
-            f"{_bytes(free)} are free in {folder}. Free some space, or give another --resized_dir, a smaller "
+            f"{_bytes(free)} are free in {folder}. Free some space, or choose another --resized_dir, a smaller "
             "--resize_shorter_side, or --resized_format=tar, which takes a tenth of the space."
         )
     return (

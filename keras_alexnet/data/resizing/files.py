@@ -175,6 +175,6 @@ def _write_copy(copy: str, data: bytes, mtime_ns: int) -> None:
 def cannot_write(path: str, error: OSError) -> UserError:
     """The error of a copy, or a tar of them, that cannot be written."""
     return UserError(
-        f"cannot write {path}: {error.strerror or error}. Make room or permit writing there, or give another "
+        f"cannot write {path}: {error.strerror or error}. Free some space, or make it writable, or choose another "
         "--resized_dir; the same command then continues where this one stopped."
     )

@@ -40,7 +40,7 @@ class ArchiveTree(Tree):
         if not folders:
             problems.append(
                 f"{what} {self.source} has no class folders with images in it{what_else(self.left_out)}: expected one "
-                f"folder, or tar, of images per class; give another {flag}{_packed_again(self._entries)}"
+                f"folder, or tar, of images per class; choose another {flag}{_packed_again(self._entries)}"
             )
         folders = {name: folders[name] for name in sorted(folders, key=os.fsencode)}
         problems.extend(breaking_lines(list(folders.values()), len(self._archive)))
@@ -68,7 +68,7 @@ def add_entries(
 ) -> list[str]:
     """Adds images inside an archive to `rows`, as `Tree.add_images`; `chosen`, their positions, is sorted by name."""
     if not chosen:
-        problems.append(f"{what} {folder} has no images: put some there, or give another")
+        problems.append(f"{what} {folder} has no images: put some there, or choose another")
     chosen.sort(key=entries.names.__getitem__)
     count = len(rows)
     rows.add_entries(entries, chosen)

@@ -73,7 +73,7 @@ def scan_image_folders(
     train_shards, val_shards = _shards(train_dir, "train"), _shards(val_dir, "val")
     if train_shards and val_shards and (both := sorted({*train_shards} & {*val_shards})):
         raise UserError(
-            f"{both[0]} would be taken for training and for validation, as its name does not say which: give patterns "
+            f"{both[0]} would be taken for training and for validation, as its name does not say which: pass patterns "
             "of names with --train_dir and --val_dir, or --train_dir with --val_fraction."
         )
     if val_shards and val_labels:
@@ -110,5 +110,5 @@ def scan_image_folders(
 def _shards(path: str | None, part: str) -> list[str] | None:
     shards = None if path is None else find_shards(path, part)
     if shards == []:
-        raise UserError(f"none of the shards in {path} has {part!r} in its name: give a folder that has some.")
+        raise UserError(f"none of the shards in {path} has {part!r} in its name: choose a folder that has some.")
     return shards

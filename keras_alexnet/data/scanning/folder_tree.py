@@ -42,7 +42,7 @@ class FolderTree(Tree):
             if not folders and not tars:
                 problems.append(
                     f"{what} {self.source} has no class folders{what_else(self.left_out)}: expected one folder of "
-                    f"images per class in it; unpack the images so, or give another {flag}"
+                    f"images per class in it; unpack the images so, or choose another {flag}"
                 )
         # ILSVRC2012_img_train.tar holds a tar per class; one that has been unpacked as well is not read twice.
         tars = {name: path for name, path in tars.items() if name not in folders}

@@ -88,7 +88,7 @@ def scan_validation(
     has_labels = exists(val_labels)
     if not has_labels:
         problems.append(
-            f"{val_labels} does not exist: give the file or folder that has the classes of the validation images "
+            f"{val_labels} does not exist: pass the file or folder that has the classes of the validation images "
             "with --val_labels"
         )
     unlabeled = rows.image_map(array("i", [0] * len(rows)), tree.source)

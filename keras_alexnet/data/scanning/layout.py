@@ -46,7 +46,7 @@ def find_layout(folder: str) -> Layout:
         UserError: there is nothing of this in it, or a file of it is damaged.
     """
     if not os.path.exists(folder):
-        raise UserError(f"{folder} does not exist: give the folder that holds ILSVRC2012 with --imagenet_dir.")
+        raise UserError(f"{folder} does not exist: pass the folder that contains ILSVRC2012 as --imagenet_dir.")
     zip_path = folder if os.path.isfile(folder) else os.path.join(folder, KAGGLE_ZIP)
     for root in (folder, os.path.join(folder, "ILSVRC")):
         train, val = (os.path.join(root, _IMAGES, part) for part in ("train", "val"))
@@ -74,7 +74,7 @@ def find_layout(folder: str) -> Layout:
         return Layout(f"shards in {folder}", train, val, "")
     raise UserError(
         f"there is no ILSVRC2012 in {folder}: expected {_IMAGES}/train, or {KAGGLE_ZIP}, or {TRAIN_TAR} and {VAL_TAR}, "
-        "or shards. Give the folder that has one of them with --imagenet_dir, or --train_dir and --val_dir."
+        "or shards. Pass the folder that has one of them as --imagenet_dir, or --train_dir and --val_dir."
     )
 
 

@@ -128,7 +128,7 @@ def _first_label(shards: Sequence[str], labels: Sequence[int], ids: Sequence[byt
         return 1
     raise UserError(
         f"the shards {shards[0]}, … have labels from {min(labels):,} to {max(labels):,}, which may count from 0 or "
-        "from 1: give the shards of the training images too, with --train_dir."
+        "from 1: pass the shards of the training images too, as --train_dir."
     )
 
 
@@ -152,7 +152,7 @@ def classes_of(found: LabeledImages, problems: list[str]) -> list[str]:
     if absent:
         problems.append(
             f"the shards have labels from {found.first_label} to {count - 1 + found.first_label}, but no image of "
-            f"label {min(absent) + found.first_label}: give the list of the classes with --classmappings"
+            f"label {min(absent) + found.first_label}: pass the list of the classes as --classmappings"
         )
     return [str(label + found.first_label) for label in range(count)]
 
@@ -163,14 +163,14 @@ def with_classes(found: LabeledImages, classes: Sequence[str], problems: list[st
     if most >= len(classes):
         raise UserError(
             f"the shards {found.shards[0]}, … have label {most + found.first_label:,}, but there are "
-            f"{len(classes):,} classes: give the shards, or the class list, that belong to the others."
+            f"{len(classes):,} classes: use the shards and the class list of the same data set."
         )
     listed = _listed_classes(found)
     named = found.ids | (dict(enumerate(listed)) if listed and set(listed) == set(classes) else {})
     problems.extend(
         f"the shards {found.shards[0]}, … have class {escaped(class_id)} at label {label + found.first_label:,}, "
-        f"which is {escaped(classes[label])} in the class list: give the shards, or the class list, that "
-        "belong to the others"
+        f"which is {escaped(classes[label])} in the class list: use the shards and the class list of the "
+        "same data set"
         for label, class_id in named.items()
         if classes[label] != class_id
     )
@@ -230,7 +230,7 @@ def _raise_if_incomplete(folder: str, names: Sequence[str]) -> None:
         if missing:
             raise UserError(
                 f"{len(missing):,} of the {int(total):,} shards {stem} in {folder} are missing, the first is "
-                f"{stem}-{missing[0]:05}-of-{total}{suffix}. Copy or download them; or, to do without them, give a "
+                f"{stem}-{missing[0]:05}-of-{total}{suffix}. Copy or download them; or, to do without them, pass a "
                 f"pattern such as '{os.path.join(folder, stem)}-*' in place of the folder."
             )
 

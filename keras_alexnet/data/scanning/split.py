@@ -38,7 +38,7 @@ def split(
     if len(images) and not held_out:
         problems.append(
             f"no class of {images.source} has more than one image, so that none can be taken for validation: expected "
-            "two or more; add images, or give validation images with --val_dir"
+            "two or more; add images, or pass validation images with --val_dir"
         )
     kept = [row for row in range(len(images)) if row not in held_out]
     return images.take(kept), images.take(sorted(held_out))

@@ -74,7 +74,7 @@ class Tree(ABC):
         elif folder not in counts and len(counts) > 1:
             problems.append(
                 f"{what} {folder} has no images itself, but {len(counts):,} folders below it have, such as "
-                f"{next(iter(counts))}: expected images directly in it, or in one folder below it; give the folder "
+                f"{next(iter(counts))}: expected images directly in it, or in one folder below it; pass the folder "
                 "whose subfolders are the classes, or move the images"
             )
         self._nested |= {parent: count for parent, count in counts.items() if parent != folder}

@@ -64,7 +64,7 @@ def validation_labels(
         else:
             found = _listed_labels(labels_path, ground_truth, images, label_of, problems)
     except OSError as error:
-        problems.append(f"cannot read {labels_path}: {error.strerror or error}; give another --val_labels")
+        problems.append(f"cannot read {labels_path}: {error.strerror or error}; choose another --val_labels")
         found = {}
     return list(found), array("i", found.values())
 
@@ -168,7 +168,7 @@ def _ground_truth(path: str, images: Sequence[str], problems: list[str]) -> list
         except (tarfile.TarError, EOFError, OSError, StopIteration):
             raise UserError(
                 f"{path} gives no labels: expected a folder of XML annotations, {SOLUTION}, {DEVKIT}.tar.gz or its "
-                f"{GROUND_TRUTH}. Give one of these with --val_labels."
+                f"{GROUND_TRUTH}. Pass one of these as --val_labels."
             ) from None
     numbers = decode(data, path).split()
     count = len(CLASS_IDS_BY_ILSVRC2012_ID)
@@ -177,7 +177,7 @@ def _ground_truth(path: str, images: Sequence[str], problems: list[str]) -> list
     if len(numbers) != len(images):
         problems.append(
             f"{path} has labels of {len(numbers):,} images, but there are {len(images):,}: they go by the order of the "
-            "images, so that none may be missing; complete the images, or give --val_labels with names, such as "
+            "images, so that none may be missing; complete the images, or pass --val_labels with names, such as "
             f"{SOLUTION}"
         )
         return None
