@@ -223,7 +223,7 @@ def test_only_what_the_user_can_mend_is_told(monkeypatch, number):
 
     monkeypatch.setattr("keras_alexnet.training.devices.cluster.socket.socket.bind", bind)
     if number == errno.EACCES:
-        with pytest.raises(UserError, match="ports that low are the system's"):
+        with pytest.raises(UserError, match="ports this low are reserved"):
             check_port_is_free("a:80")
     else:
         check_port_is_free("a:80")

@@ -116,7 +116,7 @@ def test_each_folder_flag_overrides_its_part_of_imagenet_dir(tree, tmp_path, fla
 
 
 def test_no_folder_given_is_told(tree):
-    with pytest.raises(UserError, match=r"Give --imagenet_dir=FOLDER .*, or --train_dir, --val_dir, --val_l"):
+    with pytest.raises(UserError, match=r"pass --imagenet_dir=FOLDER .*, or --train_dir, --val_dir, --val_l"):
         call()
     with pytest.raises(UserError, match=r"or --train_dir, --val_dir\."):
         call("--val_annotations_dir=")
@@ -169,7 +169,7 @@ def test_bounds_of_val_fraction(tree, fraction):
 def test_val_fraction_goes_with_no_other_validation_images(tree, flag):
     with pytest.raises(UserError, match=f"--val_fraction takes .* does not go with --{flag}: leave out"):
         call(f"--train_dir={tree.train}", "--val_fraction=0.1", f"--{flag}={tree.root}")
-    with pytest.raises(UserError, match="Give --train_dir=FOLDER, which --val_fraction is to split"):
+    with pytest.raises(UserError, match="pass --train_dir=FOLDER, which --val_fraction splits"):
         call("--val_fraction=0.1")
 
 

@@ -356,7 +356,7 @@ def test_a_folder_without_imagenet_is_told(tmp_path):
         UserError, match=r"there is no ILSVRC2012 in .*: expected Data/CLS-LOC/train, or imagenet-object"
     ):
         call(f"--imagenet_dir={tmp_path}", f"--output_dir={tmp_path}/out")
-    with pytest.raises(UserError, match=r"/none does not exist: give the folder"):
+    with pytest.raises(UserError, match=r"/none does not exist: pass the folder"):
         call(f"--imagenet_dir={tmp_path}/none", f"--output_dir={tmp_path}/out")
     (tmp_path / "ILSVRC2012_img_train.tar").touch()
     with pytest.raises(UserError, match=r"has .*/ILSVRC2012_img_train.tar, but no validation images: "):

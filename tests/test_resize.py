@@ -117,7 +117,7 @@ def test_two_images_of_one_copy_are_refused(tree, small):
 def test_copies_of_other_settings_are_refused(tree, small):
     call(tree, *resize_to(small))
     before = state(small)
-    with pytest.raises(UserError, match=r'expected .*"format": "tar".*"shorter_side": 40.*Give another --resized_dir'):
+    with pytest.raises(UserError, match=r'expected .*"format": "tar".*"shorter_side": 40.*Choose another --resized_dir'):
         call(tree, *resize_to(small, 40), "--resized_format=tar")
     (small / "resize.json").write_text("{")
     with pytest.raises(UserError, match="cannot read"):
@@ -219,7 +219,7 @@ def test_a_full_disk_leaves_no_half_copy(tree, small):
     _, err = process.communicate(timeout=30)
     assert process.returncode == 1
     copy = small / "train" / tree.images[4].relative_to(tree.train)
-    assert err.startswith(f"python -m keras_alexnet.prepare: cannot write {copy}: File too large. Make room")
+    assert err.startswith(f"python -m keras_alexnet.prepare: cannot write {copy}: File too large. Free some space")
     assert err.count("\n") == 1
     assert not list(small.rglob(".partial*"))
     assert not (tree.root.parent / "data/train_map.txt").exists()

@@ -236,7 +236,7 @@ def test_a_full_disk_stops_the_run_and_leaves_the_checkpoint_before(whole, tmp_p
     real = np.savez
     with monkeypatch.context() as patch:
         saves.then(2, lambda: patch.setattr(np, "savez", full_disk(real)))
-        with pytest.raises(UserError, match=r"cannot write .*step-000000003\.npz: No space left on device\. Make room"):
+        with pytest.raises(UserError, match=r"cannot write .*step-000000003\.npz: No space left on device\. Free some space"):
             loop.train(run)
     assert [path.name for path in sorted((tmp_path / "run/checkpoint").iterdir())] == [
         "step-000000001.npz",

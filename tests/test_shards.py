@@ -158,7 +158,7 @@ def test_class_ids_of_other_data(images, tmp_path):
     assert class_mappings.read_class_mappings(tmp_path / "out/classmappings.txt") == ["daisy", "rose", "tulip"]
     (tmp_path / "label.labels.txt").unlink()
     archives.write_webdataset(tmp_path / "flowers-0.tar", [s for s in samples if s["cls"] != b"1\n"])
-    with pytest.raises(UserError, match=r"labels from 0 to 2, but no image of label 1: give .* --classmappings"):
+    with pytest.raises(UserError, match=r"labels from 0 to 2, but no image of label 1: pass .* --classmappings"):
         call(*arguments)
 
 
