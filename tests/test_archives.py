@@ -36,22 +36,19 @@ def tree(tmp_path_factory):
     return map_file.read_map(folder / "map.txt")
 
 
-@pytest.fixture(params=archives.LAYOUTS)
-def packed(request, tree, tmp_path):
-    """The same images in an archive, of each layout in turn."""
-    return pack(tree, tmp_path, archives.LAYOUTS[request.param])
-
-
 def files_of(tree):
     return {"/".join(path.split("/")[-2:]): tree.read(row) for row, path in enumerate(tree.paths)}
 
 
 def pack(tree, folder, write):
+    """The same images in an archive, with an index."""
     files = files_of(tree)
     names = write(folder / "images.bin", files)
     rows = [(f"images.bin@/{names[name]}", label) for name, label in zip(files, tree.labels, strict=True)]
     write_map(folder / "map.txt", rows)
-    return map_file.read_map(folder / "map.txt")
+    packed = map_file.read_map(folder / "map.txt")
+    index.write_index(map_file.index_file(folder / "map.txt"), packed.fingerprint, packed.locations)
+    return packed
 
 
 def a_map(folder, *lines):
@@ -65,11 +62,25 @@ def assert_same(found, expected):
             np.testing.assert_array_equal(value, other)
 
 
-def test_images_and_batches_are_those_of_files(tree, packed):
+@pytest.mark.parametrize("layout", archives.LAYOUTS)
+def test_images_are_those_of_files(tree, tmp_path, monkeypatch, layout):
+    packed = pack(tree, tmp_path, archives.LAYOUTS[layout])
     rows = range(len(tree))
-    assert [packed.read(row) for row in rows] == [tree.read(row) for row in rows]
-    assert packed.read_many(rows) == [tree.read(row) for row in rows]
+    expected = [tree.read(row) for row in rows]
+    assert [packed.read(row) for row in rows] == packed.read_many(rows) == expected
     assert list(packed.labels) == list(tree.labels)
+    # An index stands for the archives, which are not looked into.
+    monkeypatch.setattr(index, "read_archive", None)
+    assert map_file.read_map(tmp_path / "map.txt").read_many(rows) == expected
+    with open(tmp_path / "images.bin", "ab") as file:
+        file.write(b"more")
+    error = str(find_unreadable(packed, [3]))
+    assert f"images.bin@/{packed.paths[3].rpartition('@/')[2]} (line 4 of " in error
+    assert "images.bin has changed since its entries were found" in error
+
+
+def test_batches_are_those_of_files(tree, tmp_path):
+    packed = pack(tree, tmp_path, archives.write_deflated_zip)
     # In the middle of the second pass, for the second of two workers.
     place = {"seed": 3, "first_step": 4, "worker": 1, "num_workers": 2, "image_size": SIZE}
     assert_same(training_dataset(packed, 8, **place).take(4), training_dataset(tree, 8, **place).take(4))
@@ -78,76 +89,50 @@ def test_images_and_batches_are_those_of_files(tree, packed):
     assert_same(found, expected)
 
 
-def test_an_index_stands_for_the_archives(packed, tmp_path):
-    file = map_file.index_file(tmp_path / "map.txt")
-    index.write_index(file, packed.fingerprint, packed.locations)
-    again = map_file.read_map(tmp_path / "map.txt")
-    assert [again.read(row) for row in range(len(again))] == [packed.read(row) for row in range(len(packed))]
-
-
-def test_nothing_is_looked_for_where_there_is_an_index(tree, tmp_path, monkeypatch):
-    packed = pack(tree, tmp_path, archives.write_tar)
-    index.write_index(map_file.index_file(tmp_path / "map.txt"), packed.fingerprint, packed.locations)
-    monkeypatch.setattr(index, "read_archive", None)
-    assert map_file.read_map(tmp_path / "map.txt").read(0) == tree.read(0)
-    # Moved together; the time of a copy is another one.
+def test_an_index_may_be_moved_with_its_archive(tree, tmp_path, monkeypatch):
+    pack(tree, tmp_path, archives.write_tar)
     (tmp_path / "moved").mkdir()
     for name in ("map.txt", "map.index.npz", "images.bin"):
         os.rename(tmp_path / name, tmp_path / "moved" / name)
-    os.utime(tmp_path / "moved/images.bin", (1, 1))
+    os.utime(tmp_path / "moved/images.bin", (1, 1))  # The time of a copy is another one.
+    monkeypatch.setattr(index, "read_archive", None)
     assert map_file.read_map(tmp_path / "moved/map.txt").read(0) == tree.read(0)
 
 
-@pytest.mark.parametrize("damage", ["of another map", "no index", "cut off"])
-def test_an_index_that_cannot_be_used_is_passed_over(tree, tmp_path, damage):
+def test_an_index_that_cannot_be_used_is_passed_over(tree, tmp_path):
     packed = pack(tree, tmp_path, archives.write_tar)
     file = map_file.index_file(tmp_path / "map.txt")
-    index.write_index(file, packed.fingerprint, packed.locations)
-    if damage == "of another map":
-        index.write_index(file, "0" * 64, packed.locations.take(range(len(packed))[::-1]))
-    elif damage == "no index":
-        np.savez(file, a=np.zeros(3))
-    elif damage == "cut off":
-        os.truncate(file, 500)
+    index.write_index(file, "0" * 64, packed.locations.take(range(len(packed))[::-1]))  # Of another map.
+    assert map_file.read_map(tmp_path / "map.txt").read(0) == tree.read(0)
+    os.truncate(file, 500)
+    assert map_file.read_map(tmp_path / "map.txt").read(0) == tree.read(0)
+    np.savez(file, a=np.zeros(3))
     assert map_file.read_map(tmp_path / "map.txt").read(0) == tree.read(0)
 
 
-@pytest.mark.parametrize("longer", [0, 512])
-def test_an_archive_that_is_not_the_indexed_one_is_found_out(tree, tmp_path, longer):
-    packed = pack(tree, tmp_path, archives.write_tar)
-    index.write_index(map_file.index_file(tmp_path / "map.txt"), packed.fingerprint, packed.locations)
+def test_an_archive_that_is_not_the_indexed_one_is_found_out(tree, tmp_path):
+    pack(tree, tmp_path, archives.write_tar)
     data = (tmp_path / "images.bin").read_bytes()
-    (tmp_path / "images.bin").write_bytes(b"other" + data[5:] + bytes(longer))
-    os.utime(tmp_path / "images.bin", (1, 1))
-    with pytest.raises(UserError, match=r"images.bin is not the one that .*map.index.npz was written for: .* again"):
-        map_file.read_map(tmp_path / "map.txt")
+    for other in (b"other" + data[5:], data + bytes(512)):
+        (tmp_path / "images.bin").write_bytes(other)
+        os.utime(tmp_path / "images.bin", (1, 1))
+        with pytest.raises(UserError, match=r"images.bin is not the one that .*map.index.npz was written for: .* ag"):
+            map_file.read_map(tmp_path / "map.txt")
     (tmp_path / "images.bin").unlink()
     with pytest.raises(UserError, match=r"the archive .*images.bin does not exist. Is its disk mounted\?"):
         map_file.read_map(tmp_path / "map.txt")
 
 
-def test_an_archive_that_changes_while_it_is_read_is_found_out(packed, tmp_path):
-    packed.read(0)
-    with open(tmp_path / "images.bin", "ab") as file:
-        file.write(b"more")
-    error = find_unreadable(packed, [3])
-    assert f"images.bin@/{packed.paths[3].rpartition('@/')[2]} (line 4 of " in str(error)
-    assert "images.bin has changed since its entries were found" in str(error)
-
-
 def test_damaged_images_are_named(tree, tmp_path):
     files = files_of(tree)
     damaged = list(files)[5]
-    files[damaged] = files[damaged][:200]
-    for layout, write in archives.LAYOUTS.items():
-        (tmp_path / layout).mkdir()
-        names = write(tmp_path / layout / "a", files)
-        image_map = a_map(tmp_path / layout, *(f"a@/{names[name]}" for name in files))
-        assert f"a@/{names[damaged]} (line 6 of " in str(find_unreadable(image_map, range(len(files))))
-        (finding,) = (finding for finding in check(image_map.images(), 1) if not finding.usable)
-        assert finding.path == image_map.paths[5]
-        assert thumbnail(image_map.image(5)) is None
-        assert thumbnail(image_map.image(4)) == thumbnail(tree.image(4))
+    names = archives.write_deflated_zip(tmp_path / "a", files | {damaged: files[damaged][:200]})
+    image_map = a_map(tmp_path, *(f"a@/{names[name]}" for name in files))
+    assert f"a@/{names[damaged]} (line 6 of " in str(find_unreadable(image_map, range(len(files))))
+    (finding,) = (finding for finding in check(image_map.images(), 1) if not finding.usable)
+    assert finding.path == image_map.paths[5]
+    assert thumbnail(image_map.image(5)) is None
+    assert thumbnail(image_map.image(4)) == thumbnail(tree.image(4))
 
 
 # CNTK: Source/Readers/ImageReader/ImageDataDeserializer.cpp.
@@ -253,14 +238,14 @@ def test_two_entries_of_one_name_are_refused_where_they_are_wanted(tmp_path):
             a_map(tmp_path, f"a.{suffix}@/a.jpg")
 
 
-@pytest.mark.parametrize("layout", archives.LAYOUTS)
-def test_truncated_archives_are_named(tree, tmp_path, layout):
-    names = archives.LAYOUTS[layout](tmp_path / "a", files_of(tree))
-    size = os.path.getsize(tmp_path / "a")
-    for length in (size * 3 // 4, size // 2, 1024, 700, 1):
-        os.truncate(tmp_path / "a", length)
-        with pytest.raises(UserError, match=r"the archive .*/a is (truncated|damaged)"):
-            a_map(tmp_path, f"a@/{next(iter(names.values()))}")
+def test_truncated_archives_are_named(tree, tmp_path):
+    for write in archives.LAYOUTS.values():
+        names = write(tmp_path / "a", files_of(tree))
+        size = os.path.getsize(tmp_path / "a")
+        for length in (size * 3 // 4, size // 2, 1024, 700, 1):
+            os.truncate(tmp_path / "a", length)
+            with pytest.raises(UserError, match=r"the archive .*/a is (truncated|damaged)"):
+                a_map(tmp_path, f"a@/{next(iter(names.values()))}")
 
 
 def test_other_files_are_no_archives(tmp_path):

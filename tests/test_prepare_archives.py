@@ -3,7 +3,6 @@
 import hashlib
 import os
 import tarfile
-import zipfile
 from pathlib import Path
 
 import archives
@@ -19,6 +18,7 @@ from keras_alexnet.errors import UserError
 CLASSES = CLASS_IDS[:3]
 # Of validation images 1 to 4, labels that are neither in order nor those of the ILSVRC2012_IDs.
 VAL_LABELS = (2, 0, 1, 0)
+HEADER = "ImageId,PredictionString\n"  # of Kaggle's labels
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +39,21 @@ def unpack(folder, files):
         (folder / name).write_bytes(data)
 
 
-def write_solution(folder):
+def solution():
     rows = [
         f"ILSVRC2012_val_0000000{n},{CLASSES[label]} 1 2 3 4 {CLASSES[0]} 5 6 7 8 "
         for n, label in enumerate(VAL_LABELS, 1)
     ]
-    (folder / "LOC_val_solution.csv").write_text("\n".join(["ImageId,PredictionString", *reversed(rows)]) + "\n")
+    return {"LOC_val_solution.csv": (HEADER + "\n".join(reversed(rows))).encode()}
+
+
+def annotations():
+    return {
+        f"Annotations/CLS-LOC/val/ILSVRC2012_val_0000000{number}.xml": (
+            f"<annotation><object><name>{CLASSES[label]}</name></object></annotation>".encode()
+        )
+        for number, label in enumerate(VAL_LABELS, 1)
+    }
 
 
 def ground_truth():
@@ -56,63 +65,38 @@ def write_devkit(folder):
         archives.add(devkit, "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt", ground_truth())
 
 
-def write_annotations(folder):
-    for number, label in enumerate(VAL_LABELS, 1):
-        path = folder / f"Annotations/CLS-LOC/val/ILSVRC2012_val_0000000{number}.xml"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"<annotation><object><name>{CLASSES[label]}</name></object></annotation>")
-
-
 def kaggle_tree(folder, train, val):
     unpack(folder / "Data/CLS-LOC/train", train)
     unpack(folder / "Data/CLS-LOC/val", val)
-    write_annotations(folder)
-
-
-def kaggle_tree_with_a_stray_folder(folder, train, val):
-    kaggle_tree(folder, train, val)
     (folder / "Data/CLS-LOC/val/@eaDir").mkdir()
+    unpack(folder, annotations())
 
 
 def kaggle_folder_above(folder, train, val):
-    (folder / "ILSVRC").mkdir()
     kaggle_tree(folder / "ILSVRC", train, val)
-    for path in (folder / "ILSVRC/Annotations/CLS-LOC/val").iterdir():
-        path.write_text("not XML: the csv is read first")
-    write_solution(folder)
+    unpack(folder / "ILSVRC", dict.fromkeys(annotations(), b"not XML: the csv is read first"))
+    unpack(folder, solution())
+
+
+def write_kaggle_zip(folder, train, val, others):
+    files = {f"ILSVRC/Data/CLS-LOC/train/{name}": data for name, data in train.items()}
+    files |= {f"ILSVRC/Data/CLS-LOC/val/{name}": data for name, data in val.items()}
+    files |= {"ILSVRC/ImageSets/CLS-LOC/train_cls.txt": b""}
+    files |= {f"ILSVRC/Data/CLS-LOC/train/{CLASSES[0]}/._{CLASSES[0]}_3.JPEG": b"of a Mac"}
+    archives.write_deflated_zip(folder / "imagenet-object-localization-challenge.zip", files | others)
 
 
 def kaggle_zip(folder, train, val):
-    with zipfile.ZipFile(folder / "imagenet-object-localization-challenge.zip", "w") as archive:
-        for part, files in (("train", train), ("val", val)):
-            for name, data in files.items():
-                archive.writestr(f"ILSVRC/Data/CLS-LOC/{part}/{name}", data, zipfile.ZIP_DEFLATED)
-        archive.writestr("ILSVRC/ImageSets/CLS-LOC/train_cls.txt", "")
-        archive.writestr(f"ILSVRC/Data/CLS-LOC/train/{CLASSES[0]}/._{CLASSES[0]}_3.JPEG", "of a Mac")
-    write_solution(folder)
+    write_kaggle_zip(folder, train, val, {})
+    unpack(folder, solution())
 
 
 def kaggle_zip_with_its_labels(folder, train, val):
-    write_solution(folder)
-    with zipfile.ZipFile(folder / "imagenet-object-localization-challenge.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        for part, files in (("train", train), ("val", val)):
-            for name, data in files.items():
-                archive.writestr(f"ILSVRC/Data/CLS-LOC/{part}/{name}", data)
-        archive.write(folder / "LOC_val_solution.csv", "LOC_val_solution.csv")
-    os.remove(folder / "LOC_val_solution.csv")
+    write_kaggle_zip(folder, train, val, solution())
 
 
 def kaggle_zip_with_annotations(folder, train, val):
-    kaggle_zip_with_its_labels(folder, train, val)
-    write_annotations(folder)
-    name = folder / "imagenet-object-localization-challenge.zip"
-    with zipfile.ZipFile(name) as old, zipfile.ZipFile(folder / "new", "w", zipfile.ZIP_DEFLATED) as archive:
-        for entry in old.namelist()[:-1]:
-            archive.writestr(entry, old.read(entry))
-        for path in (folder / "Annotations/CLS-LOC/val").iterdir():
-            archive.write(path, f"ILSVRC/{path.relative_to(folder)}")
-            path.unlink()
-    (folder / "new").rename(name)
+    write_kaggle_zip(folder, train, val, {f"ILSVRC/{name}": text for name, text in annotations().items()})
 
 
 def folders_of_classes(folder, train, val):
@@ -141,7 +125,6 @@ def inner_tars_and_an_unpacked_devkit(folder, train, val):
 
 LAYOUTS = [
     kaggle_tree,
-    kaggle_tree_with_a_stray_folder,
     kaggle_folder_above,
     kaggle_zip,
     kaggle_zip_with_its_labels,
@@ -152,215 +135,182 @@ LAYOUTS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """The working directory, in which `prepare` makes the folder `data` of the maps."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def assert_refused(expected_text, *arguments):
+    with pytest.raises(UserError, match=expected_text):
+        call(*arguments)
+    assert not os.path.exists("data/val_map.txt")
+
+
 @pytest.mark.parametrize("pack", LAYOUTS)
-@pytest.mark.parametrize("relative", [False, True])
-def test_every_layout_gives_the_same_images_in_the_same_order(images, tmp_path, capsys, pack, relative):
+def test_every_layout_gives_the_same_images_in_the_same_order(images, folder, capsys, pack):
+    """Also where the maps are moved together with the images."""
     train, val = images
-    pack(tmp_path, train, val)
-    call(f"--imagenet_dir={tmp_path}", f"--output_dir={tmp_path}/out", f"--relative_paths={relative}")
+    pack(folder, train, val)
+    call(f"--imagenet_dir={folder}", "--relative_paths")
     assert "Found " in capsys.readouterr().out
-    folder = tmp_path
-    if relative:
-        folder = tmp_path.rename(tmp_path.with_name(f"{tmp_path.name}_moved"))
-    found = map_file.read_map(folder / "out/train_map.txt")
+    data = folder.rename(folder.with_name(f"{folder.name}_moved")) / "data"
+    found = map_file.read_map(data / "train_map.txt")
     assert found.read_many(range(len(found))) == [train[name] for name in sorted(train)]
     assert list(found.labels) == [label for label in range(3) for _ in range(4)]
-    found = map_file.read_map(folder / "out/val_map.txt")
+    found = map_file.read_map(data / "val_map.txt")
     # In folders of classes they are sorted by class.
     names = sorted(val, key=lambda name: (VAL_LABELS[int(name[-6]) - 1] if pack is folders_of_classes else 0, name))
     assert found.read_many(range(len(found))) == [val[name] for name in names]
     assert list(found.labels) == [VAL_LABELS[int(name[-6]) - 1] for name in names]
-    assert class_mappings.read_class_mappings(folder / "out/classmappings.txt") == list(CLASSES)
+    assert class_mappings.read_class_mappings(data / "classmappings.txt") == list(CLASSES)
 
 
-def test_names_of_classes_are_found_in_the_archive(images, tmp_path):
+def test_names_of_classes_are_found_in_the_archive(images, folder):
+    names = "".join(f"{class_id} name of {class_id}\n" for class_id in CLASS_IDS).encode()
+    write_kaggle_zip(folder, *images, solution() | {"LOC_synset_mapping.txt": names})
+    call("--imagenet_dir=.")
+    found = class_mappings.read_class_names("data/classnames.txt", CLASSES)
+    assert found == [f"name of {name}" for name in CLASSES]
+
+
+def test_an_index_is_written_and_one_of_older_maps_removed(images, folder, monkeypatch):
     train, val = images
-    kaggle_zip_with_its_labels(tmp_path, train, val)
-    with zipfile.ZipFile(tmp_path / "imagenet-object-localization-challenge.zip", "a") as archive:
-        archive.writestr(
-            "LOC_synset_mapping.txt", "".join(f"{class_id} name of {class_id}\n" for class_id in CLASS_IDS)
-        )
-    call(f"--imagenet_dir={tmp_path}", f"--output_dir={tmp_path}/out")
-    assert class_mappings.read_class_names(tmp_path / "out/classnames.txt", CLASSES) == [
-        f"name of {name}" for name in CLASSES
-    ]
-
-
-@pytest.mark.parametrize("labels", ["devkit", "csv", "folders", "tree of a list"])
-def test_validation_images_alone(images, tmp_path, capsys, labels):
-    _, val = images
-    arguments = [f"--imagenet_dir={tmp_path}"]
-    if labels in ("devkit", "csv"):
-        archives.write_tar(tmp_path / "ILSVRC2012_img_val.tar", val)
-        write_devkit(tmp_path) if labels == "devkit" else write_solution(tmp_path)
-    else:
-        folders_of_classes(tmp_path / "a", {}, val)
-        arguments = [f"--val_dir={tmp_path}/a/val", "--val_annotations_dir="]
-    expected = list(CLASS_IDS)
-    if labels == "tree of a list":
-        expected = [*CLASSES[::-1], "another"]
-        (tmp_path / "list.txt").write_text("".join(f"{name}\t{label}\n" for label, name in enumerate(expected)))
-        arguments.append(f"--classmappings={tmp_path}/list.txt")
-    call(*arguments, f"--output_dir={tmp_path}/out")
-    assert "Next: python -m keras_alexnet.evaluate" in capsys.readouterr().out
-    assert class_mappings.read_class_mappings(tmp_path / "out/classmappings.txt") == expected
-    found = map_file.read_map(tmp_path / "out/val_map.txt")
-    label_of = {val[name]: expected.index(CLASSES[VAL_LABELS[int(name[-6]) - 1]]) for name in val}
-    assert [label_of[data] for data in found.read_many(range(4))] == list(found.labels)
-    assert not (tmp_path / "out/train_map.txt").exists()
-    (tmp_path / "out/train_map.txt").touch()
-    with pytest.raises(UserError, match=r"out/train_map.txt may have other classes"):
-        call(*arguments, f"--output_dir={tmp_path}/out")
-
-
-def test_folders_of_other_classes_need_a_list(images, tmp_path):
-    unpack(tmp_path, {f"val/cat/{name}": data for name, data in images[1].items()})
-    with pytest.raises(UserError, match=r"val/cat is not one of the 1,000 classes: .* --classmappings"):
-        call(f"--val_dir={tmp_path}/val", "--val_annotations_dir=", f"--output_dir={tmp_path}/out")
-    with pytest.raises(UserError, match=r"--classmappings is for shards and for validation images alone"):
-        (tmp_path / "list.txt").write_text("cat\t0\n")
-        call(
-            f"--train_dir={tmp_path}/val",
-            "--val_fraction=0.5",
-            f"--classmappings={tmp_path}/list.txt",
-            f"--output_dir={tmp_path}/out",
-        )
-
-
-def test_an_index_is_written_and_one_of_older_maps_removed(images, tmp_path, monkeypatch):
-    train, val = images
-    official_tars(tmp_path, train, val)
-    call(f"--imagenet_dir={tmp_path}", f"--output_dir={tmp_path}/out")
+    official_tars(folder, train, val)
+    call("--imagenet_dir=.")
     with monkeypatch.context() as patch:
         patch.setattr("keras_alexnet.data.archives.index.read_archive", None)
-        assert map_file.read_map(tmp_path / "out/train_map.txt").read(0) == train[sorted(train)[0]]
-    kaggle_tree(tmp_path, train, val)
-    call(f"--imagenet_dir={tmp_path}", f"--output_dir={tmp_path}/out")
-    assert not list((tmp_path / "out").glob("*.npz"))
+        assert map_file.read_map("data/train_map.txt").read(0) == train[sorted(train)[0]]
+    kaggle_tree(folder, train, val)
+    call("--imagenet_dir=.")
+    assert not list((folder / "data").glob("*.npz"))
 
 
-@pytest.mark.parametrize("write", list(archives.LAYOUTS.values()), ids=list(archives.LAYOUTS))
-def test_archives_with_a_folder_per_class(images, tmp_path, write):
+@pytest.mark.parametrize("listed", [False, True])
+def test_validation_images_alone(images, folder, capsys, listed):
+    _, val = images
+    if listed:
+        folders_of_classes(folder, {}, val)
+        classes = [*CLASSES[::-1], "another"]
+        class_mappings.write_class_mappings("list.txt", classes)
+        arguments = ["--val_dir=val", "--val_annotations_dir=", "--classmappings=list.txt"]
+    else:
+        archives.write_tar(folder / "ILSVRC2012_img_val.tar", val)
+        write_devkit(folder)
+        classes, arguments = list(CLASS_IDS), ["--imagenet_dir=."]
+    call(*arguments)
+    assert "Next: python -m keras_alexnet.evaluate" in capsys.readouterr().out
+    assert class_mappings.read_class_mappings("data/classmappings.txt") == classes
+    found = map_file.read_map("data/val_map.txt")
+    label_of = {val[name]: classes.index(CLASSES[VAL_LABELS[int(name[-6]) - 1]]) for name in val}
+    assert [label_of[data] for data in found.read_many(range(4))] == list(found.labels)
+    assert not os.path.exists("data/train_map.txt")
+    (folder / "data/train_map.txt").touch()
+    with pytest.raises(UserError, match=r"data/train_map.txt may have other classes"):
+        call(*arguments)
+
+
+def test_folders_of_other_classes_need_a_list(images, folder):
+    unpack(folder, {f"val/cat/{name}": data for name, data in images[1].items()})
+    assert_refused(
+        r"val/cat is not one of the 1,000 classes: .* --classmappings", "--val_dir=val", "--val_annotations_dir="
+    )
+    class_mappings.write_class_mappings("list.txt", ["cat"])
+    assert_refused(
+        r"--classmappings is for shards and for validation images alone",
+        *("--train_dir=val", "--val_fraction=0.5", "--classmappings=list.txt"),
+    )
+
+
+@pytest.mark.parametrize(("write", "top"), [(archives.write_tar_of_tars, ""), (archives.write_zip, "top/")])
+def test_archives_with_a_folder_per_class(images, folder, write, top):
     train, _ = images
-    write(
-        tmp_path / "train",
-        {f"top/{name}" if write is archives.write_zip else name: data for name, data in train.items()},
-    )
-    (tmp_path / "val").mkdir()
-    unpack(tmp_path / "val", train)
-    call(
-        f"--train_dir={tmp_path}/train",
-        f"--val_dir={tmp_path}/val",
-        "--val_annotations_dir=",
-        f"--output_dir={tmp_path}/out",
-    )
-    found, expected = (map_file.read_map(tmp_path / f"out/{part}_map.txt") for part in ("train", "val"))
-    assert found.read_many(range(len(found))) == expected.read_many(range(len(expected)))
+    write(folder / "train", {f"{top}{name}": data for name, data in train.items()})
+    unpack(folder / "val", train)
+    call("--train_dir=train", "--val_dir=val", "--val_annotations_dir=")
+    found, expected = (map_file.read_map(f"data/{part}_map.txt") for part in ("train", "val"))
+    assert found.read_many(range(12)) == expected.read_many(range(12))
     assert found.labels == expected.labels
-    call(f"--train_dir={tmp_path}/train@/", "--val_fraction=0.25", f"--output_dir={tmp_path}/split")
+    call("--train_dir=train@/", "--val_fraction=0.25")
     for part, count in (("train", 9), ("val", 3)):
-        found = map_file.read_map(tmp_path / f"split/{part}_map.txt")
+        found = map_file.read_map(f"data/{part}_map.txt")
         names = [path.rpartition("/")[2] for path in found.paths]
-        assert len(names) == count
         assert found.read_many(range(count)) == [train[f"{name.partition('_')[0]}/{name}"] for name in names]
 
 
-def test_archived_images_are_checked_and_resized(images, tmp_path):
+def test_archived_images_are_checked_and_resized(images, folder):
     train, val = images
     bad = sorted(train)[1]
-    official_tars(tmp_path, train | {bad: train[bad][:100]}, val)
-    arguments = (f"--imagenet_dir={tmp_path}", f"--output_dir={tmp_path}/out")
-    with pytest.raises(UserError, match=rf"ILSVRC2012_img_train.tar@/{bad.replace('/', '.tar/')}: truncated"):
-        call(*arguments, "--check_images")
-    call(*arguments, "--skip_bad_images")
-    found = map_file.read_map(tmp_path / "out/train_map.txt")
+    official_tars(folder, train | {bad: train[bad][:100]}, val)
+    problem = rf"ILSVRC2012_img_train.tar@/{bad.replace('/', '.tar/')}: truncated"
+    assert_refused(problem, "--imagenet_dir=.", "--check_images")
+    call("--imagenet_dir=.", "--skip_bad_images")
+    found = map_file.read_map("data/train_map.txt")
     assert found.read_many(range(11)) == [train[name] for name in sorted(train) if name != bad]
-    copies = []
+    copy = folder / "small/train" / sorted(train)[0]
+    files = set()
     for _ in range(2):
-        call(*arguments, "--skip_bad_images", "--resize_shorter_side=32", f"--resized_dir={tmp_path}/small")
-        assert (
-            map_file.read_map(tmp_path / "out/train_map.txt").paths[0] == f"{tmp_path}/small/train/{sorted(train)[0]}"
-        )
-        copies.append(os.stat(tmp_path / "small/train" / sorted(train)[0]).st_ino)
-    assert copies[0] == copies[1]  # Not written again.
-    archives.write_tar(
-        tmp_path / "odd.tar", dict.fromkeys(("../x.jpg", "../y.jpg", "n1/x.jpg", "n1/y.jpg"), min(val.values()))
-    )
-    with pytest.raises(UserError, match=r"'..'"):
-        call(
-            f"--train_dir={tmp_path}/odd.tar",
-            "--val_fraction=0.5",
-            "--resize_shorter_side=32",
-            f"--resized_dir={tmp_path}/other",
-            f"--output_dir={tmp_path}/odd",
-        )
+        call("--imagenet_dir=.", "--skip_bad_images", "--resize_shorter_side=32", "--resized_dir=small")
+        assert map_file.read_map("data/train_map.txt").paths[0] == str(copy)
+        files.add(copy.stat().st_ino)
+    assert len(files) == 1  # Not written again.
 
 
-def test_official_archives_are_compared_with_what_is_published(images, tmp_path, monkeypatch, capsys):
-    official_tars(tmp_path, *images)
-    arguments = (f"--imagenet_dir={tmp_path}", f"--output_dir={tmp_path}/out", "--check_archives")
-    with pytest.raises(UserError, match=r"_img_train.tar is not as .*: expected 147,897,477,120 bytes, found"):
-        call(*arguments)
+def test_copies_of_archived_images_stay_in_their_folder(images, folder):
+    names = ("../x.jpg", "../y.jpg", "n1/x.jpg", "n1/y.jpg")
+    archives.write_tar(folder / "odd.tar", dict.fromkeys(names, min(images[1].values())))
+    resize = ("--resize_shorter_side=32", "--resized_dir=copies")
+    assert_refused(r"'..'", "--train_dir=odd.tar", "--val_fraction=0.5", *resize)
+
+
+def test_official_archives_are_compared_with_what_is_published(images, folder, monkeypatch, capsys):
+    official_tars(folder, *images)
+    arguments = ("--imagenet_dir=.", "--check_archives")
+    assert_refused(r"_img_train.tar is not as .*: expected 147,897,477,120 bytes, found", *arguments)
     published = {}
     for name, entry in official_archives._PUBLISHED.items():
-        path = tmp_path / name
-        md5 = hashlib.md5(path.read_bytes()).hexdigest()
-        published[name] = official_archives._Published(entry.size and path.stat().st_size, md5)
+        md5 = hashlib.md5((folder / name).read_bytes()).hexdigest()
+        published[name] = official_archives._Published(entry.size and (folder / name).stat().st_size, md5)
     monkeypatch.setattr(official_archives, "_PUBLISHED", published)
+    damaged = folder / "ILSVRC2012_img_val.tar"
+    sound = damaged.read_bytes()
+    damaged.write_bytes(sound[:-1] + b"x")
+    assert_refused(r"_img_val.tar is not as .*: expected the MD5 sum [0-9a-f]{32}, found ", *arguments)
+    damaged.write_bytes(sound)
     call(*arguments)
     assert "As published: " in capsys.readouterr().out
-    damaged = tmp_path / "ILSVRC2012_img_val.tar"
-    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
-    with pytest.raises(UserError, match=r"_img_val.tar is not as .*: expected the MD5 sum [0-9a-f]{32}, found "):
-        call(*arguments)
-    (tmp_path / "all").mkdir()
-    folders_of_classes(tmp_path / "all", *images)
+    folders_of_classes(folder / "all", *images)
     with pytest.raises(UserError, match=r"none of them is among what is read"):
-        call(f"--imagenet_dir={tmp_path}/all", f"--output_dir={tmp_path}/out", "--check_archives")
+        call("--imagenet_dir=all", "--check_archives")
 
 
-def test_an_archive_packed_again_is_told(tmp_path):
-    archives.write_zip(tmp_path / "imagenet-object-localization-challenge.zip", {"a/imagenet.tar.gz": b"\x1f\x8b"})
-    with pytest.raises(UserError, match=r"or unpack a/imagenet.tar.gz from it"):
-        call(f"--imagenet_dir={tmp_path}", "--val_annotations_dir=", f"--output_dir={tmp_path}/out")
+@pytest.mark.parametrize(
+    ("name", "text", "expected_text"),
+    [
+        ("short.txt", "1\n2\n", "has labels of 2 images, but there are 4"),
+        ("wild.txt", "1\n2\n3\n1001\n", "is damaged: expected ILSVRC2012_IDs"),
+        ("rows.csv", f"{HEADER}ILSVRC2012_val_00000001,n1 1 2 3 4\n", r"names class n1 for .*_00000001"),
+        ("none.csv", HEADER, "ILSVRC2012_val_00000001.JPEG has no row in"),
+        ("other.csv", "a,b\n", "is not a LOC_val_solution.csv: expected a header"),
+        ("other.gz", "a", "gives no labels: expected a folder of XML annotations"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(images, folder, name, text, expected_text):
+    official_tars(folder, *images)
+    (folder / name).write_text(text)
+    assert_refused(expected_text, "--imagenet_dir=.", f"--val_labels={name}")
+    assert_refused("none does not exist", "--imagenet_dir=.", "--val_labels=none")
+    assert_refused("are both given", "--imagenet_dir=.", "--val_labels=none", "--val_annotations_dir=none")
 
 
-def test_labels_that_do_not_fit_are_told(images, tmp_path):
-    train, val = images
-    official_tars(tmp_path, train, val)
-    arguments = (f"--imagenet_dir={tmp_path}", f"--output_dir={tmp_path}/out")
-    for name, text, problem in (
-        ("short.txt", b"1\n2\n", "has labels of 2 images, but there are 4"),
-        ("wild.txt", b"1\n2\n3\n1001\n", "is damaged: expected ILSVRC2012_IDs"),
-        (
-            "rows.csv",
-            b"ImageId,PredictionString\nILSVRC2012_val_00000001,n1 1 2 3 4\n",
-            r"names class n1 for .*_00000001",
-        ),
-        ("none.csv", b"ImageId,PredictionString\n", "ILSVRC2012_val_00000001.JPEG has no row in"),
-        ("other.csv", b"a,b\n", "is not a LOC_val_solution.csv: expected a header"),
-        ("other.gz", b"a", "gives no labels: expected a folder of XML annotations"),
-    ):
-        (tmp_path / name).write_bytes(text)
-        with pytest.raises(UserError, match=problem):
-            call(*arguments, f"--val_labels={tmp_path}/{name}")
-    with pytest.raises(UserError, match=r"none does not exist"):
-        call(*arguments, f"--val_labels={tmp_path}/none")
-    with pytest.raises(UserError, match=r"--val_labels and --val_annotations_dir are both given"):
-        call(*arguments, f"--val_labels={tmp_path}/rows.csv", f"--val_annotations_dir={tmp_path}")
-    assert not (tmp_path / "out/train_map.txt").exists()
-
-
-def test_a_folder_without_imagenet_is_told(tmp_path):
-    with pytest.raises(
-        UserError, match=r"there is no ILSVRC2012 in .*: expected Data/CLS-LOC/train, or imagenet-object"
-    ):
-        call(f"--imagenet_dir={tmp_path}", f"--output_dir={tmp_path}/out")
-    with pytest.raises(UserError, match=r"/none does not exist: give the folder"):
-        call(f"--imagenet_dir={tmp_path}/none", f"--output_dir={tmp_path}/out")
-    (tmp_path / "ILSVRC2012_img_train.tar").touch()
-    with pytest.raises(UserError, match=r"has .*/ILSVRC2012_img_train.tar, but no validation images: "):
-        call(f"--imagenet_dir={tmp_path}", f"--output_dir={tmp_path}/out")
+def test_what_is_missing_in_a_folder_is_named(folder):
+    assert_refused(r"no ILSVRC2012 in .*: expected Data/CLS-LOC/train, or imagenet-obj", "--imagenet_dir=.")
+    assert_refused(r"none does not exist: give the folder", "--imagenet_dir=none")
+    (folder / "ILSVRC2012_img_train.tar").touch()
+    assert_refused(r"has .*/ILSVRC2012_img_train.tar, but no validation images: ", "--imagenet_dir=.")
+    archives.write_zip(folder / "imagenet-object-localization-challenge.zip", {"a/imagenet.tar.gz": b"\x1f\x8b"})
+    assert_refused(r"or unpack a/imagenet.tar.gz from it", "--imagenet_dir=.", "--val_annotations_dir=")
 
 
 # The first five images of ILSVRC2012's validation set, in the order of the sorted class ids.
