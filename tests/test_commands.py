@@ -15,7 +15,6 @@ import pytest
 
 from keras_alexnet import cli, evaluate, fit
 from keras_alexnet.errors import UserError
-from keras_alexnet.presets import PRESETS
 
 ROOT = Path(__file__).parent.parent
 FIT = ("--preset=tiny", "--batch_size=8", "--learning_rate=0.001", "--lr_drop_epochs=")
@@ -180,25 +179,16 @@ def test_recipes_of_evaluations_have_flags_that_there_are(name):
         assert f"# {head}: " in text
 
 
-def test_help_of_fit_names_every_preset():
-    help_ = fit.COMMAND.flag_values()["preset"].help
-    assert all(re.search(rf"\b{name}\b", help_) for name in PRESETS)
-
-
 def test_streams_may_be_closed_and_the_working_directory_deleted(tmp_path):
     (tmp_path / "gone").mkdir()
-    for folder, redirection, expected_text in (
-        (tmp_path, ">&-", "python -m keras_alexnet.prepare: there is no ILSVRC2012 in "),
-        (tmp_path, "2>&-", ""),
-        (tmp_path / "gone", "", "python -m keras_alexnet.prepare: the working directory has been deleted. Change to"),
+    prepare = f"{sys.executable} -m keras_alexnet.prepare --imagenet_dir={tmp_path}"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    for command, expected_text in (
+        (f"{prepare} >&-", "python -m keras_alexnet.prepare: there is no ILSVRC2012 in "),
+        (f"{prepare} 2>&-", ""),
+        (f"cd gone; rmdir ../gone; {prepare}", "python -m keras_alexnet.prepare: the working directory has been dele"),
     ):
-        command = f"{sys.executable} -m keras_alexnet.prepare --imagenet_dir={tmp_path} {redirection}"
-        if folder != tmp_path:
-            command = f"rmdir {folder}; {command}"
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        result = subprocess.run(
-            command, shell=True, cwd=folder, env=environment, capture_output=True, text=True, check=False
-        )
+        result = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert result.returncode == 1
         assert result.stderr.startswith(expected_text)
         assert "Traceback" not in result.stderr
