@@ -95,22 +95,12 @@ def test_split_takes_the_same_images_everywhere(tmp_path):
     assert [name for name in with_ants if not name.startswith("ant/")] == val
 
 
-@pytest.mark.parametrize(
-    ("count", "fraction", "expected"),
-    [
-        (1, 0.99, 0),
-        (2, 0.01, 1),
-        (2, 0.99, 1),
-        (14, 0.1, 1),
-        (15, 0.1, 2),
-        (50, 0.29, 15),  # 14.5, but 50 * 0.29 < 14.5
-    ],
-)
+@pytest.mark.parametrize(("count", "fraction", "expected"), [(2, 0.01, 1), (2, 0.99, 1), (15, 0.1, 2), (50, 0.29, 15)])
 def test_size_of_a_split(tmp_path, count, fraction, expected):
-    make_files(tmp_path, "others/1.jpg", "others/2.jpg", *(f"cat/{number}.jpg" for number in range(count)))
+    """The last one is 14.5, but 50 * 0.29 is less."""
+    make_files(tmp_path, *(f"cat/{number}.jpg" for number in range(count)))
     train, val = split_names(tmp_path, fraction)
-    assert sum(name.startswith("cat/") for name in val) == expected
-    assert sum(name.startswith("cat/") for name in train) == count - expected
+    assert (len(train), len(val)) == (count - expected, expected)
 
 
 def test_single_images_cannot_be_split(tmp_path):
@@ -160,17 +150,9 @@ def test_problems_of_training_images_are_named(tree):
     assert len(found.splitlines()) == 6
 
 
-def test_folders_without_class_folders_are_named(tree, tmp_path):
-    make_files(tmp_path, "flat/a.jpg", "flat/.git/b.jpg")
-    (problem,) = problems_of(tree, train_dir=tmp_path / "flat")
-    assert problem.startswith(f"training folder {tmp_path}/flat has no class folders, but 1 image outside")
-    assert "--train_dir" in problem
+def test_problems_of_validation_images_are_named(tree, tmp_path):
     (problem,) = problems_of(tree, val_labels="")
     assert problem.startswith(f"validation folder {tree.val} has no class folders, but 3 images outside")
-    assert "--val_dir" in problem
-
-
-def test_problems_of_validation_images_are_named(tree, tmp_path):
     make_files(tmp_path / "val", f"{TENCH}/{SHARK}_1.JPEG", "tench/1.jpg")
     assert [problem.partition(":")[0] for problem in problems_of(tree, val_dir=tmp_path / "val", val_labels="")] == [
         f"validation folder {tmp_path}/val/tench is not one of the 3 classes",
@@ -236,7 +218,3 @@ def test_annotations_that_name_no_one_class_are_refused(tmp_path, text, expected
     assert label is None
     assert problem.startswith(f"{tmp_path}/a.xml {expected_text}")
     assert problem.endswith("correct it, or remove it and val_1.JPEG")
-
-
-def test_an_annotation_that_is_a_folder_is_refused(tmp_path):
-    assert label_of(tmp_path)[1][0].startswith(f"cannot read {tmp_path}: Is a directory; expected XML")

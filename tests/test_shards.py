@@ -198,20 +198,17 @@ def test_shards_of_both_parts_are_not_told_apart_by_guessing(images, folder):
     assert "have their labels with them: leave out --val_labels" in refusal(*parts)
 
 
-@pytest.mark.parametrize(
-    ("sample", "expected_text"),
-    [
+def test_samples_of_a_webdataset_have_one_image_and_one_label(folder):
+    first = {"__key__": "first", "cls": b"0", "jpg": b""}
+    for sample, expected_text in (
         ({"jpg": b""}, "sample x has no label: expected a .cls"),
         ({"jpg": b"", "cls": b"cat"}, "sample x has no label in .cls: expected an integer, found b'cat'"),
         ({"v2.jpg": b"", "cls": b"1"}, "sample x has no image: "),
         ({"__key__": "first", "cls": b"0", "jpg": b""}, "sample first has several .jpg files"),
         ({"jpg": b"", "png": b"", "cls": b"1"}, "sample x has several images (jpg, png)"),
-    ],
-)
-def test_samples_of_a_webdataset_have_one_image_and_one_label(folder, sample, expected_text):
-    first = {"__key__": "first", "cls": b"0", "jpg": b""}
-    archives.write_webdataset(folder / "a.tar", [first, {"__key__": "x", **sample}])
-    assert f"a.tar: {expected_text}" in refusal("--train_dir=a.tar", "--val_fraction=0.3")
+    ):
+        archives.write_webdataset(folder / "a.tar", [first, {"__key__": "x", **sample}])
+        assert f"a.tar: {expected_text}" in refusal("--train_dir=a.tar", "--val_fraction=0.3")
 
 
 def test_damaged_tfrecord_files_are_refused(folder):
