@@ -1,7 +1,6 @@
 """Flags, help and error messages, which all commands share."""
 
 import errno
-import gc
 import os
 import re
 import subprocess
@@ -85,19 +84,9 @@ def test_help_fits_the_terminal():
     assert max(map(len, help_.splitlines())) <= 70
 
 
-def test_backends_that_cannot_be_had_are_refused(monkeypatch):
-    monkeypatch.setenv("KERAS_BACKEND", "theano")
-    with pytest.raises(UserError, match="expected one of tensorflow, jax, torch"), cli.quiet_framework_start():
-        pass
-
-
-def test_frameworks_start_without_chatter_and_without_collections(capfd):
-    gc.unfreeze()
+def test_frameworks_start_without_chatter_unless_they_fail(capfd):
     with cli.quiet_framework_start():
         os.write(2, b"chatter\n")
-        assert not gc.isenabled()
-    assert gc.isenabled()
-    assert gc.get_freeze_count() > 1000
     with pytest.raises(ImportError), cli.quiet_framework_start():
         os.write(2, b"libcudart is missing\n")
         raise ImportError

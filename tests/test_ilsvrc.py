@@ -218,3 +218,4 @@ def test_annotations_that_name_no_one_class_are_refused(tmp_path, text, expected
     assert label is None
     assert problem.startswith(f"{tmp_path}/a.xml {expected_text}")
     assert problem.endswith("correct it, or remove it and val_1.JPEG")
+    assert label_of(tmp_path)[1][0].startswith(f"cannot read {tmp_path}: Is a directory; expected XML")

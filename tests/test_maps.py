@@ -207,19 +207,6 @@ def test_class_mappings_that_do_not_have_each_label_once_are_refused(tmp_path, t
         read_classes(tmp_path, text)
 
 
-def test_a_data_dir_holds_all_files_and_no_names_of_other_classes(tmp_path):
-    images = ImageMap(["/a", "/b"], [0, 1])
-    data_dir.write_data_dir(tmp_path, images, ImageMap(["/v"], [1]), ["n1", "n2"], ["one", "two, deux"])
-    assert {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)} == {
-        "train_map.txt": b"/a\t0\n/b\t1\n",
-        "val_map.txt": b"/v\t1\n",
-        "classmappings.txt": b"n1\t0\nn2\t1\n",
-        "classnames.txt": b"n1\t0\tone\nn2\t1\ttwo, deux\n",
-    }
-    data_dir.write_data_dir(tmp_path, images, images, ["n1", "n2"])
-    assert sorted(os.listdir(tmp_path)) == sorted(FILES)
-
-
 def test_a_failing_write_changes_no_file(tmp_path, monkeypatch):
     older = dict.fromkeys([*FILES, "classnames.txt"], "older")
     for name, text in older.items():

@@ -74,8 +74,16 @@ def test_class_names_are_looked_for_above_the_training_images(tree, tmp_path):
     tree.add_names()
     other = FakeIlsvrc(tmp_path / "other")
     (other.root / "LOC_synset_mapping.txt").write_text("".join(f"{class_id} other\n" for class_id in CLASSES))
-    call(f"--imagenet_dir={tree.root}", f"--train_dir={other.train}", f"--output_dir={tmp_path}/data")
+    arguments = (f"--imagenet_dir={tree.root}", f"--train_dir={other.train}", f"--output_dir={tmp_path}/data")
+    call(*arguments)
     assert b"tench" in (tmp_path / "data/classnames.txt").read_bytes()
+    # Where there are none, those of a run before are removed.
+    (tree.root / "LOC_synset_mapping.txt").write_text("n1 of no class\n")
+    call(*arguments)
+    assert not (tmp_path / "data/classnames.txt").exists()
+    (tmp_path / "data/classnames.txt").mkdir()
+    with pytest.raises(UserError, match=r"classnames\.txt may belong to other classes: remove it"):
+        call(*arguments)
 
 
 def test_val_fraction_splits_the_training_images(tree, tmp_path):

@@ -7,7 +7,7 @@ from fake_ilsvrc import CLASSES, FakeIlsvrc
 
 from keras_alexnet.data import class_mappings, find, map_file
 from keras_alexnet.data.preparation import PreparationConfig, prepare_data
-from keras_alexnet.data.scanning import data_set, synset_mapping, val_labels
+from keras_alexnet.data.scanning import data_set, val_labels
 from keras_alexnet.errors import UserError
 
 IMAGES = ["/val/a/ILSVRC2012_val_00000002.JPEG", "/val/b/ILSVRC2012_val_00000001.JPEG"]
@@ -25,12 +25,6 @@ def labels(path):
 READERS = {
     "map.txt": (b"/a.png\t0\r\n/b.png\t1\r\n", lambda path: list(map_file.read_map(path).labels), [0, 1]),
     "classes.txt": (b"n02\t0\r\nn01\t1\r\n", class_mappings.read_class_mappings, ["n02", "n01"]),
-    "names.txt": (b"n2\t0\tb\nn1\t1\ta", lambda path: class_mappings.read_class_names(path, ["n1", "n2"]), ["a", "b"]),
-    "synsets.txt": (
-        b"n2 b\r\nn1 a",
-        lambda path: synset_mapping.read_synset_names(path, ["n1", "n2"], [], []),
-        ["a", "b"],
-    ),
     "solution.csv": (
         b"ImageId,PredictionString\r\nILSVRC2012_val_00000002,n01440764 1 2 3 4\r\n"
         b"ILSVRC2012_val_00000001,n02119789 1 2 3 4\r\n",
