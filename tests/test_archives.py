@@ -148,6 +148,15 @@ def test_long_and_foreign_names_in_tars(tmp_path, tar_format):
     assert image_map.read_many(range(5)) == list(files.values())
 
 
+def test_a_size_in_a_pax_header_counts(tmp_path):
+    """As it is for files of more than 8 GiB."""
+    member = tarfile.TarInfo("a.jpg")  # Its own size is 0.
+    member.pax_headers = {"size": "7"}
+    parts = (member.tobuf(tarfile.PAX_FORMAT), b"1234567".ljust(512, b"\0"), tarfile.TarInfo("b.jpg").tobuf())
+    (tmp_path / "a.tar").write_bytes(b"".join(parts) + bytes(1024))
+    assert a_map(tmp_path, "a.tar@/a.jpg", "a.tar@/b.jpg").read_many([0, 1]) == [b"1234567", b""]
+
+
 def test_tars_with_links_sparse_files_folders_and_devices(tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         archives.add(archive, "folder", type=tarfile.DIRTYPE)

@@ -171,7 +171,7 @@ def test_validation_shards_alone_and_copies_of_their_images(folder):
     assert not (folder / "data/train_map.txt").exists()
 
 
-def test_shards_of_both_parts_are_not_told_apart_by_guessing(folder):
+def test_the_part_of_a_shard_is_not_guessed(folder):
     for number in (0, 1):
         archives.write_webdataset(folder / f"{number:04}.tar", [{"__key__": "x", "cls": b"0", "jpg": b""}])
     assert "0000.tar would be taken for training and for validation" in refusal("--imagenet_dir=.")
