@@ -82,6 +82,8 @@ def test_help_fits_the_terminal():
     ):
         assert expected in help_
     assert max(map(len, help_.splitlines())) <= 70
+    row_of_a_table = r"\n  train_map\.txt {6}<absolute path> TAB .*\n {21}\S"
+    assert re.search(row_of_a_table, help_text(command("prepare"), "prepare", 70))
 
 
 def test_frameworks_start_without_chatter_unless_they_fail(capfd):

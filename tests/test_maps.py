@@ -28,6 +28,7 @@ def test_map_round_trip(tmp_path):
     assert (tmp_path / "map.txt").read_bytes() == text
     images = map_file.read_map(tmp_path / "map.txt", num_classes=1000)
     assert list(zip(images.paths, images.labels, strict=True)) == rows
+    assert images.paths[1:] == [path for path, _ in rows[1:]]
     assert images.encoded_paths([2, 0]) == [b"/data/../caf\xe9.png", b"/data/a.JPEG"]
     assert pickle.loads(pickle.dumps(images)) == images
 
@@ -111,8 +112,9 @@ def test_bad_lines_are_counted_and_the_first_ten_shown(tmp_path):
 def test_maps_that_have_no_rows_or_cannot_be_read_are_refused(tmp_path):
     with pytest.raises(UserError, match="label 2147483648 is outside"):
         read(tmp_path, b"/a\t2147483648\n")
-    with pytest.raises(UserError, match=r"map\.txt has no images: expected .*prepare"):
-        read(tmp_path, b"\n\n")
+    for text in (b"", b"\n\n"):
+        with pytest.raises(UserError, match=r"map\.txt has no images: expected .*prepare"):
+            read(tmp_path, text)
     with pytest.raises(UserError, match=r"cannot read .*none\.txt: No such file.*keras_alexnet\.prepare"):
         map_file.read_map(tmp_path / "none.txt")
 
