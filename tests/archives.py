@@ -7,19 +7,16 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from absl import flags
 from one_process import one_process
 
+from keras_alexnet import cli
 from keras_alexnet import prepare as command
 
 
 def prepare(*arguments: str) -> None:
     """Calls the command in this process."""
-    values = flags.FlagValues()
-    command.define_flags(values)
-    values(["prepare", *arguments])
     with one_process():
-        command.main(values, [])
+        command.main(*cli.parse(command.define_flags, list(arguments)))
 
 
 def write_tar(path: Path, files: Mapping[str, bytes], tar_format: int = tarfile.PAX_FORMAT) -> dict[str, str]:

@@ -3,13 +3,12 @@
 import hashlib
 import os
 import tarfile
-import zipfile
 from pathlib import Path
 
 import archives
 import pytest
 from archives import prepare as call
-from conftest import write_images
+from drawn_images import draw, encode
 
 from keras_alexnet.data import class_mappings, map_file
 from keras_alexnet.data.scanning import official_archives
@@ -17,131 +16,91 @@ from keras_alexnet.data.scanning.ilsvrc2012_classes import CLASS_IDS, CLASS_IDS_
 from keras_alexnet.errors import UserError
 
 CLASSES = CLASS_IDS[:3]
-# Of validation images 1 to 4, labels that are neither in order nor those of the ILSVRC2012_IDs.
-VAL_LABELS = (2, 0, 1, 0)
+# The bytes of the images, which most tests do not decode.
+TRAIN = {f"{name}/{name}_{n}.JPEG": f"{name} {n}".encode() for n in (10, 7, 8, 3) for name in reversed(CLASSES)}
+VAL = {f"ILSVRC2012_val_0000000{n}.JPEG": f"validation image {n}".encode() for n in (3, 1, 4, 2)}
+# Neither in order nor those of the ILSVRC2012_IDs.
+LABEL_OF = dict(zip(sorted(VAL), (2, 0, 1, 0), strict=True))
+
+KAGGLE = {f"Data/CLS-LOC/train/{name}": data for name, data in TRAIN.items()}
+KAGGLE |= {f"Data/CLS-LOC/val/{name}": data for name, data in VAL.items()}
+ANNOTATIONS = {
+    f"Annotations/CLS-LOC/val/{Path(name).stem}.xml": f"<a><object><name>{CLASSES[label]}</name></object></a>".encode()
+    for name, label in LABEL_OF.items()
+}
+HEADER = "ImageId,PredictionString\n"
+ROWS = [f"{Path(name).stem},{CLASSES[label]} 1 2 3 4 {CLASSES[0]} 5 6 7 8 \n" for name, label in LABEL_OF.items()]
+SOLUTION = {"LOC_val_solution.csv": (HEADER + "".join(reversed(ROWS))).encode()}
+ZIP = Path("imagenet-object-localization-challenge.zip")
+GROUND_TRUTH = "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt"
+IDS = "".join(f"{CLASS_IDS_BY_ILSVRC2012_ID.index(CLASSES[label]) + 1}\n" for label in LABEL_OF.values()).encode()
 
 
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    """The bytes of training images by `<class>/<name>`, and of validation images by name."""
-    folder = tmp_path_factory.mktemp("images")
-    data = [Path(path).read_bytes() for path, _ in write_images(folder / "a", 16, seed=1)]
-    train = {
-        f"{class_id}/{class_id}_{number}.JPEG": data.pop() for number in (10, 7, 8, 3) for class_id in reversed(CLASSES)
-    }
-    val = {f"ILSVRC2012_val_0000000{number}.JPEG": data.pop() for number in (3, 1, 4, 2)}
-    return train, val
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """The working directory, in which `prepare` makes the folder `data` of the maps."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
-def unpack(folder, files):
+def unpack(files, folder="."):
     for name, data in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
-
-
-def write_solution(folder):
-    rows = [
-        f"ILSVRC2012_val_0000000{n},{CLASSES[label]} 1 2 3 4 {CLASSES[0]} 5 6 7 8 "
-        for n, label in enumerate(VAL_LABELS, 1)
-    ]
-    (folder / "LOC_val_solution.csv").write_text("\n".join(["ImageId,PredictionString", *reversed(rows)]) + "\n")
-
-
-def ground_truth():
-    return "".join(f"{CLASS_IDS_BY_ILSVRC2012_ID.index(CLASSES[label]) + 1}\n" for label in VAL_LABELS).encode()
-
-
-def write_devkit(folder):
-    with tarfile.open(folder / "ILSVRC2012_devkit_t12.tar.gz", "w:gz") as devkit:
-        archives.add(devkit, "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt", ground_truth())
-
-
-def write_annotations(folder):
-    for number, label in enumerate(VAL_LABELS, 1):
-        path = folder / f"Annotations/CLS-LOC/val/ILSVRC2012_val_0000000{number}.xml"
+        path = Path(folder, name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"<annotation><object><name>{CLASSES[label]}</name></object></annotation>")
+        path.write_bytes(data)
 
 
-def kaggle_tree(folder, train, val):
-    unpack(folder / "Data/CLS-LOC/train", train)
-    unpack(folder / "Data/CLS-LOC/val", val)
-    write_annotations(folder)
+def kaggle_tree():
+    unpack(KAGGLE | ANNOTATIONS)
+    Path("Data/CLS-LOC/val/@eaDir").mkdir()
 
 
-def kaggle_tree_with_a_stray_folder(folder, train, val):
-    kaggle_tree(folder, train, val)
-    (folder / "Data/CLS-LOC/val/@eaDir").mkdir()
+def kaggle_folder_above():
+    unpack(KAGGLE | dict.fromkeys(ANNOTATIONS, b"not XML: the csv is read first"), "ILSVRC")
+    unpack(SOLUTION)
 
 
-def kaggle_folder_above(folder, train, val):
-    (folder / "ILSVRC").mkdir()
-    kaggle_tree(folder / "ILSVRC", train, val)
-    for path in (folder / "ILSVRC/Annotations/CLS-LOC/val").iterdir():
-        path.write_text("not XML: the csv is read first")
-    write_solution(folder)
+def kaggle_zip(labels=None):
+    unpack({} if labels else SOLUTION)
+    files = {f"ILSVRC/{name}": data for name, data in KAGGLE.items()}
+    files |= {"ILSVRC/ImageSets/CLS-LOC/train_cls.txt": b""}
+    files |= {f"ILSVRC/Data/CLS-LOC/train/{CLASSES[0]}/._{CLASSES[0]}_3.JPEG": b"of a Mac"}
+    archives.write_deflated_zip(ZIP, files | (labels or {}))
 
 
-def kaggle_zip(folder, train, val):
-    with zipfile.ZipFile(folder / "imagenet-object-localization-challenge.zip", "w") as archive:
-        for part, files in (("train", train), ("val", val)):
-            for name, data in files.items():
-                archive.writestr(f"ILSVRC/Data/CLS-LOC/{part}/{name}", data, zipfile.ZIP_DEFLATED)
-        archive.writestr("ILSVRC/ImageSets/CLS-LOC/train_cls.txt", "")
-        archive.writestr(f"ILSVRC/Data/CLS-LOC/train/{CLASSES[0]}/._{CLASSES[0]}_3.JPEG", "of a Mac")
-    write_solution(folder)
+def kaggle_zip_with_its_labels():
+    kaggle_zip(SOLUTION)
 
 
-def kaggle_zip_with_its_labels(folder, train, val):
-    write_solution(folder)
-    with zipfile.ZipFile(folder / "imagenet-object-localization-challenge.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        for part, files in (("train", train), ("val", val)):
-            for name, data in files.items():
-                archive.writestr(f"ILSVRC/Data/CLS-LOC/{part}/{name}", data)
-        archive.write(folder / "LOC_val_solution.csv", "LOC_val_solution.csv")
-    os.remove(folder / "LOC_val_solution.csv")
+def kaggle_zip_with_annotations():
+    kaggle_zip({f"ILSVRC/{name}": text for name, text in ANNOTATIONS.items()})
 
 
-def kaggle_zip_with_annotations(folder, train, val):
-    kaggle_zip_with_its_labels(folder, train, val)
-    write_annotations(folder)
-    name = folder / "imagenet-object-localization-challenge.zip"
-    with zipfile.ZipFile(name) as old, zipfile.ZipFile(folder / "new", "w", zipfile.ZIP_DEFLATED) as archive:
-        for entry in old.namelist()[:-1]:
-            archive.writestr(entry, old.read(entry))
-        for path in (folder / "Annotations/CLS-LOC/val").iterdir():
-            archive.write(path, f"ILSVRC/{path.relative_to(folder)}")
-            path.unlink()
-    (folder / "new").rename(name)
+def official_tars(train=TRAIN, val=VAL):
+    archives.write_tar_of_tars(Path("ILSVRC2012_img_train.tar"), train)
+    archives.write_tar(Path("ILSVRC2012_img_val.tar"), val)
+    with tarfile.open("ILSVRC2012_devkit_t12.tar.gz", "w:gz") as devkit:
+        archives.add(devkit, GROUND_TRUTH, IDS)
 
 
-def folders_of_classes(folder, train, val):
-    unpack(folder / "train", train)
-    unpack(folder / "val", {f"{CLASSES[VAL_LABELS[int(name[-6]) - 1]]}/{name}": data for name, data in val.items()})
-
-
-def official_tars(folder, train, val):
-    archives.write_tar_of_tars(folder / "ILSVRC2012_img_train.tar", train)
-    archives.write_tar(folder / "ILSVRC2012_img_val.tar", val)
-    write_devkit(folder)
-
-
-def inner_tars_and_an_unpacked_devkit(folder, train, val):
-    archives.write_tar_of_tars(folder / "all.tar", train)
-    (folder / "train").mkdir()
-    with tarfile.open(folder / "all.tar") as archive:
-        for member in archive:
-            (folder / "train" / member.name).write_bytes(archive.extractfile(member).read())
+def inner_tars_and_an_unpacked_devkit():
+    archives.write_tar_of_tars(Path("all.tar"), TRAIN)
+    with tarfile.open("all.tar") as archive:
+        archive.extractall("train", filter="data")
     # One of them unpacked.
-    os.remove(folder / "train" / f"{CLASSES[1]}.tar")
-    unpack(folder / "train", {name: data for name, data in train.items() if name.startswith(CLASSES[1])})
-    unpack(folder / "val", val)
-    unpack(folder, {"ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt": ground_truth()})
+    os.remove(f"train/{CLASSES[1]}.tar")
+    unpack({name: data for name, data in TRAIN.items() if name.startswith(CLASSES[1])}, "train")
+    unpack(VAL, "val")
+    unpack({GROUND_TRUTH: IDS})
+
+
+def folders_of_classes():
+    unpack(TRAIN, "train")
+    unpack({f"{CLASSES[LABEL_OF[name]]}/{name}": data for name, data in VAL.items()}, "val")
 
 
 LAYOUTS = [
     kaggle_tree,
-    kaggle_tree_with_a_stray_folder,
     kaggle_folder_above,
     kaggle_zip,
     kaggle_zip_with_its_labels,
@@ -153,214 +112,147 @@ LAYOUTS = [
 
 
 @pytest.mark.parametrize("pack", LAYOUTS)
-@pytest.mark.parametrize("relative", [False, True])
-def test_every_layout_gives_the_same_images_in_the_same_order(images, tmp_path, capsys, pack, relative):
-    train, val = images
-    pack(tmp_path, train, val)
-    call(f"--imagenet_dir={tmp_path}", f"--output_dir={tmp_path}/out", f"--relative_paths={relative}")
-    assert "Found " in capsys.readouterr().out
-    folder = tmp_path
-    if relative:
-        folder = tmp_path.rename(tmp_path.with_name(f"{tmp_path.name}_moved"))
-    found = map_file.read_map(folder / "out/train_map.txt")
-    assert found.read_many(range(len(found))) == [train[name] for name in sorted(train)]
+def test_every_layout_gives_the_same_images_in_the_same_order(folder, pack):
+    """Also where the maps are moved together with the images."""
+    pack()
+    call("--imagenet_dir=.", "--relative_paths")
+    data = folder.rename(folder.with_name(f"{folder.name}_moved")) / "data"
+    found = map_file.read_map(data / "train_map.txt")
+    assert found.read_many(range(len(found))) == [TRAIN[name] for name in sorted(TRAIN)]
     assert list(found.labels) == [label for label in range(3) for _ in range(4)]
-    found = map_file.read_map(folder / "out/val_map.txt")
+    found = map_file.read_map(data / "val_map.txt")
     # In folders of classes they are sorted by class.
-    names = sorted(val, key=lambda name: (VAL_LABELS[int(name[-6]) - 1] if pack is folders_of_classes else 0, name))
-    assert found.read_many(range(len(found))) == [val[name] for name in names]
-    assert list(found.labels) == [VAL_LABELS[int(name[-6]) - 1] for name in names]
-    assert class_mappings.read_class_mappings(folder / "out/classmappings.txt") == list(CLASSES)
+    names = sorted(VAL, key=lambda name: (LABEL_OF[name] if pack is folders_of_classes else 0, name))
+    assert found.read_many(range(len(found))) == [VAL[name] for name in names]
+    assert list(found.labels) == [LABEL_OF[name] for name in names]
+    assert class_mappings.read_class_mappings(data / "classmappings.txt") == list(CLASSES)
 
 
-def test_names_of_classes_are_found_in_the_archive(images, tmp_path):
-    train, val = images
-    kaggle_zip_with_its_labels(tmp_path, train, val)
-    with zipfile.ZipFile(tmp_path / "imagenet-object-localization-challenge.zip", "a") as archive:
-        archive.writestr(
-            "LOC_synset_mapping.txt", "".join(f"{class_id} name of {class_id}\n" for class_id in CLASS_IDS)
-        )
-    call(f"--imagenet_dir={tmp_path}", f"--output_dir={tmp_path}/out")
-    assert class_mappings.read_class_names(tmp_path / "out/classnames.txt", CLASSES) == [
-        f"name of {name}" for name in CLASSES
-    ]
-
-
-@pytest.mark.parametrize("labels", ["devkit", "csv", "folders", "tree of a list"])
-def test_validation_images_alone(images, tmp_path, capsys, labels):
-    _, val = images
-    arguments = [f"--imagenet_dir={tmp_path}"]
-    if labels in ("devkit", "csv"):
-        archives.write_tar(tmp_path / "ILSVRC2012_img_val.tar", val)
-        write_devkit(tmp_path) if labels == "devkit" else write_solution(tmp_path)
-    else:
-        folders_of_classes(tmp_path / "a", {}, val)
-        arguments = [f"--val_dir={tmp_path}/a/val", "--val_annotations_dir="]
-    expected = list(CLASS_IDS)
-    if labels == "tree of a list":
-        expected = [*CLASSES[::-1], "another"]
-        (tmp_path / "list.txt").write_text("".join(f"{name}\t{label}\n" for label, name in enumerate(expected)))
-        arguments.append(f"--classmappings={tmp_path}/list.txt")
-    call(*arguments, f"--output_dir={tmp_path}/out")
-    assert "Next: python -m keras_alexnet.evaluate" in capsys.readouterr().out
-    assert class_mappings.read_class_mappings(tmp_path / "out/classmappings.txt") == expected
-    found = map_file.read_map(tmp_path / "out/val_map.txt")
-    label_of = {val[name]: expected.index(CLASSES[VAL_LABELS[int(name[-6]) - 1]]) for name in val}
-    assert [label_of[data] for data in found.read_many(range(4))] == list(found.labels)
-    assert not (tmp_path / "out/train_map.txt").exists()
-    (tmp_path / "out/train_map.txt").touch()
-    with pytest.raises(UserError, match=r"out/train_map.txt may have other classes"):
-        call(*arguments, f"--output_dir={tmp_path}/out")
-
-
-def test_folders_of_other_classes_need_a_list(images, tmp_path):
-    unpack(tmp_path, {f"val/cat/{name}": data for name, data in images[1].items()})
-    with pytest.raises(UserError, match=r"val/cat is not one of the 1,000 classes: .* --classmappings"):
-        call(f"--val_dir={tmp_path}/val", "--val_annotations_dir=", f"--output_dir={tmp_path}/out")
-    with pytest.raises(UserError, match=r"--classmappings is for shards and for validation images alone"):
-        (tmp_path / "list.txt").write_text("cat\t0\n")
-        call(
-            f"--train_dir={tmp_path}/val",
-            "--val_fraction=0.5",
-            f"--classmappings={tmp_path}/list.txt",
-            f"--output_dir={tmp_path}/out",
-        )
-
-
-def test_an_index_is_written_and_one_of_older_maps_removed(images, tmp_path, monkeypatch):
-    train, val = images
-    official_tars(tmp_path, train, val)
-    call(f"--imagenet_dir={tmp_path}", f"--output_dir={tmp_path}/out")
+def test_an_index_is_written_and_one_of_older_maps_removed(folder, monkeypatch):
+    official_tars()
+    call("--imagenet_dir=.")
     with monkeypatch.context() as patch:
         patch.setattr("keras_alexnet.data.archives.index.read_archive", None)
-        assert map_file.read_map(tmp_path / "out/train_map.txt").read(0) == train[sorted(train)[0]]
-    kaggle_tree(tmp_path, train, val)
-    call(f"--imagenet_dir={tmp_path}", f"--output_dir={tmp_path}/out")
-    assert not list((tmp_path / "out").glob("*.npz"))
+        assert map_file.read_map("data/train_map.txt").read(0) == TRAIN[sorted(TRAIN)[0]]
+    kaggle_tree()
+    call("--imagenet_dir=.")
+    assert not list((folder / "data").glob("*.npz"))
 
 
-@pytest.mark.parametrize("write", list(archives.LAYOUTS.values()), ids=list(archives.LAYOUTS))
-def test_archives_with_a_folder_per_class(images, tmp_path, write):
-    train, _ = images
-    write(
-        tmp_path / "train",
-        {f"top/{name}" if write is archives.write_zip else name: data for name, data in train.items()},
-    )
-    (tmp_path / "val").mkdir()
-    unpack(tmp_path / "val", train)
-    call(
-        f"--train_dir={tmp_path}/train",
-        f"--val_dir={tmp_path}/val",
-        "--val_annotations_dir=",
-        f"--output_dir={tmp_path}/out",
-    )
-    found, expected = (map_file.read_map(tmp_path / f"out/{part}_map.txt") for part in ("train", "val"))
-    assert found.read_many(range(len(found))) == expected.read_many(range(len(expected)))
-    assert found.labels == expected.labels
-    call(f"--train_dir={tmp_path}/train@/", "--val_fraction=0.25", f"--output_dir={tmp_path}/split")
-    for part, count in (("train", 9), ("val", 3)):
-        found = map_file.read_map(tmp_path / f"split/{part}_map.txt")
-        names = [path.rpartition("/")[2] for path in found.paths]
-        assert len(names) == count
-        assert found.read_many(range(count)) == [train[f"{name.partition('_')[0]}/{name}"] for name in names]
-
-
-def test_archived_images_are_checked_and_resized(images, tmp_path):
-    train, val = images
-    bad = sorted(train)[1]
-    official_tars(tmp_path, train | {bad: train[bad][:100]}, val)
-    arguments = (f"--imagenet_dir={tmp_path}", f"--output_dir={tmp_path}/out")
-    with pytest.raises(UserError, match=rf"ILSVRC2012_img_train.tar@/{bad.replace('/', '.tar/')}: truncated"):
-        call(*arguments, "--check_images")
-    call(*arguments, "--skip_bad_images")
-    found = map_file.read_map(tmp_path / "out/train_map.txt")
-    assert found.read_many(range(11)) == [train[name] for name in sorted(train) if name != bad]
-    copies = []
-    for _ in range(2):
-        call(*arguments, "--skip_bad_images", "--resize_shorter_side=32", f"--resized_dir={tmp_path}/small")
-        assert (
-            map_file.read_map(tmp_path / "out/train_map.txt").paths[0] == f"{tmp_path}/small/train/{sorted(train)[0]}"
-        )
-        copies.append(os.stat(tmp_path / "small/train" / sorted(train)[0]).st_ino)
-    assert copies[0] == copies[1]  # Not written again.
-    archives.write_tar(
-        tmp_path / "odd.tar", dict.fromkeys(("../x.jpg", "../y.jpg", "n1/x.jpg", "n1/y.jpg"), min(val.values()))
-    )
-    with pytest.raises(UserError, match=r"'..'"):
-        call(
-            f"--train_dir={tmp_path}/odd.tar",
-            "--val_fraction=0.5",
-            "--resize_shorter_side=32",
-            f"--resized_dir={tmp_path}/other",
-            f"--output_dir={tmp_path}/odd",
-        )
-
-
-def test_official_archives_are_compared_with_what_is_published(images, tmp_path, monkeypatch, capsys):
-    official_tars(tmp_path, *images)
-    arguments = (f"--imagenet_dir={tmp_path}", f"--output_dir={tmp_path}/out", "--check_archives")
-    with pytest.raises(UserError, match=r"_img_train.tar is not as .*: expected 147,897,477,120 bytes, found"):
+@pytest.mark.parametrize("listed", [False, True])
+def test_validation_images_alone(capsys, listed):
+    if listed:
+        folders_of_classes()
+        classes = [*CLASSES[::-1], "another"]
+        class_mappings.write_class_mappings("list.txt", classes)
+        arguments = ["--val_dir=val", "--val_annotations_dir=", "--classmappings=list.txt"]
+    else:
+        official_tars()
+        os.remove("ILSVRC2012_img_train.tar")
+        classes, arguments = list(CLASS_IDS), ["--imagenet_dir=."]
+    call(*arguments)
+    assert "Next: python -m keras_alexnet.evaluate" in capsys.readouterr().out
+    assert class_mappings.read_class_mappings("data/classmappings.txt") == classes
+    found = map_file.read_map("data/val_map.txt")
+    label_of = {VAL[name]: classes.index(CLASSES[label]) for name, label in LABEL_OF.items()}
+    assert [label_of[data] for data in found.read_many(range(4))] == list(found.labels)
+    assert not os.path.exists("data/train_map.txt")
+    unpack({"data/train_map.txt": b""})
+    with pytest.raises(UserError, match=r"data/train_map.txt may have other classes"):
         call(*arguments)
+
+
+@pytest.mark.parametrize(("write", "top"), [(archives.write_tar_of_tars, ""), (archives.write_zip, "top/")])
+def test_archives_with_a_folder_per_class(write, top):
+    write(Path("train"), {f"{top}{name}": data for name, data in TRAIN.items()})
+    unpack(TRAIN, "val")
+    call("--train_dir=train", "--val_dir=val", "--val_annotations_dir=")
+    found, expected = (map_file.read_map(f"data/{part}_map.txt") for part in ("train", "val"))
+    assert found.read_many(range(12)) == expected.read_many(range(12))
+    assert found.labels == expected.labels
+
+
+def assert_refused(expected_text, *arguments):
+    with pytest.raises(UserError, match=expected_text):
+        call(*arguments)
+    assert not os.path.exists("data/val_map.txt")
+
+
+def test_archived_images_are_checked_and_resized(folder):
+    bad, jpeg = sorted(TRAIN)[1], encode(draw(60, 40), "JPEG")
+    official_tars(dict.fromkeys(TRAIN, jpeg) | {bad: jpeg[:100]}, dict.fromkeys(VAL, jpeg))
+    problem = rf"ILSVRC2012_img_train.tar@/{bad.replace('/', '.tar/')}: truncated"
+    assert_refused(problem, "--imagenet_dir=.", "--check_images")
+    call("--imagenet_dir=.", "--skip_bad_images")
+    assert len(map_file.read_map("data/train_map.txt")) == 11
+    copy = folder / "small/train" / sorted(TRAIN)[0]
+    files = set()
+    for _ in range(2):
+        call("--imagenet_dir=.", "--skip_bad_images", "--resize_shorter_side=32", "--resized_dir=small")
+        assert map_file.read_map("data/train_map.txt").paths[0] == str(copy)
+        files.add(copy.stat().st_ino)
+    assert len(files) == 1  # Not written again.
+
+
+def test_copies_of_archived_images_stay_in_their_folder():
+    archives.write_tar(Path("odd.tar"), {"../x.jpg": b"", "n1/x.jpg": b""})
+    resize = ("--resize_shorter_side=32", "--resized_dir=copies")
+    assert_refused(r"'..'", "--train_dir=odd.tar", "--val_dir=odd.tar", "--val_annotations_dir=", *resize)
+
+
+def test_official_archives_are_compared_with_what_is_published(monkeypatch, capsys):
+    official_tars()
+    arguments = ("--imagenet_dir=.", "--check_archives")
+    assert_refused(r"_img_train.tar is not as .*: expected 147,897,477,120 bytes, found", *arguments)
     published = {}
-    for name, entry in official_archives._PUBLISHED.items():
-        path = tmp_path / name
-        md5 = hashlib.md5(path.read_bytes()).hexdigest()
-        published[name] = official_archives._Published(entry.size and path.stat().st_size, md5)
+    for name in official_archives._PUBLISHED:
+        data = Path(name).read_bytes()
+        published[name] = official_archives._Published(len(data), hashlib.md5(data).hexdigest())
     monkeypatch.setattr(official_archives, "_PUBLISHED", published)
     call(*arguments)
     assert "As published: " in capsys.readouterr().out
-    damaged = tmp_path / "ILSVRC2012_img_val.tar"
-    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
-    with pytest.raises(UserError, match=r"_img_val.tar is not as .*: expected the MD5 sum [0-9a-f]{32}, found "):
-        call(*arguments)
-    (tmp_path / "all").mkdir()
-    folders_of_classes(tmp_path / "all", *images)
-    with pytest.raises(UserError, match=r"none of them is among what is read"):
-        call(f"--imagenet_dir={tmp_path}/all", f"--output_dir={tmp_path}/out", "--check_archives")
+    os.remove("data/val_map.txt")
+    with open("ILSVRC2012_img_val.tar", "r+b") as damaged:
+        damaged.seek(-1, os.SEEK_END)
+        damaged.write(b"x")
+    assert_refused(r"_img_val.tar is not as .*: expected the MD5 sum [0-9a-f]{32}, found ", *arguments)
+    folders_of_classes()
+    folders = ("--train_dir=train", "--val_dir=val", "--val_annotations_dir=")
+    assert_refused(r"none of them is among what is read", "--check_archives", *folders)
 
 
-def test_an_archive_packed_again_is_told(tmp_path):
-    archives.write_zip(tmp_path / "imagenet-object-localization-challenge.zip", {"a/imagenet.tar.gz": b"\x1f\x8b"})
-    with pytest.raises(UserError, match=r"or unpack a/imagenet.tar.gz from it"):
-        call(f"--imagenet_dir={tmp_path}", "--val_annotations_dir=", f"--output_dir={tmp_path}/out")
-
-
-def test_labels_that_do_not_fit_are_told(images, tmp_path):
-    train, val = images
-    official_tars(tmp_path, train, val)
-    arguments = (f"--imagenet_dir={tmp_path}", f"--output_dir={tmp_path}/out")
-    for name, text, problem in (
-        ("short.txt", b"1\n2\n", "has labels of 2 images, but there are 4"),
-        ("wild.txt", b"1\n2\n3\n1001\n", "is damaged: expected ILSVRC2012_IDs"),
-        (
-            "rows.csv",
-            b"ImageId,PredictionString\nILSVRC2012_val_00000001,n1 1 2 3 4\n",
-            r"names class n1 for .*_00000001",
-        ),
-        ("none.csv", b"ImageId,PredictionString\n", "ILSVRC2012_val_00000001.JPEG has no row in"),
-        ("other.csv", b"a,b\n", "is not a LOC_val_solution.csv: expected a header"),
-        ("other.gz", b"a", "gives no labels: expected a folder of XML annotations"),
+def test_labels_that_do_not_fit_are_refused():
+    official_tars()
+    for name, text, expected_text in (
+        ("short.txt", "1\n2\n", "has labels of 2 images, but there are 4"),
+        ("wild.txt", "1\n2\n3\n1001\n", "is damaged: expected ILSVRC2012_IDs"),
+        ("rows.csv", f"{HEADER}ILSVRC2012_val_00000001,n1 1 2 3 4\n", r"names class n1 for .*_00000001"),
+        ("none.csv", HEADER, "ILSVRC2012_val_00000001.JPEG has no row in"),
+        ("other.csv", "a,b\n", "is not a LOC_val_solution.csv: expected a header"),
+        ("other.gz", "a", "gives no labels: expected a folder of XML annotations"),
     ):
-        (tmp_path / name).write_bytes(text)
-        with pytest.raises(UserError, match=problem):
-            call(*arguments, f"--val_labels={tmp_path}/{name}")
-    with pytest.raises(UserError, match=r"none does not exist"):
-        call(*arguments, f"--val_labels={tmp_path}/none")
-    with pytest.raises(UserError, match=r"--val_labels and --val_annotations_dir are both given"):
-        call(*arguments, f"--val_labels={tmp_path}/rows.csv", f"--val_annotations_dir={tmp_path}")
-    assert not (tmp_path / "out/train_map.txt").exists()
+        Path(name).write_text(text)
+        assert_refused(expected_text, "--imagenet_dir=.", f"--val_labels={name}")
+    assert_refused("none does not exist", "--imagenet_dir=.", "--val_labels=none")
+    assert_refused("are both given", "--imagenet_dir=.", "--val_labels=none", "--val_annotations_dir=none")
 
 
-def test_a_folder_without_imagenet_is_told(tmp_path):
-    with pytest.raises(
-        UserError, match=r"there is no ILSVRC2012 in .*: expected Data/CLS-LOC/train, or imagenet-object"
-    ):
-        call(f"--imagenet_dir={tmp_path}", f"--output_dir={tmp_path}/out")
-    with pytest.raises(UserError, match=r"/none does not exist: pass the folder"):
-        call(f"--imagenet_dir={tmp_path}/none", f"--output_dir={tmp_path}/out")
-    (tmp_path / "ILSVRC2012_img_train.tar").touch()
-    with pytest.raises(UserError, match=r"has .*/ILSVRC2012_img_train.tar, but no validation images: "):
-        call(f"--imagenet_dir={tmp_path}", f"--output_dir={tmp_path}/out")
+def test_what_is_missing_in_a_folder_is_named():
+    assert_refused(r"no ILSVRC2012 in .*: expected Data/CLS-LOC/train, or imagenet-obj", "--imagenet_dir=.")
+    assert_refused(r"none does not exist: give the folder", "--imagenet_dir=none")
+    Path("ILSVRC2012_img_train.tar").touch()
+    assert_refused(r"has .*/ILSVRC2012_img_train.tar, but no validation images: ", "--imagenet_dir=.")
+    archives.write_zip(ZIP, {"a/imagenet.tar.gz": b"\x1f\x8b"})
+    assert_refused(r"or unpack a/imagenet.tar.gz from it", "--imagenet_dir=.", "--val_annotations_dir=")
+
+
+def test_folders_of_other_classes_need_a_list():
+    unpack(VAL, "val/cat")
+    folders = ("--val_dir=val", "--val_annotations_dir=")
+    assert_refused(r"val/cat is not one of the 1,000 classes: .* --classmappings", *folders)
+    class_mappings.write_class_mappings("list.txt", ["cat"])
+    expected_text = "--classmappings is for shards and for validation images alone"
+    assert_refused(expected_text, "--train_dir=val", "--val_fraction=0.5", "--classmappings=list.txt")
 
 
 # The first five images of ILSVRC2012's validation set, in the order of the sorted class ids.
