@@ -107,12 +107,12 @@ def test_each_folder_flag_overrides_its_part_of_imagenet_dir(tree, tmp_path, fla
 @pytest.mark.parametrize(
     ("arguments", "expected_text"),
     [
-        ((), r"Give --imagenet_dir=FOLDER .*, or --train_dir, --val_dir, --val_l"),
+        ((), r"pass --imagenet_dir=FOLDER .*, or --train_dir, --val_dir, --val_l"),
         (("--train_dir={}",), r"there are no validation images\. Pass --val_fraction=0\.1"),
         (("--train_dir={}", "--val_fraction=1"), "val_fraction is 1.0; expected a number above 0 and below 1"),
         (("--train_dir={}", "--val_fraction=nan"), "val_fraction is nan; expected"),
         (("--train_dir={}", "--val_fraction=0.1", "--val_dir={}"), "does not go with --val_dir: leave out"),
-        (("--val_fraction=0.1",), "Give --train_dir=FOLDER, which --val_fraction is to split"),
+        (("--val_fraction=0.1",), "pass --train_dir=FOLDER, which --val_fraction splits"),
     ],
 )
 def test_flags_that_name_no_images_are_refused(tree, arguments, expected_text):

@@ -239,7 +239,7 @@ def test_labels_that_do_not_fit_are_refused():
 
 def test_what_is_missing_in_a_folder_is_named():
     assert_refused(r"no ILSVRC2012 in .*: expected Data/CLS-LOC/train, or imagenet-obj", "--imagenet_dir=.")
-    assert_refused(r"none does not exist: give the folder", "--imagenet_dir=none")
+    assert_refused(r"none does not exist: pass the folder", "--imagenet_dir=none")
     Path("ILSVRC2012_img_train.tar").touch()
     assert_refused(r"has .*/ILSVRC2012_img_train.tar, but no validation images: ", "--imagenet_dir=.")
     archives.write_zip(ZIP, {"a/imagenet.tar.gz": b"\x1f\x8b"})

@@ -121,7 +121,7 @@ def test_class_ids_that_shards_do_not_have(folder):
     assert read_class_mappings("data/classmappings.txt") == ["daisy", "rose", "tulip"]
     (folder / "label.labels.txt").unlink()
     archives.write_webdataset(folder / "flowers-0.tar", [s for s in samples if s["cls"] != b"1\n"])
-    assert "labels from 0 to 2, but no image of label 1: give the list of the classes" in refusal(*arguments)
+    assert "labels from 0 to 2, but no image of label 1: pass the list of the classes" in refusal(*arguments)
     # Ids that are those of ImageNet's labels are known to be some of its 1,000.
     webdataset_of_timm("train", [image for image in TRAIN if image[1] != 1])
     call("--train_dir=imagenet1k-*.tar", "--val_fraction=0.3")
