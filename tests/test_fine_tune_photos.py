@@ -18,17 +18,13 @@ SCRIPT = Path(__file__).parent.parent / "scripts" / "fine_tune_photos.py"
 @pytest.mark.slow
 def test_it_classifies_and_trains(tmp_path):
     keras.utils.set_random_seed(0)
-    save_model(build_alexnet(5, preset="tiny"), tmp_path / "trained.keras")
+    save_model(build_alexnet(5, preset="tiny", image_size=67), tmp_path / "trained.keras")
     for path, label in write_images(tmp_path / "all", 42, seed=1):
         folder = tmp_path / "photos" / ("red", "green", "blue")[label]
         folder.mkdir(parents=True, exist_ok=True)
         Path(path).rename(folder / Path(path).name)
-    result = subprocess.run(
-        [sys.executable, str(SCRIPT), str(tmp_path / "trained.keras"), str(tmp_path / "photos"), str(tmp_path / "out")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, SCRIPT, *(tmp_path / name for name in ("trained.keras", "photos", "out"))]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     # Even random features tell plain colors.
     assert "trained.keras: 0.0% error on 9 photos" in result.stdout
