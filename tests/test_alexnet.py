@@ -155,38 +155,37 @@ def test_weights_in_keras_form():
 
 
 @pytest.mark.parametrize(
-    ("made", "image_size", "expected_text"),
+    ("made", "expected_text"),
     [
-        ([], None, r"there are no layers. Expected an AlexNet, with a convolution \(conv1\) there"),
-        (without("r3"), None, "layer 'c4' is a convolution. Expected a ReLU there, AlexNet's relu3"),
-        (without("n1"), None, r"normalization at different places \(none and before_pool\)"),
-        ([*layers(), chain.Relu("r8")], None, "layer 'r8' comes after fc8. Expected nothing there but a softmax"),
-        (
-            changed("c2", kernel=numbers(6, 4, 3, 3)),
-            None,
-            r"layer 'c2' has a kernel of 3 × 3 and strides of 1 × 1. Expected",
-        ),
-        (changed("c1", padding=((0, 1), (0, 1))), None, "layer 'c1' is padded by .* Expected as much on all sides"),
-        (changed("c2", padding="valid"), None, r"layer 'c2' is padded by \(\(0, 0\), \(0, 0\)\). Expected 2"),
-        (changed("c2", padding="same_upper"), None, "layer 'c2' is padded by the rule same_upper"),
-        (changed("c3", kernel=numbers(6, 5, 3, 3)), None, "layer 'c3' has 1 groups of 5 inputs and 6 filters in all"),
-        (changed("c3", groups=0), None, "layer 'c3' has 0 groups"),
-        (changed("c3", bias=numbers(5)), None, "layer 'c3' has a bias of 5 numbers. Expected 6"),
-        (changed("n2", beta=0.5), None, "layer 'n2' has size 5, alpha 0.0001, beta 0.5, k 1. Expected those of the"),
-        (changed("n1", size=4), None, "layer 'n1' has normalization size 4, expected an odd number"),
-        (changed("d7", kernel=numbers(9, 8)), None, "layer 'd7' has 9 inputs. Expected 8, the units before it"),
-        (layers(side=7), None, "layer 'd6' has 196 inputs. Expected 4 × 6 × 6 for images of 227 .*is assumed"),
-        (layers(), (227, 131), "for images of 227 × 131 pixels. Expected squares"),
-        (layers(), (20, 20), r"layer 'd6' has 144 inputs. Expected 4 × -?\d × -?\d for images of 20 × 20 pixels"),
-        (changed("d8", bias=np.full(5, np.nan)), None, "layer 'd8' has a bias with no numbers, or with some"),
-        ([chain.Scaling("s", 1.0, np.nan), *layers()], None, "layer 's' scales pixels by"),
+        ([], r"there are no layers. Expected an AlexNet, with a convolution \(conv1\) there"),
+        (without("r3"), "layer 'c4' is a convolution. Expected a ReLU there, AlexNet's relu3"),
+        (without("n1"), r"normalization at different places \(none and before_pool\)"),
+        ([*layers(), chain.Relu("r8")], "layer 'r8' comes after fc8. Expected nothing there but a softmax"),
+        (changed("c2", kernel=numbers(6, 4, 3, 3)), "layer 'c2' has a kernel of 3 × 3 and strides of 1 × 1. Expected"),
+        (changed("c1", padding=((0, 1), (0, 1))), "layer 'c1' is padded by .* Expected as much on all sides"),
+        (changed("c2", padding="valid"), r"layer 'c2' is padded by \(\(0, 0\), \(0, 0\)\). Expected 2"),
+        (changed("c2", padding="same_upper"), "layer 'c2' is padded by the rule same_upper. Expected"),
+        (changed("c3", kernel=numbers(6, 5, 3, 3)), "layer 'c3' has 1 groups of 5 inputs .* Expected 6 inputs"),
+        (changed("c3", groups=0), "layer 'c3' has 0 groups .* Expected"),
+        (changed("c3", bias=numbers(5)), "layer 'c3' has a bias of 5 numbers. Expected 6"),
+        (changed("n2", beta=0.5), "layer 'n2' has size 5, .* beta 0.5, k 1. Expected those of the first one"),
+        (changed("n1", size=4), "layer 'n1' has normalization size 4, expected an odd number"),
+        (changed("d7", kernel=numbers(9, 8)), "layer 'd7' has 9 inputs. Expected 8, the units before it"),
+        (layers(side=7), "layer 'd6' has 196 inputs. Expected 4 × 6 × 6 for images of 227 .*is assumed"),
+        (changed("d8", bias=np.full(5, np.nan)), "layer 'd8' has a bias with no numbers, or with some .* Expected"),
+        ([chain.Scaling("s", 1.0, np.nan), *layers()], "layer 's' scales pixels by .* Expected"),
     ],
 )
-def test_other_networks_are_refused_with_the_layer(made, image_size, expected_text):
-    with pytest.raises(UserError, match=expected_text) as raised:
-        match_alexnet(network(made, image_size))
-    assert str(raised.value).startswith("net.file")
-    assert "xpected" in str(raised.value)
+def test_other_networks_are_refused_with_the_layer(made, expected_text):
+    with pytest.raises(UserError, match=f"^net.file.*{expected_text}"):
+        match_alexnet(network(made))
+
+
+def test_image_sizes_that_the_layers_do_not_fit_are_refused():
+    with pytest.raises(UserError, match=r"for images of 227 × 131 pixels. Expected squares"):
+        match_alexnet(network(layers(), (227, 131)))
+    with pytest.raises(UserError, match=r"layer 'd6' has 144 inputs. Expected .* for images of 20 × 20 pixels"):
+        match_alexnet(network(layers(), (20, 20)))
 
 
 def pixels(kind, made=None, **options):

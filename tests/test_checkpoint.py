@@ -39,7 +39,7 @@ def save_checkpoint(folder, model, where):
     return checkpoints.save_checkpoint(folder, variable_arrays(model), where)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def trained():
     model = build(1)
     for _ in range(3):

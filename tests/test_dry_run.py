@@ -14,9 +14,7 @@ from keras_alexnet.training.dry_run import dry_run
 
 
 @pytest.fixture
-def config(data_dir, tmp_path, monkeypatch):
-    """The settings of a run that a dry run tries for a moment only."""
-    monkeypatch.setattr(dry_run_module, "_MAX_SECONDS", 0.0)
+def config(data_dir, tmp_path):
     with small_preset():
         yield TrainConfig(
             data_dir=str(data_dir),
@@ -29,11 +27,18 @@ def config(data_dir, tmp_path, monkeypatch):
         )
 
 
+@pytest.fixture
+def no_steps(monkeypatch):
+    """No step is tried; a step of training takes a minute, and one of validation none."""
+    monkeypatch.setattr(dry_run_module, "_try_steps", lambda *_: (60.0, 0.0))
+
+
 def files(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_it_tells_what_a_run_costs_and_writes_nothing(config, tmp_path, capsys):
+def test_it_tells_what_a_run_costs_and_writes_nothing(config, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(dry_run_module, "_MAX_SECONDS", 0.0)
     dry_run(config)
     printed = capsys.readouterr().out
     assert "24 to train on, 7 to validate on, 3 classes" in printed
@@ -45,7 +50,8 @@ def test_it_tells_what_a_run_costs_and_writes_nothing(config, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_it_tries_a_network_of_other_images_on_synthetic_ones(config, tmp_path, capsys):
+def test_it_tries_a_network_of_other_images_on_synthetic_ones(config, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(dry_run_module, "_MAX_SECONDS", 0.0)
     initial = tmp_path / "initial.keras"
     build_alexnet(3, preset="small", image_size=80).save(initial)
     dry_run(dataclasses.replace(config, initial_model=str(initial), synthetic_data=True))
@@ -53,7 +59,7 @@ def test_it_tries_a_network_of_other_images_on_synthetic_ones(config, tmp_path, 
     assert list(tmp_path.iterdir()) == [initial]
 
 
-def test_it_counts_what_is_left_of_a_run(config, capsys):
+def test_it_counts_what_is_left_of_a_run(config, no_steps, capsys):
     loop.train(dataclasses.replace(config, epochs=1))
     before = files(Path(config.output_dir))
     capsys.readouterr()
@@ -61,6 +67,7 @@ def test_it_counts_what_is_left_of_a_run(config, capsys):
     printed = capsys.readouterr().out
     assert "resumes after step 3" in printed
     assert "6 of 8 images (3 epochs of 3), and 2 validations" in printed
+    assert "Time        about 6:00," in printed
     dry_run(config, restart=True)
     assert "9 of 8 images" in capsys.readouterr().out
     dry_run(dataclasses.replace(config, epochs=1))
@@ -83,7 +90,7 @@ def test_first_and_last_images_are_read_before_any_step(config, own_data_dir, mo
         dry_run(config)
 
 
-def test_a_folder_that_cannot_be_written_and_a_disk_that_is_too_small_are_told(config, monkeypatch):
+def test_a_folder_that_cannot_be_written_and_a_disk_that_is_too_small_are_told(config, no_steps, monkeypatch):
     with pytest.raises(UserError, match=r"cannot write to /proc/run: .*Choose another folder"):
         dry_run(dataclasses.replace(config, output_dir="/proc/run"))
     usage = shutil.disk_usage("/")

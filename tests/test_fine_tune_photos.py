@@ -18,7 +18,7 @@ SCRIPT = Path(__file__).parent.parent / "scripts" / "fine_tune_photos.py"
 @pytest.mark.slow
 def test_it_classifies_and_trains(tmp_path):
     keras.utils.set_random_seed(0)
-    save_model(build_alexnet(5, preset="tiny", image_size=67), tmp_path / "trained.keras")
+    save_model(build_alexnet(5, preset="tiny"), tmp_path / "trained.keras")
     for path, label in write_images(tmp_path / "all", 42, seed=1):
         folder = tmp_path / "photos" / ("red", "green", "blue")[label]
         folder.mkdir(parents=True, exist_ok=True)

@@ -85,7 +85,7 @@ def test_workers_that_are_killed_and_signaled_do_what_one_process_does(backend, 
     started = workers.start()
     # JAX's worker 0 holds the service that the others ask; TensorFlow's is no different from the others.
     workers.signal_in_training(started, 0 if backend == "jax" else 1, signal.SIGKILL)
-    stdout, stderr = started.communicate(timeout=60)
+    stdout, stderr = started.communicate(timeout=120)
     assert "2 workers with 1 CPU each" in stdout
     assert "resuming after epoch 1" in stdout
     assert started.returncode not in (0, 2)
@@ -94,7 +94,7 @@ def test_workers_that_are_killed_and_signaled_do_what_one_process_does(backend, 
 
     started = workers.start()
     workers.signal_in_training(started, 1, signal.SIGTERM)
-    stdout, stderr = started.communicate(timeout=60)
+    stdout, stderr = started.communicate(timeout=120)
     assert started.returncode == 143, stderr
     assert stdout.count("Stopped and saved after step") == 1
 
