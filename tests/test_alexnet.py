@@ -9,14 +9,17 @@ from keras_alexnet.importers.alexnet import match_alexnet
 from keras_alexnet.importers.chain import Chain
 from keras_alexnet.importers.preprocessing import Preprocessing, resolve_preprocessing
 from keras_alexnet.importers.weights import layer_weights
-from keras_alexnet.presets import LRN, PRESETS, WEIGHTED, Preset
+from keras_alexnet.presets import PRESETS, WEIGHTED, Preset
 
 FILTERS, UNITS, CLASSES = (4, 6, 6, 4, 4), (8, 7), 5
 RNG = np.random.default_rng(0)
 
 
 def numbers(*shape: int) -> np.ndarray:
-    return RNG.normal(size=shape).astype(np.float32)
+    """An array that cannot be written to, as those in files."""
+    array = RNG.normal(size=shape).astype(np.float32)
+    array.flags.writeable = False
+    return array
 
 
 def convolution(name: str, filters: int, inputs: int, size: int, *, strides=1, padding=0, groups=1):
@@ -60,13 +63,6 @@ def without(*names: str) -> list[chain.Layer]:
     return [layer for layer in layers() if layer.name not in names]
 
 
-def swapped(first: str, second: str) -> list[chain.Layer]:
-    made = layers()
-    places = [next(at for at, layer in enumerate(made) if layer.name == name) for name in (first, second)]
-    made[places[0]], made[places[1]] = made[places[1]], made[places[0]]
-    return made
-
-
 def test_every_layer_is_recognized_whatever_its_name():
     made = layers()
     found = match_alexnet(network(made))
@@ -83,10 +79,8 @@ def test_every_layer_is_recognized_whatever_its_name():
 @pytest.mark.parametrize(
     ("before", "left_out", "rates", "targets"),
     [
-        ([0.2], (), (0.3, 0.6), ["–", "drop6", "drop7"]),
         ([0.2], ("o6",), (0.2, 0.6), ["drop6", "drop7"]),  # Where torchvision has them.
         ([None], ("o6",), (0.6, 0.6), ["–", "drop6, drop7"]),
-        ([None], ("o6", "o7"), (0.5, 0.5), ["–"]),
         ([], ("o6", "o7"), (0.5, 0.5), []),
         ([], ("o6",), (0.0, 0.6), ["drop7"]),
         ([], ("o7",), (0.3, 0.0), ["drop6"]),
@@ -97,13 +91,6 @@ def test_dropout_anywhere(before, left_out, rates, targets):
     found = match_alexnet(network(made))
     assert found.dropout == rates
     assert [name for layer, name in found.mapping if isinstance(layer, chain.Dropout)] == targets
-    assert found.mapping[-1][1] == "–"
-
-
-def test_constants_of_the_normalization_are_those_of_the_file_in_short_decimals():
-    constants = {"size": 3, "alpha": float(np.float32(5e-4)), "beta": 0.6, "k": float(np.float32(2.1))}
-    made = [dataclasses.replace(layer, **constants) if layer.name in ("n1", "n2") else layer for layer in layers()]
-    assert match_alexnet(network(made)).preset.lrn == LRN(3, 5e-4, 0.6, 2.1)
 
 
 def test_normalization_after_the_pool_and_none():
@@ -116,13 +103,10 @@ def test_normalization_after_the_pool_and_none():
 @pytest.mark.parametrize(
     ("settings", "image_size", "expected"),
     [
-        ({"pool": "caffe"}, None, ("caffe", 227)),
         ({"pool": "caffe"}, (224, 224), ("caffe", 224)),
         ({"pool": "cntk", "side": 7}, None, ("cntk", 227)),
-        ({"pool": "valid", "conv1_padding": 2}, None, ("valid", 224)),
-        ({"pool": ((0, 0), (0, 0))}, None, ("valid", 227)),
-        ({"pool": "valid", "side": 5}, (203, 203), ("valid", 203)),
         # Of no size that is told, the one that fc6 fits; padding that no window reaches is none.
+        ({"pool": "valid", "conv1_padding": 2}, None, ("valid", 224)),
         ({"pool": "valid", "side": 5}, None, ("valid", 224)),
         ({"pool": ((0, 1), (0, 1))}, (224, 224), ("caffe", 224)),
         ({"pool": ((0, 1), (0, 1))}, (227, 227), ("valid", 227)),
@@ -134,22 +118,19 @@ def test_pools_and_image_sizes(settings, image_size, expected):
     assert preset.conv1_padding == settings.get("conv1_padding", 0)
 
 
-def test_the_model_zoos_padding_in_numbers():
-    """224×224 images; the first pool is padded at its end as Caffe rounds, the others need no padding."""
+def test_paddings_by_other_rules():
+    """CNTK's rule for all three sizes is what ONNX calls SAME_LOWER; the model zoo's is Caffe's for 224×224 images."""
+    assert match_alexnet(network(layers(pool="same_lower", side=7))).preset.pool_padding == "cntk"
+    with pytest.raises(UserError, match=r"max pools, of 55, 28, 14 pixels, are padded by \(\(1, 1\)"):
+        match_alexnet(network(layers(pool="same_upper", side=7)))
     made = layers(pool=((0, 0), (0, 0)))
     made[3] = dataclasses.replace(made[3], padding=((0, 1), (0, 1)))
     assert match_alexnet(network(made, (224, 224))).preset.pool_padding == "caffe"
 
 
-def test_paddings_of_the_same_number_by_other_rules():
-    """CNTK's rule for all three sizes is what ONNX calls SAME_LOWER."""
-    assert match_alexnet(network(layers(pool="same_lower", side=7))).preset.pool_padding == "cntk"
-    with pytest.raises(UserError, match=r"max pools, of 55, 28, 14 pixels, are padded by \(\(1, 1\)"):
-        match_alexnet(network(layers(pool="same_upper", side=7)))
-
-
 def test_weights_in_keras_form():
     made = layers(groups=2)
+    made[8] = dataclasses.replace(made[8], bias=None)
     found = match_alexnet(network(made))
     result = {name: layer_weights(found, "bgr", name) for name in WEIGHTED}
     source = found.sources
@@ -167,99 +148,57 @@ def test_weights_in_keras_form():
     np.testing.assert_array_equal(result["fc6"][0][(1 * 6 + 4) * 4 + 3], source["fc6"].kernel[(3 * 6 + 1) * 6 + 4])
     np.testing.assert_array_equal(result["fc7"][0], source["fc7"].kernel)
     np.testing.assert_array_equal(result["fc8"][1], source["fc8"].bias)
+    np.testing.assert_array_equal(result["conv3"][1], np.zeros(6))  # It has no bias.
     arrays = [array for arrays in result.values() for array in arrays]
     assert {array.dtype for array in arrays} == {np.dtype("float32")}
     assert all(array.flags.c_contiguous and array.flags.writeable for array in arrays)
 
 
-def test_weights_are_no_views_of_the_file():
-    made = changed("d7", kernel=np.frombuffer(numbers(*UNITS).tobytes(), "f4").reshape(UNITS))
-    kernel, _ = layer_weights(match_alexnet(network(made)), "rgb", "fc7")
-    assert kernel.flags.writeable
-
-
-def test_a_missing_bias_is_zeros():
-    _, bias = layer_weights(match_alexnet(network(changed("c3", bias=None))), "rgb", "conv3")
-    np.testing.assert_array_equal(bias, np.zeros(6, np.float32))
-
-
-def with_nan(shape) -> np.ndarray:
-    array = np.zeros(shape, np.float32)
-    array.flat[-1] = np.nan
-    return array
-
-
 @pytest.mark.parametrize(
-    ("made", "image_size", "expected_text"),
+    ("made", "expected_text"),
     [
-        ([], None, r"there are no layers. Expected an AlexNet, with a convolution \(conv1\) there"),
-        (layers()[:-1], None, r"the last layer is 'r7'. Expected an AlexNet, with a dense layer \(fc8\) there"),
-        (without("r3"), None, "layer 'c4' is a convolution. Expected a ReLU there, AlexNet's relu3"),
-        (without("n1"), None, r"normalization at different places \(none and before_pool\)"),
-        ([*layers(), chain.Relu("r8")], None, "layer 'r8' comes after fc8. Expected nothing there but a softmax"),
-        (swapped("c2", "c3"), None, r"layer 'c3' has a kernel of 3 × 3 and strides of 1 × 1. Expected 5 × 5 and 1 × 1"),
-        (changed("c1", strides=(2, 2)), None, "layer 'c1' has a kernel of 11 × 11 and strides of 2 × 2. Expected"),
-        (changed("c1", padding=((0, 1), (0, 1))), None, "layer 'c1' is padded by .* Expected as much on all sides"),
-        (changed("c2", padding="valid"), None, r"layer 'c2' is padded by \(\(0, 0\), \(0, 0\)\). Expected 2"),
-        (changed("c2", padding="same_upper"), None, "layer 'c2' is padded by the rule same_upper"),
-        (changed("c1", kernel=numbers(4, 1, 11, 11)), None, r"1 groups of 1 inputs .* 3 inputs \(red, green and blue"),
-        (changed("c3", kernel=numbers(6, 5, 3, 3)), None, "layer 'c3' has 1 groups of 5 inputs and 6 filters in all"),
-        (changed("c3", groups=0), None, "layer 'c3' has 0 groups"),
-        (changed("c3", kernel=numbers(18, 1, 3, 3), groups=9), None, "layer 'c3' has 9 groups"),
-        (changed("c3", bias=numbers(5)), None, "layer 'c3' has a bias of 5 numbers. Expected 6"),
-        (changed("n2", beta=0.5), None, "layer 'n2' has size 5, alpha 0.0001, beta 0.5, k 1. Expected those of the"),
-        (changed("n1", size=4), None, "layer 'n1' has normalization size 4, expected an odd number"),
-        (changed("n1", k=-1.0), None, "layer 'n1' has normalization k -1, expected a number above 0"),
-        (changed("p2", window=(2, 2)), None, "layer 'p2' has a window of 2 × 2 and strides of 2 × 2. Expected 3 × 3"),
-        (changed("d7", kernel=numbers(9, 8)), None, "layer 'd7' has 9 inputs. Expected 8, the units before it"),
-        (layers(side=7), None, "layer 'd6' has 196 inputs. Expected 4 × 6 × 6 for images of 227 .*is assumed"),
-        (layers(), (227, 131), "for images of 227 × 131 pixels. Expected squares"),
-        (layers(), (20, 20), r"layer 'd6' has 144 inputs. Expected 4 × -?\d × -?\d for images of 20 × 20 pixels"),
-        (changed("c4", kernel=with_nan((4, 6, 3, 3))), None, "layer 'c4' has a kernel with no numbers, or with some"),
-        (changed("d8", bias=with_nan(5)), None, "layer 'd8' has a bias with no numbers, or with some that are NaN"),
-        ([chain.Scaling("s", np.ones(4)), *layers()], None, r"layer 's' scales pixels by \(4,\) numbers"),
-        ([chain.Scaling("s", 1.0, np.nan), *layers()], None, "layer 's' scales pixels by"),
+        ([], r"there are no layers. Expected an AlexNet, with a convolution \(conv1\) there"),
+        (without("r3"), "layer 'c4' is a convolution. Expected a ReLU there, AlexNet's relu3"),
+        (without("n1"), r"normalization at different places \(none and before_pool\)"),
+        ([*layers(), chain.Relu("r8")], "layer 'r8' comes after fc8. Expected nothing there but a softmax"),
+        (changed("c2", kernel=numbers(6, 4, 3, 3)), "layer 'c2' has a kernel of 3 × 3 and strides of 1 × 1. Expected"),
+        (changed("c1", padding=((0, 1), (0, 1))), "layer 'c1' is padded by .* Expected as much on all sides"),
+        (changed("c2", padding="valid"), r"layer 'c2' is padded by \(\(0, 0\), \(0, 0\)\). Expected 2"),
+        (changed("c2", padding="same_upper"), "layer 'c2' is padded by the rule same_upper. Expected"),
+        (changed("c3", kernel=numbers(6, 5, 3, 3)), "layer 'c3' has 1 groups of 5 inputs .* Expected 6 inputs"),
+        (changed("c3", groups=0), "layer 'c3' has 0 groups .* Expected"),
+        (changed("c3", bias=numbers(5)), "layer 'c3' has a bias of 5 numbers. Expected 6"),
+        (changed("n2", beta=0.5), "layer 'n2' has size 5, .* beta 0.5, k 1. Expected those of the first one"),
+        (changed("n1", size=4), "layer 'n1' has normalization size 4, expected an odd number"),
+        (changed("d7", kernel=numbers(9, 8)), "layer 'd7' has 9 inputs. Expected 8, the units before it"),
+        (layers(side=7), "layer 'd6' has 196 inputs. Expected 4 × 6 × 6 for images of 227 .*is assumed"),
+        (changed("d8", bias=np.full(5, np.nan)), "layer 'd8' has a bias with no numbers, or with some .* Expected"),
+        ([chain.Scaling("s", 1.0, np.nan), *layers()], "layer 's' scales pixels by .* Expected"),
     ],
 )
-def test_other_networks_are_refused_with_the_layer(made, image_size, expected_text):
-    with pytest.raises(UserError, match=expected_text) as raised:
-        match_alexnet(network(made, image_size))
-    assert str(raised.value).startswith("net.file")
-    assert "xpected" in str(raised.value)
+def test_other_networks_are_refused_with_the_layer(made, expected_text):
+    with pytest.raises(UserError, match=f"^net.file.*{expected_text}"):
+        match_alexnet(network(made))
+
+
+def test_image_sizes_that_the_layers_do_not_fit_are_refused():
+    with pytest.raises(UserError, match=r"for images of 227 × 131 pixels. Expected squares"):
+        match_alexnet(network(layers(), (227, 131)))
+    with pytest.raises(UserError, match=r"layer 'd6' has 144 inputs. Expected .* for images of 20 × 20 pixels"):
+        match_alexnet(network(layers(), (20, 20)))
 
 
 def pixels(kind, made=None, **options):
     return resolve_preprocessing(match_alexnet(network(made or layers())), kind, Preprocessing(**options))
 
 
-@pytest.mark.parametrize(
-    ("kind", "usual", "order"),
-    [
-        (formats.CAFFE, "bvlc", "bgr"),
-        (formats.CNTK, "cntk", "bgr"),
-        (formats.TORCHVISION, "torchvision", "rgb"),
-    ],
-)
-def test_the_usual_pixels_of_each_kind(kind, usual, order):
-    found = pixels(kind)
-    assert found.preset.input_scale == PRESETS[usual].input_scale
-    assert found.preset.input_offset == PRESETS[usual].input_offset
-    assert found.channel_order == order
-    assert found.source.startswith("usual for ")
-
-
 def test_mean_and_std_are_in_the_files_order():
     found = pixels(formats.CAFFE, mean=(1, 2, 3), std=(10, 20, 40))
     assert found.preset.input_scale == pytest.approx((1 / 40, 1 / 20, 1 / 10))
     assert found.preset.input_offset == pytest.approx((-3 / 40, -2 / 20, -1 / 10))
-    assert (found.mean, found.std, found.source) == (
-        pytest.approx((1, 2, 3)),
-        pytest.approx((10, 20, 40)),
-        "as given",
-    )
+    assert (found.mean, found.std) == (pytest.approx((1, 2, 3)), pytest.approx((10, 20, 40)))
     # Another order alone: the usual mean is that of the colors.
     assert pixels(formats.CAFFE, channel_order="rgb").preset.input_offset == PRESETS["bvlc"].input_offset
-    assert pixels(formats.CAFFE, channel_order="rgb").mean == (123, 117, 104)
 
 
 def test_a_network_may_scale_its_pixels_itself():
@@ -270,19 +209,11 @@ def test_a_network_may_scale_its_pixels_itself():
     assert (found.mean, found.std, found.source) == ((1, 2, 3), (2, 2, 2), "the network itself")
     with pytest.raises(UserError, match=r"scales its pixels itself \(layer 'a'\). Leave out mean"):
         pixels(formats.CNTK, made, mean=(1, 2, 3))
-    assert pixels(formats.CAFFE, [chain.Scaling("a"), *layers()]).preset.input_offset == 0
 
 
-@pytest.mark.parametrize(
-    "scalings",
-    [
-        [chain.Scaling("a", offset=-np.array([0.485, 0.456, 0.406])), chain.Scaling("b", scale=1 / 0.225)],
-        [chain.Scaling("a", offset=-0.45)],
-        [chain.Scaling("a", scale=2.0, offset=-1.0)],
-    ],
-)
-def test_a_network_of_pixels_of_0_to_1_has_to_be_told(scalings):
+def test_a_network_of_pixels_of_0_to_1_has_to_be_told():
     """PyTorch's exports often normalize what they take for 0 to 1."""
+    scalings = [chain.Scaling("a", offset=-np.array([0.485, 0.456, 0.406])), chain.Scaling("b", scale=1 / 0.225)]
     made = [*scalings, *layers()]
     with pytest.raises(UserError, match=r"net.file: layer 'a' subtracts .*, as for pixels of 0 to 1. Pass --std=255"):
         pixels(formats.ONNX, made, channel_order="rgb")
@@ -301,26 +232,18 @@ def test_a_mean_image_that_the_file_names_is_subtracted_before_its_own_scale():
     assert given.source == "as given, the network itself"
 
 
-@pytest.mark.parametrize(
-    ("mean", "order"), [((123, 117, 104), None), ((104, 117, 123), "bgr"), ((123, 117, 104), "bgr"), ((1, 1, 1), None)]
-)
-def test_a_mean_in_the_other_order_is_questioned(mean, order):
-    if order is None and mean[0] > mean[2]:
-        with pytest.raises(UserError, match=r"assumed to be BGR, but look like those of RGB. Pass the right one"):
-            pixels(formats.CAFFE, mean=mean)
-    else:
-        found = pixels(formats.CAFFE, mean=mean, channel_order=order)
-        assert found.order_source == ("as given" if order else "assumed")
+def test_a_mean_in_the_other_order_is_questioned():
+    with pytest.raises(UserError, match=r"assumed to be BGR, but look like those of RGB. Pass the right one"):
+        pixels(formats.CAFFE, mean=(123, 117, 104))
+    assert pixels(formats.CAFFE, mean=(123, 117, 104), channel_order="bgr").order_source == "as given"
+    assert pixels(formats.CAFFE, mean=(1, 1, 1)).order_source == "assumed"
 
 
 @pytest.mark.parametrize(
     ("options", "expected_text"),
     [
-        ({"mean": (1, 2)}, "mean is 1,2; expected three numbers"),
-        ({"mean": (1, 2, float("nan"))}, "mean is 1,2,nan"),
         ({"std": (1, 0, 1)}, "std is 1,0,1; expected three"),
         ({"mean": (0.485, 0.456, 0.406)}, "mean is 0.485,0.456,0.406, which is for pixels of 0 to 1"),
-        ({"std": (0.229, 0.224, 0.225)}, "std is 0.229,0.224,0.225, which is for pixels of 0 to 1"),
         ({"channel_order": "gbr"}, "channel_order is 'gbr'; expected bgr or rgb"),
     ],
 )

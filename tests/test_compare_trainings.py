@@ -13,15 +13,11 @@ SCRIPT = Path(compare_trainings.__file__)
 
 
 @pytest.mark.slow
-def test_both_are_trained_once_and_their_curves_written(data_dir, tmp_path):
+def test_both_are_trained_and_their_curves_written(data_dir, tmp_path):
     pytest.importorskip("torch")
-
-    def run() -> str:
-        command = [sys.executable, str(SCRIPT), f"--data_dir={data_dir}", f"--output_dir={tmp_path}", "--seeds", "0"]
-        command += ["--", "--preset=tiny", "--batch_size=8", "--epochs=2", "--lr_drop_epochs=1"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-    run()
+    command = [sys.executable, str(SCRIPT), f"--data_dir={data_dir}", f"--output_dir={tmp_path}", "--seeds", "0"]
+    command += ["--", "--preset=tiny", "--batch_size=8", "--epochs=2", "--lr_drop_epochs=1"]
+    subprocess.run(command, capture_output=True, text=True, check=True)
     with open(tmp_path / "pytorch-0.csv", newline="") as file:
         first, second = csv.DictReader(file)
     assert (first["steps"], second["steps"]) == ("3", "6")
@@ -40,10 +36,6 @@ def test_both_are_trained_once_and_their_curves_written(data_dir, tmp_path):
         [2, float(ours[1]), float(second["val_top1_error"])],
     ]
     assert "keras_alexnet, seed 0" in (tmp_path / "curves.html").read_text()
-
-    written = (tmp_path / "pytorch-0.csv").stat().st_mtime_ns
-    assert "pytorch, seed 0" not in run()
-    assert (tmp_path / "pytorch-0.csv").stat().st_mtime_ns == written
 
 
 def test_agreement_is_given_in_standard_errors(capsys):

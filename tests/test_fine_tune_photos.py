@@ -23,12 +23,8 @@ def test_it_classifies_and_trains(tmp_path):
         folder = tmp_path / "photos" / ("red", "green", "blue")[label]
         folder.mkdir(parents=True, exist_ok=True)
         Path(path).rename(folder / Path(path).name)
-    result = subprocess.run(
-        [sys.executable, str(SCRIPT), str(tmp_path / "trained.keras"), str(tmp_path / "photos"), str(tmp_path / "out")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, SCRIPT, *(tmp_path / name for name in ("trained.keras", "photos", "out"))]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     # Even random features tell plain colors.
     assert "trained.keras: 0.0% error on 9 photos" in result.stdout

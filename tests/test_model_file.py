@@ -33,7 +33,7 @@ SETTINGS = {"filters": (4, 6, 5, 7, 8), "dense_units": (9, 8)}
 
 @pytest.mark.parametrize(
     "settings",
-    [{"preset": "cntk"}, {"preset": "paper"}, {"preset": "caffenet", "lrn": LRN(beta=0.5), "image_size": 224}],
+    [{"preset": "paper", "image_size": 67}, {"preset": "caffenet", "lrn": LRN(beta=0.5), "image_size": 72}],
 )
 def test_files_hold_what_keras_3_6_knows(tmp_path, settings):
     model = build_alexnet(3, **SETTINGS | settings, dropout=(0.3, 0.6))
@@ -55,8 +55,8 @@ def test_files_hold_what_keras_3_6_knows(tmp_path, settings):
     loaded = load_model(tmp_path / "model.keras")
     model.save(tmp_path / "plain.keras")
     assert loaded.get_config() == load_model(tmp_path / "plain.keras").get_config()
-    images = np.random.default_rng(0).integers(0, 256, (2, *model.input_shape[1:]), np.uint8)
-    np.testing.assert_array_equal(loaded.predict_on_batch(images), model.predict_on_batch(images))
+    for weights, expected in zip(loaded.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(weights, expected)
 
 
 def test_files_of_older_versions_load(tmp_path):

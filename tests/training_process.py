@@ -1,16 +1,21 @@
 """Trainings in processes of their own, and what they leave behind."""
 
+import contextlib
 import csv
 import importlib.util
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 from backend_processes import NUM_DEVICES
+
+from keras_alexnet.presets import PRESETS, Preset
 
 # The columns of history.csv that no two runs share.
 TIMES = {"images_per_second", "data_wait", "seconds"}
@@ -29,6 +34,13 @@ tf.config.set_logical_device_configuration(
 for config in sys.argv[2:]:
     train(TrainConfig(**json.loads(config)))
 """
+
+
+@contextlib.contextmanager
+def small_preset() -> Iterator[None]:
+    """Within it, and in this process only, there is a preset "small": a narrow network of images of 67×67."""
+    with mock.patch.dict(PRESETS, small=Preset((4, 6, 5, 7, 8), (9, 9), image_size=67, input_offset=-114.0)):
+        yield
 
 
 def installed(*backends: str) -> list:
