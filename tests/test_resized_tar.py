@@ -107,7 +107,7 @@ def test_a_full_disk_costs_no_older_copies(tree, small):
     process = start(tree, *into_tar(small, 256), before=["sh", "-c", 'ulimit -f 48; exec "$@"', "sh"])
     _, err = process.communicate(timeout=30)
     assert process.returncode == 1
-    assert err.startswith(f"python -m keras_alexnet.prepare: cannot write {small}/train.tar: File too large. Free some space")
+    assert err.startswith(f"python -m keras_alexnet.prepare: cannot write {small}/train.tar: File too large")
     assert contents(small / "train.tar") == before
     call(tree, *into_tar(small, 256))
     assert contents(small / "train.tar") == before
