@@ -6,6 +6,7 @@ import numpy as np
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.importers import chain
+from keras_alexnet.importers.arrays import as_written
 from keras_alexnet.importers.chain import Chain
 from keras_alexnet.importers.geometry import find_image_size_and_pool_padding
 from keras_alexnet.presets import LRN, POOL_STRIDE, POOL_WINDOW, WEIGHTED, Preset
@@ -164,7 +165,7 @@ class _Matcher:
     def _norm(self, name: str) -> None:
         layer = self._take(chain.LocalResponseNorm, name)
         # As people write them: files have them in float32.
-        alpha, beta, k = (float(str(np.float32(value))) for value in (layer.alpha, layer.beta, layer.k))
+        alpha, beta, k = (as_written(value) for value in (layer.alpha, layer.beta, layer.k))
         try:
             self._lrns.append(LRN(layer.size, alpha, beta, k))
         except ValueError as error:

@@ -12,13 +12,12 @@ import os
 import numpy as np
 
 from keras_alexnet.errors import UserError, first_line
+from keras_alexnet.importers.arrays import FLOAT_TYPES, as_float32
 from keras_alexnet.importers.chain import Chain, Convolution, Dense, Dropout, Layer, MaxPool, Relu
 from keras_alexnet.importers.files import open_model_file
 from keras_alexnet.importers.state_dict import EXPECTED, KERNEL_AXES, find_candidates, select_candidate
 from keras_alexnet.importers.torch_file import SAVE, read_torch_file
 from keras_alexnet.importers.torch_pickle import Tensor
-
-_FLOAT_TYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 def read_torchvision(path: str | os.PathLike, weights_key: str | None = None) -> Chain:
@@ -77,11 +76,9 @@ def _array(tensor: Tensor | np.ndarray, where: str) -> np.ndarray:
     # What zipfile raises at damaged entries.
     except Exception as error:
         raise UserError(f"{where} is damaged ({first_line(error)}). Expected {EXPECTED}: download it again.") from None
-    if array.dtype.name not in _FLOAT_TYPES:
-        raise UserError(f"{where} is of {array.dtype}. Expected one of {', '.join(_FLOAT_TYPES)}: {SAVE}.")
-    # What is beyond float32 becomes infinite, which the caller refuses.
-    with np.errstate(over="ignore"):
-        return array.astype(np.float32, copy=False)
+    if array.dtype.name not in FLOAT_TYPES:
+        raise UserError(f"{where} is of {array.dtype}. Expected one of {', '.join(FLOAT_TYPES)}: {SAVE}.")
+    return as_float32(array)
 
 
 def _chain(arrays: dict[str, np.ndarray], path: str, kind: str) -> Chain:

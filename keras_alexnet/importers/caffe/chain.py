@@ -14,7 +14,7 @@ from keras_alexnet.importers.caffe.reader import read_caffemodel, read_prototxt
 from keras_alexnet.importers.caffe.wiring import WEIGHTED, image_path, listed
 from keras_alexnet.importers.chain import Chain
 from keras_alexnet.importers.files import open_model_file
-from keras_alexnet.importers.formats import is_hdf5
+from keras_alexnet.importers.formats import HDF5, signature
 
 
 def read_caffe_chain(path: str | os.PathLike, deploy: str | os.PathLike | None = None) -> Chain:
@@ -33,7 +33,7 @@ def read_caffe_chain(path: str | os.PathLike, deploy: str | os.PathLike | None =
     """
     path = described = os.fspath(path)
     trained: tuple[CaffeLayer, ...] = ()
-    if is_hdf5(open_model_file(path, "a Caffe model")):
+    if signature(open_model_file(path, "a Caffe model")) == HDF5:
         if deploy is None:
             raise UserError(f"{path} has weights, but no layers. Give the .prototxt of the network as --deploy.")
         blobs = read_caffe_hdf5(path)

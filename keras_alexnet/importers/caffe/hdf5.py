@@ -8,42 +8,34 @@ import os
 import h5py
 import numpy as np
 
-from keras_alexnet.errors import UserError
+from keras_alexnet.errors import UserError, first_line
+from keras_alexnet.importers.arrays import as_float32
+from keras_alexnet.importers.caffe.blob import MAX_BLOBS, MAX_LAYERS, check_count
 from keras_alexnet.importers.files import open_model_file
+from keras_alexnet.importers.formats import MAX_GROWTH
 
 _EXPECTED = "the weights of a Caffe model (.caffemodel.h5)"
 
-_MAX_LAYERS = 1_000
-_MAX_BLOBS = 10
-# Trained weights hardly compress.
-_MAX_GROWTH = 50
-
 
 def read_caffe_hdf5(path: str | os.PathLike) -> dict[str, tuple[np.ndarray, ...]]:
-    """Reads the blobs of the layers that have some, float32, by the layer's name.
-
-    Raises:
-        UserError: the file is missing, something else, or damaged.
-    """
+    """Reads the blobs of the layers that have some, float32, by the layer's name."""
     file = open_model_file(path, _EXPECTED)
     try:
         with h5py.File(file.path, "r") as stored:
             return _read_layers(stored, file.path, len(file))
     # What h5py raises for damaged files.
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
-        raise file.error(f"cannot be read ({str(error)[:200]})") from None
+        raise file.error(f"cannot be read ({first_line(error)})") from None
 
 
 def _read_layers(stored: h5py.File, path: str, file_size: int) -> dict[str, tuple[np.ndarray, ...]]:
     layers = _child(stored, "data", h5py.Group, path)
-    if len(layers) > _MAX_LAYERS:
-        raise UserError(f"{path} has {len(layers):,} layers. Expected {_MAX_LAYERS:,} at most.")
-    left = _MAX_GROWTH * file_size
+    check_count(layers, MAX_LAYERS, "layers", path)
+    left = MAX_GROWTH * file_size
     blobs = {}
     for name in layers:
         layer = _child(layers, name, h5py.Group, path)
-        if len(layer) > _MAX_BLOBS:
-            raise UserError(f"{path}: layer {name!r} has {len(layer):,} blobs. Expected {_MAX_BLOBS} at most.")
+        check_count(layer, MAX_BLOBS, "blobs", f"{path}: layer {name!r}")
         datasets = [_child(layer, str(index), h5py.Dataset, path) for index in range(len(layer))]
         for dataset in datasets:
             left -= dataset.nbytes
@@ -54,8 +46,7 @@ def _read_layers(stored: h5py.File, path: str, file_size: int) -> dict[str, tupl
                     "Caffe writes it: save it again."
                 )
         if datasets:
-            with np.errstate(over="ignore"):
-                blobs[name] = tuple(dataset[()].astype(np.float32, copy=False) for dataset in datasets)
+            blobs[name] = tuple(as_float32(dataset[()]) for dataset in datasets)
     return blobs
 
 

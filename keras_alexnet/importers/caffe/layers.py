@@ -14,12 +14,12 @@ import numpy as np
 from google.protobuf.message import Message
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.importers.caffe.blob import AGAIN, checked_shape
+from keras_alexnet.importers.arrays import as_written
+from keras_alexnet.importers.caffe.blob import AGAIN, check_count, checked_shape
 from keras_alexnet.importers.caffe.schema import V1_TYPES
-from keras_alexnet.importers.protobuf import as_written, text
+from keras_alexnet.importers.protobuf import text
 
 _MAX_NAMES = 50
-
 _V1_NAMES = tuple(V1_TYPES.values())
 
 
@@ -54,11 +54,7 @@ class CaffeLayer:
 
 
 def read_layer(layer: Message, where: str) -> CaffeLayer:
-    """Reads a layer, a LayerParameter or V1LayerParameter, without its blobs.
-
-    Raises:
-        UserError: a setting is missing or makes no sense.
-    """
+    """Reads a layer, a LayerParameter or V1LayerParameter, without its blobs."""
     name = text(layer.name, where)
     where += f" ({name!r})"
     layer_type = _layer_type(layer, where)
@@ -184,8 +180,7 @@ _READERS: dict[str, Callable[[Message, str], dict[str, object]]] = {
 
 
 def _texts(values: Sequence[bytes], where: str) -> tuple[str, ...]:
-    if len(values) > _MAX_NAMES:
-        raise UserError(f"{where} has {len(values):,} bottoms or tops. Expected {_MAX_NAMES} at most. {AGAIN}")
+    check_count(values, _MAX_NAMES, "bottoms or tops", where)
     return tuple(text(value, where) for value in values)
 
 

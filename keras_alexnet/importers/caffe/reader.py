@@ -10,22 +10,19 @@ from google.protobuf import text_format
 from google.protobuf.message import Message
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.importers.caffe.blob import AGAIN, read_blob
+from keras_alexnet.importers.caffe.blob import MAX_BLOBS, MAX_LAYERS, check_count, read_blob
 from keras_alexnet.importers.caffe.layers import CaffeLayer, read_inputs, read_layer
 from keras_alexnet.importers.caffe.schema import BLOBS, LAYERS, NetParameter
-from keras_alexnet.importers.files import ModelFile, open_model_file, read_model_file
+from keras_alexnet.importers.files import ModelFile, open_model_file
 from keras_alexnet.importers.protobuf import parse, split
 
 _MODEL = "a Caffe model (.caffemodel)"
 _PROTOTXT = "a description of a network (.prototxt)"
 
-# Far beyond what any network needs; they bound the time and memory that a damaged file can take.
-_MAX_LAYERS = 1_000
-_MAX_BLOBS = 10
 _MAX_PROTOTXT_BYTES = 2**18
 # The library copies the line at each token that it tries.
 _MAX_LINE = 20_000
-_MAX_SHOWN = 200
+_MAX_PROBLEM = 200
 
 # How many axes the weights and biases have.
 _BLOB_AXES = {"Convolution": (4, 1), "InnerProduct": (2, 1)}
@@ -39,13 +36,8 @@ class CaffeNet:
 
 
 def read_caffemodel(path: str | os.PathLike) -> CaffeNet:
-    """Reads a `.caffemodel`, of BVLC's Caffe or NVIDIA's.
-
-    Raises:
-        UserError: the file is missing, something else, damaged, of Caffe's first format (before V1), or has not as many
-            weights as their shapes say.
-    """
-    file = read_model_file(path, _MODEL)
+    """Reads a `.caffemodel`, of BVLC's Caffe or NVIDIA's; Caffe's first format (before V1) is refused."""
+    file = open_model_file(path, _MODEL, is_message=True)
     parts, rest = split(file.data, LAYERS, file)
     _check_layers(list(parts.values()), file.path)
     layers = [
@@ -61,9 +53,6 @@ def read_prototxt(path: str | os.PathLike) -> CaffeNet:
 
     All layers are given: rules for when one is in the network (include, exclude) are ignored, as are all fields that
     `CaffeLayer` does not mention.
-
-    Raises:
-        UserError: the file is missing, too large, or something else.
     """
     file = open_model_file(path, _PROTOTXT)
     if len(file) > _MAX_PROTOTXT_BYTES:
@@ -96,21 +85,20 @@ def _text_error(path: str, problem: str, line: int | None = None) -> UserError:
     where = f"{path}, line {line:,}" if line else path
     problem = problem.rstrip(".")
     # The library quotes the line, and says what is wrong with it at the end.
-    shown = problem if len(problem) <= _MAX_SHOWN else f"…{problem[-_MAX_SHOWN:]}"
-    return UserError(f"{where} is not {_PROTOTXT}: {shown}. Correct it, or give another file.")
+    if len(problem) > _MAX_PROBLEM:
+        problem = f"…{problem[-_MAX_PROBLEM:]}"
+    return UserError(f"{where} is not {_PROTOTXT}: {problem}. Correct it, or give another file.")
 
 
 def _check_layers(kinds: Sequence[Sequence], path: str) -> None:
     """Checks that there are layers, not too many, and only of one of the two encodings."""
     if all(kinds):
         raise UserError(f"{path} has layers of two formats. Expected {_MODEL} as Caffe writes it: save it again.")
-    count = sum(map(len, kinds))
-    if not count:
+    if not any(kinds):
         raise UserError(
             f"{path} has no layers. Expected a network: a solver's .prototxt has none; give the network's own file."
         )
-    if count > _MAX_LAYERS:
-        raise UserError(f"{path} has {count:,} layers. Expected {_MAX_LAYERS:,} at most. {AGAIN}")
+    check_count(max(kinds, key=len), MAX_LAYERS, "layers", path)
 
 
 def _net(net: Message, layers: list[CaffeLayer], path: str) -> CaffeNet:
@@ -122,8 +110,7 @@ def _layer(kind: type[Message], data: memoryview, where: str, file: ModelFile) -
     layer = read_layer(parse(kind, rest, file), where)
     where += f" ({layer.name!r})"
     stored = parts[BLOBS[kind]]
-    if len(stored) > _MAX_BLOBS:
-        raise UserError(f"{where} has {len(stored):,} blobs. Expected {_MAX_BLOBS} at most. {AGAIN}")
+    check_count(stored, MAX_BLOBS, "blobs", where)
     blobs = [read_blob(blob, f"{where}, blob {index}", file) for index, blob in enumerate(stored)]
     # V1 files give every blob four dimensions: a bias is (1, 1, 1, n).
     for index, axes in enumerate(_BLOB_AXES.get(layer.type, ())[: len(blobs)]):

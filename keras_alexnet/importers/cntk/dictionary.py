@@ -8,7 +8,8 @@ import numpy as np
 from google.protobuf.message import Message
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.importers.cntk.graph import COPY_AGAIN, MAX_RANK
+from keras_alexnet.importers.arrays import MAX_AXES
+from keras_alexnet.importers.cntk.graph import COPY_AGAIN
 from keras_alexnet.importers.files import ModelFile
 from keras_alexnet.importers.protobuf import message_types, parse, read_numbers, split, text
 
@@ -183,8 +184,8 @@ class _Decoder:
 
 def _shape(message: Message, where: str) -> tuple[int, ...]:
     """Dimensions in CNTK's order; -1 is to be inferred, -3 is free."""
-    if len(message.shape_dim) > MAX_RANK:
-        raise UserError(f"{where}: a shape of more than {MAX_RANK} axes. {COPY_AGAIN}.")
+    if len(message.shape_dim) > MAX_AXES:
+        raise UserError(f"{where}: a shape of more than {MAX_AXES} axes. {COPY_AGAIN}.")
     return tuple(message.shape_dim)
 
 

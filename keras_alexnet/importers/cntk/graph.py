@@ -11,9 +11,6 @@ from keras_alexnet.errors import UserError
 
 COPY_AGAIN = "The file is damaged: download or copy it again"
 
-# NumPy 1.26 goes no further; CNTK's own models have at most 6 axes.
-MAX_RANK = 32
-
 
 @dataclass(frozen=True)
 class CntkVariable:

@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.importers import chain
+from keras_alexnet.importers.arrays import as_float32
 from keras_alexnet.importers.cntk import windows
 from keras_alexnet.importers.cntk.graph import CntkFunction, CntkGraph, CntkVariable
 from keras_alexnet.importers.cntk.windows import EXPECTED, described, label
@@ -59,7 +60,7 @@ class Path:
         value = self.value(function.inputs[0]) if len(function.inputs) == 2 and function.inputs[1] == at else None
         if value is None or not value.size:
             raise self.error(function, "does not take weights and what the layer before it gives")
-        return float32(value)
+        return as_float32(value)
 
     def refuse(self, function: CntkFunction, attribute: str, condition: bool) -> None:
         """Raises a `UserError` about an attribute if the condition is true."""
@@ -172,10 +173,4 @@ def bias_of(path: Path, function: CntkFunction, shape: tuple[int, ...]) -> tuple
         raise path.error(
             users[0], f"adds an array of {value.shape} to {shape[0]} channels. Expected one number for each"
         )
-    return np.broadcast_to(float32(value).reshape(-1), shape[:1]), users[0].uid
-
-
-def float32(value: np.ndarray) -> np.ndarray:
-    """The array as float32; what is beyond that becomes infinite, which `match_alexnet` refuses."""
-    with np.errstate(over="ignore"):
-        return np.asarray(value, np.float32)
+    return np.broadcast_to(as_float32(value).reshape(-1), shape[:1]), users[0].uid

@@ -3,8 +3,9 @@
 import numpy as np
 
 from keras_alexnet.importers import chain
+from keras_alexnet.importers.arrays import as_float32
 from keras_alexnet.importers.cntk.graph import CntkFunction
-from keras_alexnet.importers.cntk.path import Path, float32
+from keras_alexnet.importers.cntk.path import Path
 from keras_alexnet.importers.cntk.windows import label
 
 OPERATIONS = ("ElementTimes", "Minus", "Negate", "PerDimMeanVarNormalization", "Plus")
@@ -32,7 +33,7 @@ def read_scaling(path: Path, function: CntkFunction, at: str) -> chain.Scaling:
 def _per_channel(path: Path, function: CntkFunction, value: np.ndarray) -> float | np.ndarray:
     """A number, or one per channel, out of what is combined with an image."""
     if value.size == 1:
-        return float32(value).item()
+        return as_float32(value).item()
     image = path.image.shape
     shape = (1,) * (3 - value.ndim) + value.shape
     sizes = zip(shape, image, strict=True) if len(shape) == 3 else [(0, -1)]
@@ -46,5 +47,5 @@ def _per_channel(path: Path, function: CntkFunction, value: np.ndarray) -> float
             "number, or one per channel: take this function out of the model in CNTK, and give the means of the "
             "channels instead",
         )
-    numbers = float32(value[:, 0, 0]).astype(np.float64)
+    numbers = as_float32(value[:, 0, 0]).astype(np.float64)
     return numbers if len(numbers) > 1 else numbers.item()

@@ -5,8 +5,9 @@ import math
 
 import numpy as np
 
+from keras_alexnet.importers.arrays import shape_text
 from keras_alexnet.importers.chain import Convolution, Dense, Dropout, Layer, Padding, Relu, Scaling, Softmax
-from keras_alexnet.importers.onnx.file import MAX_SHOWN, first_words, ints_text, shape_text
+from keras_alexnet.importers.onnx.file import MAX_SHOWN, first_words, ints_text
 from keras_alexnet.importers.onnx.graph import Graph, Node
 from keras_alexnet.importers.onnx.layers import (
     NO_PADDING,

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from keras_alexnet.errors import UserError
+from keras_alexnet.importers.arrays import shape_text
 from keras_alexnet.importers.files import open_model_file
 from keras_alexnet.system.file_names import from_utf8, to_utf8
 
@@ -19,7 +20,6 @@ MAX_SHOWN = 100
 
 # Protobuf's limit, and ours for a model with its weights in other files: an AlexNet has 250 MB.
 _MAX_BYTES = 2**31
-_MAX_AXES = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,8 +159,3 @@ def ints_text(values: Sequence[int] | None) -> str:
     if values is None:
         return "that is not given"
     return f"[{', '.join(map(str, values[:8]))}{', …' if len(values) > 8 else ''}]"
-
-
-def shape_text(shape: Sequence[int]) -> str:
-    """A shape for messages."""
-    return " × ".join(f"{size:,}" for size in shape[:_MAX_AXES]) or "of a single number"

@@ -11,20 +11,18 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.importers.onnx.file import MAX_SHOWN, OnnxFile, first_words, ints_text, shape_text, shown, text
+from keras_alexnet.importers.arrays import FLOAT_TYPES, MAX_AXES, as_float32, as_written, shape_text
+from keras_alexnet.importers.onnx.file import MAX_SHOWN, OnnxFile, first_words, ints_text, shown, text
 from keras_alexnet.importers.onnx.values import CONSTANT_OPS, REARRANGING, evaluate
-from keras_alexnet.importers.protobuf import as_written
 
 ONLY_ALEXNET = "Only AlexNets are read: export the network for inference, without pre- or postprocessing of your own."
 
 # Exports of AlexNet have up to 120 nodes, and up to 5 that compute a weight.
 _MAX_NODES = 1000
 _MAX_CONSTANT_NODES = 16
-_MAX_AXES = 32
 _MAX_IMAGE_SIZE = 10_000
 
 _STRING = 8  # onnx.TensorProto.STRING
-_FLOAT_TYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 class Node:
@@ -171,27 +169,26 @@ class Graph:
         array = self.constant(node, index)
         if array is None:
             return None
-        if array.dtype.name not in _FLOAT_TYPES or (axes is not None and array.ndim != axes):
+        if array.dtype.name not in FLOAT_TYPES or (axes is not None and array.ndim != axes):
             raise self.error(
                 node,
                 f"takes {shown(node.inputs[index])!r}, which is {array.dtype} of the shape {shape_text(array.shape)}",
                 "numbers of a float type" + (f", of {axes} axes" if axes else ""),
             )
-        with np.errstate(over="ignore"):
-            return array.astype(np.float32, copy=False)
+        return as_float32(array)
 
     def integers(self, node: Node, name: str, index: int) -> list[int] | None:
         """A shape or a list of axes: an attribute in old opsets, an input in new ones; None if it was left out."""
         if name in node.attributes:
-            return node.attributes[name][:_MAX_AXES]
+            return node.attributes[name][:MAX_AXES]
         array = self.constant(node, index)
         if array is None:
             return None
-        if array.dtype.kind != "i" or array.ndim > 1 or array.size > _MAX_AXES:
+        if array.dtype.kind != "i" or array.ndim > 1 or array.size > MAX_AXES:
             raise self.error(
                 node,
                 f"takes {shown(node.inputs[index])!r}, which is {array.dtype} of the shape {shape_text(array.shape)}",
-                f"at most {_MAX_AXES} integers",
+                f"at most {MAX_AXES} integers",
             )
         return array.reshape(-1).tolist()
 
@@ -219,7 +216,7 @@ class Graph:
             return None, None
         dims = value_type.tensor_type.shape.dim
         # 0, if it is a name or nothing.
-        sizes = [max(dim.dim_value, 0) for dim in dims[:_MAX_AXES]]
+        sizes = [max(dim.dim_value, 0) for dim in dims[:MAX_AXES]]
         if len(dims) != 4 or max(sizes) > _MAX_IMAGE_SIZE:
             raise UserError(
                 f"{self.path} takes images of the shape {shape_text(sizes)}. Expected four sizes: images, channels, "

@@ -2,10 +2,10 @@
 
 import numpy as np
 
+from keras_alexnet.importers.arrays import as_written, shape_text
 from keras_alexnet.importers.chain import Convolution, Dropout, LocalResponseNorm, MaxPool, Padding
-from keras_alexnet.importers.onnx.file import ints_text, shape_text, shown, text
+from keras_alexnet.importers.onnx.file import ints_text, shown, text
 from keras_alexnet.importers.onnx.graph import Graph, Node
-from keras_alexnet.importers.protobuf import as_written
 
 NO_PADDING = ((0, 0), (0, 0))
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from keras_alexnet.importers.arrays import shape_text
 from keras_alexnet.importers.chain import Scaling
-from keras_alexnet.importers.onnx.file import shape_text
 from keras_alexnet.importers.onnx.graph import Graph, Node
 
 ARITHMETIC = ("Add", "Div", "Mul", "Sub")
