@@ -6,7 +6,7 @@ import numpy as np
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.importers import chain
-from keras_alexnet.importers.arrays import as_written
+from keras_alexnet.importers.arrays import as_written, shape_text
 from keras_alexnet.importers.chain import Chain
 from keras_alexnet.importers.geometry import find_image_size_and_pool_padding
 from keras_alexnet.presets import LRN, POOL_STRIDE, POOL_WINDOW, WEIGHTED, Preset
@@ -130,7 +130,7 @@ class _Matcher:
     def _convolution(self, name: str) -> None:
         layer = self._take(chain.Convolution, name)
         size, stride = _CONVOLUTIONS[name]
-        self._check_window(layer, layer.kernel.shape[2:], size, stride, "a kernel")
+        self._check_window(layer, size, stride, "a kernel")
         is_first = name == "conv1"
         padding = ((0, 0), (0, 0)) if layer.padding == "valid" else layer.padding
         if isinstance(padding, str):
@@ -175,7 +175,7 @@ class _Matcher:
 
     def _pool(self, name: str) -> None:
         layer = self._take(chain.MaxPool, name)
-        self._check_window(layer, layer.window, POOL_WINDOW, POOL_STRIDE, "a window")
+        self._check_window(layer, POOL_WINDOW, POOL_STRIDE, "a window")
         self._pools.append(layer)
 
     def _dense(self, name: str) -> None:
@@ -231,7 +231,7 @@ class _Matcher:
     def _add_source(self, name: str, layer: chain.Convolution | chain.Dense, units: int) -> None:
         """Adds a layer with weights, which it checks."""
         if layer.bias is not None and layer.bias.shape != (units,):
-            raise self._error(layer, f"has a bias of {_times(layer.bias.shape)} numbers. Expected {units:,}")
+            raise self._error(layer, f"has a bias of {shape_text(layer.bias.shape)} numbers. Expected {units:,}")
         for part, array in (("kernel", layer.kernel), ("bias", layer.bias)):
             # Unlike isfinite(), min() and max() make no array; NaN passes through them.
             if array is not None and not (array.size and np.isfinite(array.min()) and np.isfinite(array.max())):
@@ -242,12 +242,12 @@ class _Matcher:
                 )
         self._sources[name] = layer
 
-    def _check_window(self, layer, window: tuple[int, int], size: int, stride: int, noun: str) -> None:
-        if (window, layer.strides) != ((size,) * 2, (stride,) * 2):
+    def _check_window(self, layer: chain.Convolution | chain.MaxPool, size: int, stride: int, noun: str) -> None:
+        if (layer.window, layer.strides) != ((size,) * 2, (stride,) * 2):
             raise self._error(
                 layer,
-                f"has {noun} of {_times(window)} and strides of {_times(layer.strides)}. Expected {size} × {size} and "
-                f"{stride} × {stride}, as in AlexNet's {self._targets[layer]}",
+                f"has {noun} of {shape_text(layer.window)} and strides of {shape_text(layer.strides)}. Expected "
+                f"{size} × {size} and {stride} × {stride}, as in AlexNet's {self._targets[layer]}",
             )
 
     def _error(self, layer: chain.Layer, problem: str) -> UserError:
@@ -255,7 +255,3 @@ class _Matcher:
             f"{self._network.path}: layer {layer.name!r} {problem}. Networks other than AlexNet, in the form and the "
             "order of layers of CNTK, Caffe or torchvision, need another converter."
         )
-
-
-def _times(sizes: tuple[int, ...]) -> str:
-    return " × ".join(map(str, sizes))

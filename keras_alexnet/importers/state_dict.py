@@ -22,7 +22,7 @@ _NAME = re.compile(r"(?:(?P<prefix>.*)\.)?(?P<name>(?:features|classifier)\..+)"
 # A layer that is the only one with weights of an nn.Sequential.
 _IN_SEQUENTIAL = re.compile(r"(?P<place>(?:features|classifier)\.\d+)\.(?P<number>\d+)\.(?P<kind>weight|bias)")
 
-_MAX_SHOWN = 4
+_MAX_LISTED = 4
 _MAX_DEPTH = 100
 _MAX_KEY = 200
 
@@ -188,5 +188,5 @@ def select_candidate(candidates: list[Candidate], weights_key: str | None, path:
 
 
 def _listed(names: list[str]) -> str:
-    shown = ", ".join(name[:100] for name in names[:_MAX_SHOWN])
-    return shown + (f" and {len(names) - _MAX_SHOWN:,} more" if len(names) > _MAX_SHOWN else "")
+    more = f" and {len(names) - _MAX_LISTED:,} more" if len(names) > _MAX_LISTED else ""
+    return ", ".join(name[:100] for name in names[:_MAX_LISTED]) + more

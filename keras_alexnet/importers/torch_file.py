@@ -36,8 +36,7 @@ def read_torch_file(file: ModelFile):
         raise
     # What pickle, pickletools and zipfile raise at damaged files, and what malicious ones provoke.
     except Exception as error:
-        reason = first_line(error)
-        raise file.error(f"cannot be read ({reason})") from None
+        raise file.error(f"cannot be read ({first_line(error)})") from None
 
 
 def _read_zip(file: ModelFile):

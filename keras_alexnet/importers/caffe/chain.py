@@ -103,21 +103,9 @@ def _with_dense_layers(
                 size = None
                 layer = chain.Dense(layer.name, layer.kernel.reshape(out, -1).T, layer.bias)
         if size and isinstance(layer, chain.Convolution | chain.MaxPool):
-            size = _output_size(layer, size)
+            size = chain.output_size(layer, size)
         result.append(layer)
     return result, image_size
-
-
-def _output_size(layer: chain.Convolution | chain.MaxPool, size: tuple[int, int]) -> tuple[int, int]:
-    window, padding = (
-        (layer.window, ((0, 0),) * 2) if isinstance(layer, chain.MaxPool) else (layer.kernel.shape[2:], layer.padding)
-    )
-    round_up = layer.padding == "caffe"
-    height, width = (
-        (pixels + sum(pads) - extent + (stride - 1 if round_up else 0)) // stride + 1
-        for pixels, pads, extent, stride in zip(size, padding, window, layer.strides, strict=True)
-    )
-    return height, width
 
 
 def _scaling(layer: CaffeLayer) -> list[chain.Scaling]:

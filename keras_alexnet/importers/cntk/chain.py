@@ -10,7 +10,6 @@ from keras_alexnet.importers.cntk.graph import CntkFunction, CntkGraph
 from keras_alexnet.importers.cntk.lrn import read_normalization
 from keras_alexnet.importers.cntk.path import IDENTITIES, Path, bias_of
 from keras_alexnet.importers.cntk.reader import read_cntk_model
-from keras_alexnet.importers.cntk.windows import label
 
 _ALONE = (*IDENTITIES, "Dropout", "Pooling", "ReLU", "Reshape")
 
@@ -28,11 +27,7 @@ def read_cntk_chain(path: str | os.PathLike) -> Chain:
 
 
 def chain_of_graph(graph: CntkGraph) -> Chain:
-    """Finds the chain in a graph by shapes and operations, not by names.
-
-    Raises:
-        UserError: as `read_cntk_chain`.
-    """
+    """Finds the chain in a graph by shapes and operations, not by names."""
     return _Translator(graph).translate()
 
 
@@ -67,9 +62,9 @@ class _Translator:
 
     def _step(self, function: CntkFunction, at: str) -> str:
         """Adds the layer that begins with a function; gives the uid of its result."""
-        path, name = self._path, label(function)
+        path, name = self._path, function.label
         if function.op in _ALONE and function.inputs != (at,):
-            raise path.error(function, "does not take what the layer before it gives, and nothing else")
+            raise path.graph.error(function, "does not take what the layer before it gives, and nothing else")
         match function.op:
             case op if op in IDENTITIES:
                 return function.uid
@@ -91,7 +86,7 @@ class _Translator:
             case "Times":
                 return self._dense(function, at)
             case _:
-                raise path.error(function, "is not read there")
+                raise path.graph.error(function, "is not read there")
         return function.uid
 
     def _add_convolution(self, layer: chain.Convolution, end: str) -> str:
@@ -102,23 +97,23 @@ class _Translator:
     def _dense(self, function: CntkFunction, at: str) -> str:
         path, attributes = self._path, function.attributes
         kernel = path.weights(function, at)
-        path.refuse(function, "outputRank", attributes.get("outputRank", 1) != 1)
+        path.graph.refuse(function, "outputRank", attributes.get("outputRank", 1) != 1)
         # More than 0 axes left over of the input.
-        path.refuse(function, "inferInputRankToMap", attributes.get("inferInputRankToMap", 0) not in (0, -1))
+        path.graph.refuse(function, "inferInputRankToMap", attributes.get("inferInputRankToMap", 0) not in (0, -1))
         if kernel.ndim < 2:
-            raise path.error(function, f"has weights of {kernel.shape}. Expected (channel, row, column, out)")
+            raise path.graph.error(function, f"has weights of {kernel.shape}. Expected (channel, row, column, out)")
         kernel = kernel.reshape(-1, kernel.shape[-1])
         bias, end = bias_of(path, function, kernel.shape[1:])
-        self._layers.append(chain.Dense(label(function), kernel, bias))
+        self._layers.append(chain.Dense(function.label, kernel, bias))
         self._is_flat = True
         return end
 
     def _rate(self, function: CntkFunction) -> float | None:
         rate = function.attributes.get("dropoutRate")
         is_rate = isinstance(rate, int | float) and 0 <= rate < 1
-        self._path.refuse(function, "dropoutRate", rate is not None and not is_rate)
+        self._path.graph.refuse(function, "dropoutRate", rate is not None and not is_rate)
         return rate
 
     def _check_is_image(self, function: CntkFunction) -> None:
         if self._is_flat:
-            raise self._path.error(function, "comes after a Reshape or a dense layer")
+            raise self._path.graph.error(function, "comes after a Reshape or a dense layer")

@@ -7,7 +7,7 @@ import numpy as np
 from keras_alexnet.importers import chain
 from keras_alexnet.importers.cntk.graph import CntkFunction
 from keras_alexnet.importers.cntk.path import Path, bias_of
-from keras_alexnet.importers.cntk.windows import Windows, check_is_plain, checked, label, read_windows
+from keras_alexnet.importers.cntk.windows import Windows, check_is_plain, checked, read_windows
 
 # The axis of channels, in CNTK's order; also as CNTK counts it from the end.
 _CHANNEL_AXIS = (2, -1)
@@ -29,62 +29,58 @@ def read_sliced_convolution(
     So CNTK's converter of Caffe's models writes it
     (bindings/python/cntk/contrib/crosstalkcaffe/unimodel/cntkinstance.py, `convolution`).
 
-    Args:
-        path: of the image.
-        slices: all functions that take `at`.
-        at: the uid of what is convolved.
-        channels: of it.
+    `slices` are all functions that take `at`, which has so many channels.
     """
     for function in slices:
         if function.op != "Slice" or function.inputs != (at,):
-            raise path.error(function, f"takes {at!r}, of which another function is a Slice")
+            raise path.graph.error(function, f"takes {at!r}, of which another function is a Slice")
     convolutions = [_only_user(path, function, "Convolution") for function in slices]
     splices = [_only_user(path, function, "Splice") for function in convolutions]
     splice, groups = splices[0], len(slices)
     # In the order in which they are joined.
     pairs = {pair[1].uid: pair for pair in zip(slices, convolutions, strict=True)}
     if any(other is not splice for other in splices) or sorted(splice.inputs) != sorted(pairs):
-        raise path.error(splice, f"does not join just the convolutions of the {groups} slices of {at!r}")
-    path.refuse(splice, "axis", splice.attributes.get("axis") not in _CHANNEL_AXIS)
+        raise path.graph.error(splice, f"does not join just the convolutions of the {groups} slices of {at!r}")
+    path.graph.refuse(splice, "axis", splice.attributes.get("axis") not in _CHANNEL_AXIS)
     each = channels // groups
     if each < 1 or each * groups != channels:
-        raise path.error(splice, f"joins {groups} convolutions of slices of {channels} channels")
+        raise path.graph.error(splice, f"joins {groups} convolutions of slices of {channels} channels")
     parts = []
     for place, (function, convolution) in enumerate(pairs[uid] for uid in splice.inputs):
         _check_slice(path, function, place * each, (place + 1) * each)
         part = _convolution(path, convolution, function.uid, each)
-        path.refuse(convolution, "groups", part.groups != 1)
+        path.graph.refuse(convolution, "groups", part.groups != 1)
         parts.append(part)
         found, expected = [(p.kernel.shape, p.strides, p.padding) for p in (part, parts[0])]
         if found != expected or part.kernel.shape[1] != each:
-            raise path.error(
+            raise path.graph.error(
                 convolution,
                 f"has weights, strides and padding of {found}, and the first one, of {each} channels, {expected}",
             )
     # So that the kernel takes no more memory than the file has numbers.
     if len({convolution.inputs[0] for convolution in convolutions}) < groups:
-        raise path.error(splice, "joins convolutions with the same weights")
+        raise path.graph.error(splice, "joins convolutions with the same weights")
     kernel = np.concatenate([part.kernel for part in parts])
-    return _with_bias(path, dataclasses.replace(parts[0], name=label(splice), kernel=kernel, groups=groups), splice)
+    return _with_bias(path, dataclasses.replace(parts[0], name=splice.label, kernel=kernel, groups=groups), splice)
 
 
 def read_pool(path: Path, function: CntkFunction) -> chain.MaxPool:
     """A max pooling."""
     attributes = function.attributes
-    _check_layout(path, function)
+    path.graph.refuse(function, "imageLayout", attributes.get("imageLayout") == _HWC)
     # 1 is the average.
-    path.refuse(function, "poolingType", attributes.get("poolingType") != 0)
+    path.graph.refuse(function, "poolingType", attributes.get("poolingType") != 0)
     windows = read_windows(path.graph, function, attributes.get("poolingWindowShape"), (1, 1, 1))
-    path.refuse(function, "poolingWindowShape", len(windows.sizes) > 3 or windows.sizes[2] != 1)
-    path.refuse(function, "strides", windows.strides[2] != 1)
-    path.refuse(function, "lowerPad", bool(windows.lower[2] + windows.upper[2]))
+    path.graph.refuse(function, "poolingWindowShape", len(windows.sizes) > 3 or windows.sizes[2] != 1)
+    path.graph.refuse(function, "strides", windows.strides[2] != 1)
+    path.graph.refuse(function, "lowerPad", bool(windows.lower[2] + windows.upper[2]))
     padding = _padding(path, function, windows)
     if attributes.get("ceilOutDim", False):
         # ceil((size - window) / stride) + 1 outputs, which is Caffe's rule (CNTK's Source/Math/ConvolveGeometry.h,
         # `ComputeOutputShape`); with padding the two differ.
-        path.refuse(function, "ceilOutDim", padding != "valid")
+        path.graph.refuse(function, "ceilOutDim", padding != "valid")
         padding = "caffe"
-    return chain.MaxPool(label(function), windows.sizes[1::-1], windows.strides[1::-1], padding)
+    return chain.MaxPool(function.label, windows.sizes[1::-1], windows.strides[1::-1], padding)
 
 
 def _with_bias(path: Path, layer: chain.Convolution, last: CntkFunction) -> tuple[chain.Convolution, str]:
@@ -95,7 +91,7 @@ def _with_bias(path: Path, layer: chain.Convolution, last: CntkFunction) -> tupl
 def _convolution(path: Path, function: CntkFunction, at: str, inputs: int) -> chain.Convolution:
     """A convolution of so many channels, without its bias."""
     graph, attributes = path.graph, function.attributes
-    _check_layout(path, function)
+    graph.refuse(function, "imageLayout", attributes.get("imageLayout") == _HWC)
     check_is_plain(graph, function, groups=True)
     kernel = path.weights(function, at)
     sizes = checked(graph, function, "kernelShape", attributes.get("kernelShape", kernel.shape[:0:-1]), 1)
@@ -104,12 +100,12 @@ def _convolution(path: Path, function: CntkFunction, at: str, inputs: int) -> ch
     sizes = sizes[:2] if attributes.get("convolution2D", False) else sizes
     channels = kernel.shape[1]
     windows = read_windows(graph, function, sizes, (1, 1, channels))
-    path.refuse(function, "kernelShape", sizes[2:] not in ((), (channels,)))
+    path.graph.refuse(function, "kernelShape", sizes[2:] not in ((), (channels,)))
     # With padding the window would move over the channels as well.
-    path.refuse(function, "autoPadding", windows.automatic[2] and windows.strides[2] < channels)
-    path.refuse(function, "lowerPad", bool(windows.lower[2] + windows.upper[2]))
+    path.graph.refuse(function, "autoPadding", windows.automatic[2] and windows.strides[2] < channels)
+    path.graph.refuse(function, "lowerPad", bool(windows.lower[2] + windows.upper[2]))
     strides, padding = (windows.strides[1], windows.strides[0]), _padding(path, function, windows)
-    return chain.Convolution(label(function), kernel, None, strides, padding, attributes.get("groups", 1))
+    return chain.Convolution(function.label, kernel, None, strides, padding, attributes.get("groups", 1))
 
 
 def _kernel(path: Path, function: CntkFunction, kernel: np.ndarray, sizes: tuple[int, ...], inputs: int) -> np.ndarray:
@@ -122,7 +118,7 @@ def _kernel(path: Path, function: CntkFunction, kernel: np.ndarray, sizes: tuple
             return kernel.reshape(-1, inputs, sizes[1], sizes[0])
     if kernel.ndim == 4 and kernel.shape[:1:-1] == sizes[:2]:
         return kernel
-    raise path.error(
+    raise path.graph.error(
         function,
         f"has weights of {kernel.shape} for a kernelShape of {sizes} and {inputs} channels. Expected (out, in, "
         "height, width)",
@@ -133,18 +129,18 @@ def _only_user(path: Path, function: CntkFunction, op: str) -> CntkFunction:
     users = path.consumers(function.uid)
     if len(users) != 1 or users[0].op != op:
         found = ", ".join(f"{user.op} {user.uid!r}" for user in users[:4])
-        raise path.error(function, f"is followed by {found}, not only by one {op}")
+        raise path.graph.error(function, f"is followed by {found}, not only by one {op}")
     return users[0]
 
 
 def _check_slice(path: Path, function: CntkFunction, begin: int, end: int) -> None:
     """Checks which channels a Slice takes."""
     attributes = function.attributes
-    path.refuse(function, "axis", attributes.get("axis") not in _CHANNEL_AXIS)
-    path.refuse(function, "sliceStrides", attributes.get("sliceStrides", 1) != 1)
+    path.graph.refuse(function, "axis", attributes.get("axis") not in _CHANNEL_AXIS)
+    path.graph.refuse(function, "sliceStrides", attributes.get("sliceStrides", 1) != 1)
     found = (attributes.get("beginIndex"), attributes.get("endIndex"))
     if found != (begin, end):
-        raise path.error(
+        raise path.graph.error(
             function,
             f"takes channels {str(found)[:80]}, where by its place they should be {begin} to {end}, so "
             "that all slices are equal and in order",
@@ -155,9 +151,5 @@ def _padding(path: Path, function: CntkFunction, windows: Windows) -> chain.Padd
     height, width = windows.padding(1), windows.padding(0)
     if height is not None and width is not None:
         return (height, width) if any(height + width) else "valid"
-    path.refuse(function, "autoPadding", not all(windows.automatic[:2]))
+    path.graph.refuse(function, "autoPadding", not all(windows.automatic[:2]))
     return "cntk"
-
-
-def _check_layout(path: Path, function: CntkFunction) -> None:
-    path.refuse(function, "imageLayout", function.attributes.get("imageLayout") == _HWC)

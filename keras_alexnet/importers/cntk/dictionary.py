@@ -121,11 +121,7 @@ class Array:
 
 
 def read_dictionary(file: ModelFile) -> Dictionary:
-    """Decodes a file with all that is in it, except for the values of arrays.
-
-    Raises:
-        UserError: the bytes are not a dictionary, or hold more than any AlexNet.
-    """
+    """Decodes a file with all that is in it, except for the values of arrays."""
     return _Decoder(file).dictionary(file.data, 0)
 
 
@@ -137,10 +133,8 @@ class _Decoder:
         self._left = _MAX_VALUES
 
     def dictionary(self, data: memoryview, depth: int) -> Dictionary:
-        if depth > _MAX_DEPTH:
-            raise self._file.error(f"has values within more than {_MAX_DEPTH} others")
         items = {}
-        for entry in self._parts(data, _ENTRIES):
+        for entry in self._parts(data, _ENTRIES, depth):
             parts, _ = split(entry, (_KEY, _VALUE), self._file)
             if not parts[_KEY]:
                 raise self._file.error("has an entry of a dictionary without a key")
@@ -156,9 +150,7 @@ class _Decoder:
         if parts[_DICTIONARY]:
             return self.dictionary(parts[_DICTIONARY][-1], depth)
         if parts[_VECTOR]:
-            if depth > _MAX_DEPTH:
-                raise self._file.error(f"has values within more than {_MAX_DEPTH} others")
-            return [self._value(item, depth + 1) for item in self._parts(parts[_VECTOR][-1], _ITEMS)]
+            return [self._value(item, depth + 1) for item in self._parts(parts[_VECTOR][-1], _ITEMS, depth)]
         message = parse(_types["DictionaryValue"], rest, self._file)
         kind = message.WhichOneof("value")
         value = getattr(message, kind) if kind else None
@@ -173,8 +165,10 @@ class _Decoder:
                 return value.static_axis_idx if is_static else text(value.name, self._file.path)
         return value
 
-    def _parts(self, data: memoryview, number: int) -> list[memoryview]:
+    def _parts(self, data: memoryview, number: int, depth: int) -> list[memoryview]:
         """A repeated field, counted."""
+        if depth > _MAX_DEPTH:
+            raise self._file.error(f"has values within more than {_MAX_DEPTH} others")
         values = split(data, [number], self._file)[0][number]
         self._left -= len(values)
         if self._left < 0:

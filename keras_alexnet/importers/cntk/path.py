@@ -8,9 +8,7 @@ import numpy as np
 from keras_alexnet.errors import UserError
 from keras_alexnet.importers import chain
 from keras_alexnet.importers.arrays import as_float32
-from keras_alexnet.importers.cntk import windows
-from keras_alexnet.importers.cntk.graph import CntkFunction, CntkGraph, CntkVariable
-from keras_alexnet.importers.cntk.windows import EXPECTED, described, label
+from keras_alexnet.importers.cntk.graph import EXPECTED, CntkFunction, CntkGraph, CntkVariable
 
 IDENTITIES = ("NoOp", "Pass", "StopGradient")
 # Functions of only the logits that are in losses and metrics.
@@ -27,11 +25,7 @@ class Path:
     """
 
     def __init__(self, graph: CntkGraph):
-        """Finds the ends.
-
-        Raises:
-            UserError: there is not one image and one last dense layer.
-        """
+        """Finds the ends; raises `UserError` if there is not one image and one last dense layer."""
         self.graph = graph
         self._users: dict[str, list[CntkFunction]] = {}
         for function in graph.functions.values():
@@ -59,16 +53,8 @@ class Path:
         """The weights, float32, of a function that takes these and `at`."""
         value = self.value(function.inputs[0]) if len(function.inputs) == 2 and function.inputs[1] == at else None
         if value is None or not value.size:
-            raise self.error(function, "does not take weights and what the layer before it gives")
+            raise self.graph.error(function, "does not take weights and what the layer before it gives")
         return as_float32(value)
-
-    def refuse(self, function: CntkFunction, attribute: str, condition: bool) -> None:
-        """Raises a `UserError` about an attribute if the condition is true."""
-        windows.refuse(self.graph, function, attribute, condition)
-
-    def error(self, function: CntkFunction, what: str) -> UserError:
-        """The error that a function `what`: "is this", "has that"."""
-        return windows.error(self.graph, function, what)
 
     def probabilities(self) -> list[chain.Softmax]:
         """A softmax of the logits, if it is an output of the model.
@@ -84,11 +70,11 @@ class Path:
             is_softmax = function.op == "Softmax" and uid in outputs
             is_last = len(function.inputs) == 1 and self._without_identities(function.inputs[0]) == self.end
             if function.op not in (*IDENTITIES, *_PARTS_OF_MEASURES) or (is_softmax and not is_last):
-                raise self.error(
+                raise self.graph.error(
                     function, f"comes after the last dense layer with weights, {self.end!r}, and takes no labels"
                 )
             if is_softmax:
-                layers.append(chain.Softmax(label(function)))
+                layers.append(chain.Softmax(function.label))
         return layers[:1]
 
     def _find_ends(self) -> tuple[CntkVariable, str]:
@@ -115,7 +101,7 @@ class Path:
         before = self._ancestors(logits)
         if aside := [f for f in dense if f.uid not in before]:
             raise UserError(
-                f"{described(self.graph, aside[0])} and {dense[-1].op} {logits!r} are both dense layers that no other "
+                f"{self.graph.described(aside[0])} and {dense[-1].op} {logits!r} are both dense layers that no other "
                 f"follows. {EXPECTED}, and one output: save the model with only that output."
             )
         images = [v for v in images if v.uid in before]
@@ -170,7 +156,7 @@ def bias_of(path: Path, function: CntkFunction, shape: tuple[int, ...]) -> tuple
     # Axes of length 1 in front change nothing.
     axes = list(itertools.dropwhile(lambda size: size == 1, value.shape))
     if axes not in ([], list(shape)):
-        raise path.error(
+        raise path.graph.error(
             users[0], f"adds an array of {value.shape} to {shape[0]} channels. Expected one number for each"
         )
     return np.broadcast_to(as_float32(value).reshape(-1), shape[:1]), users[0].uid

@@ -6,7 +6,6 @@ from keras_alexnet.importers import chain
 from keras_alexnet.importers.arrays import as_float32
 from keras_alexnet.importers.cntk.graph import CntkFunction
 from keras_alexnet.importers.cntk.path import Path
-from keras_alexnet.importers.cntk.windows import label
 
 OPERATIONS = ("ElementTimes", "Minus", "Negate", "PerDimMeanVarNormalization", "Plus")
 
@@ -14,7 +13,7 @@ OPERATIONS = ("ElementTimes", "Minus", "Negate", "PerDimMeanVarNormalization", "
 def read_scaling(path: Path, function: CntkFunction, at: str) -> chain.Scaling:
     """A function of `OPERATIONS` that takes `at` and numbers."""
     operands = [None if uid == at else path.value(uid) for uid in function.inputs]
-    name, is_first = label(function), function.inputs[0] == at
+    name, is_first = function.label, function.inputs[0] == at
     values = [_per_channel(path, function, value) for value in operands if value is not None]
     match function.op, values, len(operands):
         case "Minus", [value], 2:
@@ -27,7 +26,7 @@ def read_scaling(path: Path, function: CntkFunction, at: str) -> chain.Scaling:
             return chain.Scaling(name, -1.0, 0.0)
         case "PerDimMeanVarNormalization", [mean, scale], 3 if is_first:
             return chain.Scaling(name, scale, -mean * scale)
-    raise path.error(function, "does not take only the image and numbers")
+    raise path.graph.error(function, "does not take only the image and numbers")
 
 
 def _per_channel(path: Path, function: CntkFunction, value: np.ndarray) -> float | np.ndarray:
@@ -38,10 +37,10 @@ def _per_channel(path: Path, function: CntkFunction, value: np.ndarray) -> float
     shape = (1,) * (3 - value.ndim) + value.shape
     sizes = zip(shape, image, strict=True) if len(shape) == 3 else [(0, -1)]
     if not all(size == 1 or size == whole for size, whole in sizes):
-        raise path.error(function, f"combines images of {image} with an array of {value.shape}")
+        raise path.graph.error(function, f"combines images of {image} with an array of {value.shape}")
     value = value.reshape(shape)
     if not np.array_equal(value, np.broadcast_to(value[:, :1, :1], value.shape), equal_nan=True):
-        raise path.error(
+        raise path.graph.error(
             function,
             "combines the image with an array that differs from pixel to pixel, such as a mean image. Expected a "
             "number, or one per channel: take this function out of the model in CNTK, and give the means of the "

@@ -37,11 +37,7 @@ _V2_UID, _V2_NAME = "__v2libuid__", "__v2libname__"
 
 
 def read_graph(file: ModelFile) -> CntkGraph:
-    """Reads a graph from a file.
-
-    Raises:
-        UserError: as `read_cntk_model`.
-    """
+    """Reads a graph from a file."""
     reader = Stream(file)
     reader.marker("BCN")
     version = 1

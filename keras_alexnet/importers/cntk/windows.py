@@ -6,11 +6,6 @@ from dataclasses import dataclass
 from keras_alexnet.errors import UserError
 from keras_alexnet.importers.cntk.graph import CntkFunction, CntkGraph
 
-EXPECTED = (
-    "Expected an AlexNet: convolutions, ReLU, local response normalization, max pooling, dense layers and dropout, one "
-    "after the other"
-)
-
 # Far above any network's, so that what is computed of them stays small.
 _MAX_SIZE = 10_000
 _MAX_AXES = 8
@@ -57,9 +52,6 @@ def read_windows(graph: CntkGraph, function: CntkFunction, sizes: Sequence[int],
     Args:
         sizes: of the window, in CNTK's order.
         rest: strides by default, for each axis of the input.
-
-    Raises:
-        UserError: an attribute is nothing of the kind.
     """
     axes = len(rest)
     sizes = checked(graph, function, "window", sizes, 1)
@@ -86,51 +78,23 @@ def read_windows(graph: CntkGraph, function: CntkFunction, sizes: Sequence[int],
 def check_is_plain(graph: CntkGraph, function: CntkFunction, groups: bool = False) -> None:
     """Raises a `UserError` if a convolution is transposed, dilated, over sequences, or has several kernels by place.
 
-    Args:
-        groups: whether it may have groups.
+    `groups` is whether it may have some.
     """
     attributes = function.attributes
     for name, usual in (("transpose", False), ("sequential", False), ("ceilOutDim", False)):
-        refuse(graph, function, name, attributes.get(name, usual) is not usual)
+        graph.refuse(function, name, attributes.get(name, usual) is not usual)
     for name, usual in (("sharing", True), ("dilation", 1)):
-        refuse(graph, function, name, set(checked(graph, function, name, attributes.get(name, (usual,)), 0)) != {usual})
+        graph.refuse(function, name, set(checked(graph, function, name, attributes.get(name, (usual,)), 0)) != {usual})
     given = attributes.get("groups", 1)
-    refuse(graph, function, "groups", not isinstance(given, int) or given < 1 or (given > 1 and not groups))
-
-
-def refuse(graph: CntkGraph, function: CntkFunction, attribute: str, condition: bool) -> None:
-    """Raises a `UserError` about an attribute of a function if the condition is true."""
-    if condition:
-        value = str(function.attributes.get(attribute))[:80]
-        raise error(graph, function, f"has {attribute} {value}, which an AlexNet does not have")
-
-
-def error(graph: CntkGraph, function: CntkFunction, what: str) -> UserError:
-    """The error that a function `what`: "is this", "has that"."""
-    return UserError(f"{described(graph, function)} {what}. {EXPECTED}. Save the model without it, or convert another.")
+    graph.refuse(function, "groups", not isinstance(given, int) or given < 1 or (given > 1 and not groups))
 
 
 def checked(graph: CntkGraph, function: CntkFunction, name: str, values: object, least: int) -> tuple[int, ...]:
-    """An attribute that has a whole number for each axis.
-
-    Raises:
-        UserError: it is something else, or a number is below `least` or far too large.
-    """
+    """An attribute that must have a whole number for each axis, of at least `least`."""
     is_list = isinstance(values, list | tuple) and 1 <= len(values) <= _MAX_AXES
     if not is_list or not all(isinstance(value, int) and least <= value <= _MAX_SIZE for value in values):
         raise UserError(
-            f"{described(graph, function)} has as its {name} {str(values)[:80]}. Expected whole numbers from {least} "
+            f"{graph.described(function)} has as its {name} {str(values)[:80]}. Expected whole numbers from {least} "
             f"to {_MAX_SIZE:,}, one for each axis: the file is damaged, or its sizes are not known before it runs."
         )
     return tuple(values)
-
-
-def described(graph: CntkGraph, function: CntkFunction) -> str:
-    """The function, for messages."""
-    name = label(function)
-    return f"{graph.path}: {function.op} {function.uid!r}" + (f" ({name})" if name != function.uid else "")
-
-
-def label(function: CntkFunction) -> str:
-    """The innermost block with a name, or the function's name, or its uid."""
-    return next((name for name in (*reversed(function.blocks), function.name) if name), function.uid)

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from keras_alexnet.errors import UserError
+from keras_alexnet.errors import UserError, first_line
 from keras_alexnet.importers.arrays import FLOAT_TYPES, MAX_AXES, as_float32, as_written, shape_text
-from keras_alexnet.importers.onnx.file import MAX_SHOWN, OnnxFile, first_words, ints_text, shown, text
+from keras_alexnet.importers.onnx.file import OnnxFile, ints_text, opset, text, truncate
 from keras_alexnet.importers.onnx.values import CONSTANT_OPS, REARRANGING, evaluate
 
 ONLY_ALEXNET = "Only AlexNets are read: export the network for inference, without pre- or postprocessing of your own."
@@ -93,26 +93,24 @@ class Graph:
                 raise UserError(
                     f"{file.path} has {what}. Expected none or fewer: export it without them. {ONLY_ALEXNET}"
                 )
-        opsets = (entry.version for entry in file.model.opset_import if entry.domain in ("", "ai.onnx"))
-        self.opset = next(opsets, 1)
+        self.opset = opset(file.model)
         self.tensors = dict(file.tensors)
         for node in nodes:
             for branch in node.graphs:
                 for tensor in branch.initializer:
                     if text(tensor.name) in self.tensors:
-                        raise self.error(node, f"has another {shown(text(tensor.name))!r}", "a name for each value")
+                        raise self.error(node, f"has another {truncate(text(tensor.name))!r}", "a name for each value")
                     self.tensors[text(tensor.name)] = tensor
         self.producers: dict[str, Node] = {}
+        # The name of a constant → the outputs of the nodes that compute it.
+        self._constants: dict[str, frozenset[str]] = dict.fromkeys(self.tensors, frozenset())
+        # The checker has made sure that nodes come after those whose outputs they take.
         for node in nodes:
             for name in filter(None, node.outputs):
                 # Branches may use a name that the graph uses again, after them.
                 if name in self.producers:
-                    raise self.error(node, f"gives {shown(name)!r}, as another node does", "a name for each value")
+                    raise self.error(node, f"gives {truncate(name)!r}, as another node does", "a name for each value")
                 self.producers[name] = node
-        # The name of a constant → the outputs of the nodes that compute it.
-        self._constants: dict[str, frozenset[str]] = dict.fromkeys(self.tensors, frozenset())
-        # The checker has seen to it that nodes come after those whose outputs they take.
-        for node in nodes:
             inputs = list(filter(None, node.inputs))
             is_computed = node.op in CONSTANT_OPS and node.attributes.get("to") != _STRING
             if is_computed and all(name in self._constants for name in inputs):
@@ -130,7 +128,11 @@ class Graph:
     def error(self, node: Node, problem: str, expected: str) -> UserError:
         """The error that a node has a problem, both worded to follow "… Conv 'name' " and "Expected "."""
         name = node.name or next(filter(None, node.outputs), "")
-        return UserError(f"{self.path}: {shown(node.op)} {shown(name)!r} {problem}. Expected {expected}.")
+        return UserError(f"{self.path}: {truncate(node.op)} {truncate(name)!r} {problem}. Expected {expected}.")
+
+    def _array_error(self, node: Node, index: int, array: np.ndarray, expected: str) -> UserError:
+        problem = f"takes {truncate(node.inputs[index])!r}, which is {array.dtype} of the shape"
+        return self.error(node, f"{problem} {shape_text(array.shape)}", expected)
 
     def source(self, node: Node) -> str:
         """What a node takes, or what both branches of an If rearrange; empty if that differs."""
@@ -153,15 +155,17 @@ class Graph:
         if not name:
             return None
         if name not in self._constants:
-            raise self.error(node, f"takes {shown(name)!r}, which is not in the file", "a constant")
+            raise self.error(node, f"takes {truncate(name)!r}, which is not in the file", "a constant")
         try:
             array = evaluate(self, name)
         # onnx raises errors of many kinds, those of NumPy among them.
         except Exception as error:
-            problem = f"takes {shown(name)!r}, which cannot be computed: {first_words(error, MAX_SHOWN)}"
+            problem = f"takes {truncate(name)!r}, which cannot be computed: {first_line(error)}"
             raise self.error(node, problem, "a valid model") from None
         if not array.size:
-            raise self.error(node, f"takes {shown(name)!r}, which has the shape {shape_text(array.shape)}", "numbers")
+            raise self.error(
+                node, f"takes {truncate(name)!r}, which has the shape {shape_text(array.shape)}", "numbers"
+            )
         return array
 
     def weights(self, node: Node, index: int, axes: int | None = None) -> np.ndarray | None:
@@ -170,11 +174,8 @@ class Graph:
         if array is None:
             return None
         if array.dtype.name not in FLOAT_TYPES or (axes is not None and array.ndim != axes):
-            raise self.error(
-                node,
-                f"takes {shown(node.inputs[index])!r}, which is {array.dtype} of the shape {shape_text(array.shape)}",
-                "numbers of a float type" + (f", of {axes} axes" if axes else ""),
-            )
+            expected = "numbers of a float type" + (f", of {axes} axes" if axes else "")
+            raise self._array_error(node, index, array, expected)
         return as_float32(array)
 
     def integers(self, node: Node, name: str, index: int) -> list[int] | None:
@@ -185,11 +186,7 @@ class Graph:
         if array is None:
             return None
         if array.dtype.kind != "i" or array.ndim > 1 or array.size > MAX_AXES:
-            raise self.error(
-                node,
-                f"takes {shown(node.inputs[index])!r}, which is {array.dtype} of the shape {shape_text(array.shape)}",
-                f"at most {MAX_AXES} integers",
-            )
+            raise self._array_error(node, index, array, f"at most {MAX_AXES} integers")
         return array.reshape(-1).tolist()
 
     def finite(self, node: Node, name: str, default: float) -> float:
@@ -208,7 +205,7 @@ class Graph:
 
     def _require_one(self, kind: str, values: Sequence, what: str) -> None:
         if len(values) != 1:
-            names = ", ".join(repr(shown(text(value.name))) for value in values[:5]) or "none"
+            names = ", ".join(repr(truncate(text(value.name))) for value in values[:5]) or "none"
             raise UserError(f"{self.path} has {len(values):,} {kind} ({names}). Expected one: {what}. {ONLY_ALEXNET}")
 
     def _image_sizes(self, value_type) -> tuple[int | None, tuple[int, ...] | None]:

@@ -4,7 +4,7 @@ import numpy as np
 
 from keras_alexnet.importers.arrays import as_written, shape_text
 from keras_alexnet.importers.chain import Convolution, Dropout, LocalResponseNorm, MaxPool, Padding
-from keras_alexnet.importers.onnx.file import ints_text, shown, text
+from keras_alexnet.importers.onnx.file import ints_text, text, truncate
 from keras_alexnet.importers.onnx.graph import Graph, Node
 
 NO_PADDING = ((0, 0), (0, 0))
@@ -96,7 +96,7 @@ def _padding(graph: Graph, node: Node, window: tuple[int, int], strides: tuple[i
     if rule not in ("NOTSET", "") or len(pads) != 4 or min(pads) < 0:
         raise graph.error(
             node,
-            f"has auto_pad {shown(rule)} and pads {ints_text(pads)}",
+            f"has auto_pad {truncate(rule)} and pads {ints_text(pads)}",
             "NOTSET and four numbers of 0 or above, or SAME_UPPER, SAME_LOWER or VALID",
         )
     top, left, bottom, right = pads
@@ -107,18 +107,3 @@ def _require_no_dilation(graph: Graph, node: Node) -> None:
     dilations = graph.pair(node, "dilations", (1, 1))
     if dilations != (1, 1):
         raise graph.error(node, f"has dilations {ints_text(dilations)}", "1, as AlexNet has none")
-
-
-def output_sizes(
-    sizes: tuple[int, int], window: tuple[int, int], strides: tuple[int, int], padding: Padding
-) -> tuple[int, int]:
-    """Rows and columns of the output; at least 1, as the sizes of unusual images are checked elsewhere."""
-    found = []
-    for axis in (0, 1):
-        size, stride = sizes[axis], strides[axis]
-        if padding in ("same_upper", "same_lower"):
-            found.append(-(-size // stride))
-            continue
-        total = size - window[axis] + (0 if isinstance(padding, str) else sum(padding[axis]))
-        found.append(max((-(-total // stride) if padding == "caffe" else total // stride) + 1, 1))
-    return found[0], found[1]

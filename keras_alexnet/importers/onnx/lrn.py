@@ -76,9 +76,6 @@ def lrn_layer(
         nodes: all of them.
         shape: (images, channels, rows, columns) of what is normalized.
         known: other activations by name, for shapes that depend on them.
-
-    Raises:
-        UserError: it is another normalization, such as one over rows and columns.
     """
     known = dict(known) | {nodes.squares.outputs[0]: stand_in(shape)}
     batch, channels = shape[:2]
@@ -110,10 +107,9 @@ def lrn_layer(
         if not all(map(math.isfinite, (nodes.alpha, nodes.beta, nodes.k))):
             raise ValueError("numbers that are not finite")
     except Exception as error:
-        reason = first_line(error)
         raise graph.error(
             node,
-            f"ends a normalization with {reason}",
+            f"ends a normalization with {first_line(error)}",
             "a normalization over neighboring channels, as torch.nn.LocalResponseNorm with an odd size",
         ) from None
     return LocalResponseNorm(node.layer_name(), size, nodes.alpha, nodes.beta, nodes.k)

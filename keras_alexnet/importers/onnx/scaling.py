@@ -12,14 +12,7 @@ ARITHMETIC = ("Add", "Div", "Mul", "Sub")
 def scaling_layer(graph: Graph, node: Node, main: int, channels_last: bool) -> Scaling:
     """The layer of an operation with a constant, in float64.
 
-    Args:
-        graph: the graph.
-        node: the operation.
-        main: the index of the input by which the image reaches it.
-        channels_last: whether images are (rows, columns, channels) there.
-
-    Raises:
-        UserError: the constant differs from pixel to pixel, or is not of a float type.
+    `main` is the index of the input by which the image, in the layout `channels_last`, reaches it.
     """
     graph.weights(node, 1 - main)  # Refuses integers.
     value = _per_channel(graph, node, graph.constant(node, 1 - main).astype(np.float64), channels_last)

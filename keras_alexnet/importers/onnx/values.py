@@ -16,11 +16,7 @@ _MAX_SIZE = 2**40
 
 
 def stand_in(shape: tuple[int, ...]) -> np.ndarray:
-    """Zeros of that shape that take no memory, in place of an activation.
-
-    Raises:
-        ValueError: no activation has such a shape.
-    """
+    """Zeros of that shape that take no memory, in place of an activation; raises `ValueError` if none has it."""
     if min(shape, default=1) < 1 or math.prod(shape) > _MAX_SIZE:
         raise ValueError("an activation of impossible size")
     return np.broadcast_to(np.float32(0), shape)
