@@ -21,6 +21,11 @@ def as_written(number: float) -> float:
     return float(str(as_float32(number)))
 
 
+def numbers_text(values: Sequence[float], separator: str = ", ") -> str:
+    """Numbers for messages; with a comma alone between them, as flags have them."""
+    return separator.join(f"{value:.6g}" for value in values)
+
+
 def shape_text(shape: Sequence[int]) -> str:
     """A shape for messages."""
     sizes = [size_text(size) for size in shape[:MAX_AXES]] + ["…"] * (len(shape) > MAX_AXES)
