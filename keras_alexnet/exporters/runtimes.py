@@ -13,12 +13,7 @@ PACKAGES = {"ONNX": "onnxruntime", "LiteRT": "ai-edge-litert", "SavedModel": "te
 Function = Callable[[np.ndarray], np.ndarray]
 
 
-def is_installed(kind: str) -> bool:
-    """Whether an export of this kind can be run here."""
-    return importlib.util.find_spec(_module_name(kind)) is not None
-
-
-def load_exported(kind: str, path: Path) -> tuple[str, Function]:
+def load_exported(kind: str, path: Path) -> tuple[str, Function] | None:
     """Loads a file or folder of `export_model`.
 
     Args:
@@ -27,16 +22,14 @@ def load_exported(kind: str, path: Path) -> tuple[str, Function]:
 
     Returns:
         The runtime with its version, such as "onnxruntime 1.32.0", and a function from (batch, side, side, 3) float32
-        pixels to (batch, classes) float32 logits.
+        pixels to (batch, classes) float32 logits; None if the runtime is not installed.
     """
+    module = PACKAGES[kind].replace("-", "_")
+    if importlib.util.find_spec(module) is None:
+        return None
     load = {"ONNX": _load_onnx, "LiteRT": _load_litert, "SavedModel": _load_saved_model}[kind]
     function = load(path)
-    version = importlib.import_module(_module_name(kind)).__version__
-    return f"{PACKAGES[kind]} {version}", function
-
-
-def _module_name(kind: str) -> str:
-    return PACKAGES[kind].replace("-", "_")
+    return f"{PACKAGES[kind]} {importlib.import_module(module).__version__}", function
 
 
 def _load_onnx(path: Path) -> Function:

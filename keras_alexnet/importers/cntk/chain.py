@@ -1,5 +1,6 @@
 """CNTK's networks as chains of layers."""
 
+import dataclasses
 import os
 
 from keras_alexnet.importers import chain
@@ -47,7 +48,7 @@ class _Translator:
             users = path.consumers(at)
             if any(user.op == "Slice" for user in users):
                 self._check_is_image(users[0])
-                at = self._add_convolution(*read_sliced_convolution(path, users, at, self._channels))
+                at = self._add_with_bias(*read_sliced_convolution(path, users, at, self._channels))
             elif len(users) == 1:
                 at = self._step(users[0], at)
             else:
@@ -72,7 +73,7 @@ class _Translator:
                 self._layers.append(scaling.read_scaling(path, function, at))
             case "Convolution":
                 self._check_is_image(function)
-                return self._add_convolution(*read_convolution(path, function, at, self._channels))
+                return self._add_with_bias(read_convolution(path, function, at, self._channels), function)
             case "ReLU":
                 self._layers.append(chain.Relu(name))
             case "Pooling":
@@ -89,9 +90,13 @@ class _Translator:
                 raise path.graph.error(function, "is not read there")
         return function.uid
 
-    def _add_convolution(self, layer: chain.Convolution, end: str) -> str:
-        self._layers.append(layer)
-        self._channels = len(layer.kernel)
+    def _add_with_bias(self, layer: chain.Convolution | chain.Dense, last: CntkFunction) -> str:
+        """Adds a layer with the bias that is added to what `last` gives, and gives the uid of the sum."""
+        is_image = isinstance(layer, chain.Convolution)
+        shape = (len(layer.kernel), 1, 1) if is_image else layer.kernel.shape[1:]
+        bias, end = bias_of(self._path, last, shape)
+        self._layers.append(dataclasses.replace(layer, bias=bias))
+        self._channels, self._is_flat = shape[0], not is_image
         return end
 
     def _dense(self, function: CntkFunction, at: str) -> str:
@@ -103,10 +108,7 @@ class _Translator:
         if kernel.ndim < 2:
             raise path.graph.error(function, f"has weights of {kernel.shape}. Expected (channel, row, column, out)")
         kernel = kernel.reshape(-1, kernel.shape[-1])
-        bias, end = bias_of(path, function, kernel.shape[1:])
-        self._layers.append(chain.Dense(function.label, kernel, bias))
-        self._is_flat = True
-        return end
+        return self._add_with_bias(chain.Dense(function.label, kernel, None), function)
 
     def _rate(self, function: CntkFunction) -> float | None:
         rate = function.attributes.get("dropoutRate")

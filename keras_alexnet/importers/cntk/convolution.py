@@ -6,7 +6,7 @@ import numpy as np
 
 from keras_alexnet.importers import chain
 from keras_alexnet.importers.cntk.graph import CntkFunction
-from keras_alexnet.importers.cntk.path import Path, bias_of
+from keras_alexnet.importers.cntk.path import Path
 from keras_alexnet.importers.cntk.windows import Windows, check_is_plain, checked, read_windows
 
 # The axis of channels, in CNTK's order; also as CNTK counts it from the end.
@@ -16,20 +16,15 @@ _CHANNEL_AXIS = (2, -1)
 _HWC = 0
 
 
-def read_convolution(path: Path, function: CntkFunction, at: str, channels: int) -> tuple[chain.Convolution, str]:
-    """A convolution of so many channels with the bias that is added to it, and the uid of the result."""
-    return _with_bias(path, _convolution(path, function, at, channels), function)
-
-
 def read_sliced_convolution(
     path: Path, slices: list[CntkFunction], at: str, channels: int
-) -> tuple[chain.Convolution, str]:
+) -> tuple[chain.Convolution, CntkFunction]:
     """A convolution with groups: slices of the channels, each convolved with weights of its own, and then joined.
 
     So CNTK's converter of Caffe's models writes it
     (bindings/python/cntk/contrib/crosstalkcaffe/unimodel/cntkinstance.py, `convolution`).
 
-    `slices` are all functions that take `at`, which has so many channels.
+    `slices` are all functions that take `at`, which has so many channels; the one that joins them is given as well.
     """
     for function in slices:
         if function.op != "Slice" or function.inputs != (at,):
@@ -48,7 +43,7 @@ def read_sliced_convolution(
     parts = []
     for place, (function, convolution) in enumerate(pairs[uid] for uid in splice.inputs):
         _check_slice(path, function, place * each, (place + 1) * each)
-        part = _convolution(path, convolution, function.uid, each)
+        part = read_convolution(path, convolution, function.uid, each)
         path.graph.refuse(convolution, "groups", part.groups != 1)
         parts.append(part)
         found, expected = [(p.kernel.shape, p.strides, p.padding) for p in (part, parts[0])]
@@ -61,7 +56,7 @@ def read_sliced_convolution(
     if len({convolution.inputs[0] for convolution in convolutions}) < groups:
         raise path.graph.error(splice, "joins convolutions with the same weights")
     kernel = np.concatenate([part.kernel for part in parts])
-    return _with_bias(path, dataclasses.replace(parts[0], name=splice.label, kernel=kernel, groups=groups), splice)
+    return dataclasses.replace(parts[0], name=splice.label, kernel=kernel, groups=groups), splice
 
 
 def read_pool(path: Path, function: CntkFunction) -> chain.MaxPool:
@@ -83,12 +78,7 @@ def read_pool(path: Path, function: CntkFunction) -> chain.MaxPool:
     return chain.MaxPool(function.label, windows.sizes[1::-1], windows.strides[1::-1], padding)
 
 
-def _with_bias(path: Path, layer: chain.Convolution, last: CntkFunction) -> tuple[chain.Convolution, str]:
-    bias, end = bias_of(path, last, (len(layer.kernel), 1, 1))
-    return dataclasses.replace(layer, bias=bias), end
-
-
-def _convolution(path: Path, function: CntkFunction, at: str, inputs: int) -> chain.Convolution:
+def read_convolution(path: Path, function: CntkFunction, at: str, inputs: int) -> chain.Convolution:
     """A convolution of so many channels, without its bias."""
     graph, attributes = path.graph, function.attributes
     graph.refuse(function, "imageLayout", attributes.get("imageLayout") == _HWC)
