@@ -26,21 +26,21 @@ def read_onnx_chain(path: str | os.PathLike) -> Chain:
         UserError: onnx is not installed, or the file cannot be read, is something else, is damaged, or has what no
             chain of AlexNet's layers can have: branches, other operators, control flow, functions.
     """
-    file = load_model(path)
-    graph = Graph(file)
+    model, tensors = load_model(path)
+    graph = Graph(os.fspath(path), model, tensors)
     steps = _steps_to_output(graph)
     channels_last = any(node.op == "Transpose" for node, _, _ in steps)
     builder = LayerBuilder(graph, channels_last)
     for step in steps:
         builder.add(*step)
-    producer = truncate(text(file.model.producer_name))
+    producer = truncate(text(model.producer_name))
     sizes = graph.image_shape and (graph.image_shape[:2] if channels_last else graph.image_shape[1:])
     return Chain(
-        file.path,
+        graph.path,
         f"ONNX model (by {producer})" if producer else "ONNX model",
         tuple(builder.layers),
         image_size=sizes if sizes and all(sizes) else None,
-        channel_order=_channel_order(file.model),
+        channel_order=_channel_order(model),
         framework=_framework(producer, builder.layers),
     )
 

@@ -7,7 +7,6 @@ operators; what it allows, memory that a small file asks for included, is limite
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.importers.arrays import shape_text
@@ -22,23 +21,12 @@ _MAX_NAME = 100
 _MAX_BYTES = 2**31
 
 
-@dataclass(frozen=True, eq=False)
-class OnnxFile:
-    """A model.
+def load_model(path: str | os.PathLike) -> tuple:
+    """Loads an ONNX model, with weights in other files of its folder, after onnx has checked it.
 
-    Attributes:
-        path: the file, for messages.
-        model: onnx's ModelProto, without its initializers.
-        tensors: the initializers by name.
+    Returns:
+        (onnx's ModelProto, without its initializers; the initializers by name).
     """
-
-    path: str
-    model: object
-    tensors: dict
-
-
-def load_model(path: str | os.PathLike) -> OnnxFile:
-    """Loads an ONNX model, with weights in other files of its folder, after onnx has checked it."""
     try:
         import onnx
     except ImportError:
@@ -65,7 +53,7 @@ def load_model(path: str | os.PathLike) -> OnnxFile:
     except Exception as error:
         reason = " ".join(str(error).split())[:400].rstrip(".") or type(error).__name__
         raise UserError(f"{file.path} is not a valid ONNX model: {reason}. Expected {MODEL}. {AGAIN}") from None
-    return OnnxFile(file.path, model, {text(tensor.name): tensor for tensor in initializers})
+    return model, {text(tensor.name): tensor for tensor in initializers}
 
 
 def _require_known_versions(model, path: str) -> None:

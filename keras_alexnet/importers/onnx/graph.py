@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_alexnet.errors import UserError, first_line
 from keras_alexnet.importers.arrays import FLOAT_TYPES, MAX_AXES, as_float32, as_written, shape_text
-from keras_alexnet.importers.onnx.file import OnnxFile, ints_text, opset, text, truncate
+from keras_alexnet.importers.onnx.file import ints_text, opset, text, truncate
 from keras_alexnet.importers.onnx.values import CONSTANT_OPS, REARRANGING, evaluate
 
 ONLY_ALEXNET = "Only AlexNets are read: export the network for inference, without pre- or postprocessing of your own."
@@ -80,21 +80,19 @@ class Graph:
         batch: the number of images, if it is fixed.
     """
 
-    def __init__(self, file: OnnxFile):
-        graph = file.model.graph
-        self.path = file.path
+    def __init__(self, path: str, model, tensors: dict):
+        graph = model.graph
+        self.path = path
         nodes = list(itertools.islice(_with_branches(graph.node), _MAX_NODES + 1))
         for found, what in [
-            (file.model.functions, "functions of its own"),
+            (model.functions, "functions of its own"),
             (graph.sparse_initializer, "sparse weights"),
             (len(nodes) > _MAX_NODES, f"more than {_MAX_NODES:,} nodes"),
         ]:
             if found:
-                raise UserError(
-                    f"{file.path} has {what}. Expected none or fewer: export it without them. {ONLY_ALEXNET}"
-                )
-        self.opset = opset(file.model)
-        self.tensors = dict(file.tensors)
+                raise UserError(f"{path} has {what}. Expected none or fewer: export it without them. {ONLY_ALEXNET}")
+        self.opset = opset(model)
+        self.tensors = tensors
         for node in nodes:
             for branch in node.graphs:
                 for tensor in branch.initializer:
