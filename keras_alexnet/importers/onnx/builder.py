@@ -6,31 +6,12 @@ import math
 import numpy as np
 
 from keras_alexnet.errors import first_line
+from keras_alexnet.importers import chain
 from keras_alexnet.importers.arrays import shape_text
-from keras_alexnet.importers.chain import (
-    Convolution,
-    Dense,
-    Dropout,
-    Layer,
-    MaxPool,
-    Relu,
-    Scaling,
-    Softmax,
-    output_size,
-)
+from keras_alexnet.importers.onnx import layers
 from keras_alexnet.importers.onnx.file import ints_text
 from keras_alexnet.importers.onnx.graph import Graph, Node
-from keras_alexnet.importers.onnx.layers import (
-    NO_PADDING,
-    convolution_layer,
-    dropout_layer,
-    lrn_operator_layer,
-    max_pool_layer,
-    require_float_cast,
-    require_no_average,
-)
 from keras_alexnet.importers.onnx.lrn import LrnNodes, lrn_layer
-from keras_alexnet.importers.onnx.scaling import ARITHMETIC, aligned, scaling_layer
 from keras_alexnet.importers.onnx.values import REARRANGING, evaluate, stand_in
 from keras_alexnet.presets import WEIGHTED
 
@@ -41,7 +22,7 @@ _TRANSPARENT = ("Cast", "Identity", *REARRANGING)
 _OF_IMAGES = ("AveragePool", "Conv", "GlobalAveragePool", "LRN", "MaxPool", "ReduceMean")
 _OF_FLAT = ("Gemm", "MatMul")
 # The operators that are read.
-OPERATORS = (*ARITHMETIC, *_TRANSPARENT, *_OF_IMAGES, *_OF_FLAT, "Dropout", "Relu", "Softmax", "Transpose")
+OPERATORS = (*layers.ARITHMETIC, *_TRANSPARENT, *_OF_IMAGES, *_OF_FLAT, "Dropout", "Relu", "Softmax", "Transpose")
 
 
 class LayerBuilder:
@@ -52,7 +33,7 @@ class LayerBuilder:
     """
 
     def __init__(self, graph: Graph, channels_last: bool):
-        self.layers: list[Layer] = []
+        self.layers: list[chain.Layer] = []
         self._graph = graph
         # Whether the image, so far, is (batch, row, column, channel).
         self._channels_last = channels_last
@@ -74,7 +55,7 @@ class LayerBuilder:
             lrn: the nodes of the normalization that it ends, if it does.
         """
         graph = self._graph
-        if self.layers and isinstance(self.layers[-1], Softmax) and node.op not in _TRANSPARENT:
+        if self.layers and isinstance(self.layers[-1], chain.Softmax) and node.op not in _TRANSPARENT:
             raise graph.error(node, "comes after Softmax", "Softmax to be the last layer")
         if len(self._shape) != 4 and (lrn or node.op in _OF_IMAGES):
             raise graph.error(node, "comes after the images were made flat", "it ahead of Flatten or Reshape")
@@ -83,7 +64,7 @@ class LayerBuilder:
         match node.op:
             case _ if lrn:
                 self.layers.append(lrn_layer(graph, node, lrn, self._shape, self._known))
-            case op if op in ARITHMETIC:
+            case op if op in layers.ARITHMETIC:
                 self._add_arithmetic(node, main)
             case op if op in REARRANGING:
                 self._rearrange(node)
@@ -94,40 +75,40 @@ class LayerBuilder:
             case "MatMul":
                 self._add_dense(node, self._kernel(node, axes=2))
             case "MaxPool":
-                self._add_windows(max_pool_layer(graph, node), self._shape[1])
+                self._add_windows(layers.max_pool_layer(graph, node), self._shape[1])
             case "LRN":
-                self.layers.append(lrn_operator_layer(graph, node))
+                self.layers.append(layers.lrn_operator_layer(graph, node))
             case "Relu":
-                self.layers.append(Relu(node.layer_name()))
+                self.layers.append(chain.Relu(node.layer_name()))
             case "Dropout":
-                self.layers.append(dropout_layer(graph, node))
+                self.layers.append(layers.dropout_layer(graph, node))
             case "Softmax":
                 self._add_softmax(node)
             case "Transpose":
                 self._transpose(node)
             case "AveragePool":
-                require_no_average(graph, node)
+                layers.require_no_average(graph, node)
             case "GlobalAveragePool" | "ReduceMean":
                 self._average(node)
             case "Cast":
-                require_float_cast(graph, node)
+                layers.require_float_cast(graph, node)
         self._known[node.outputs[0]] = stand_in(self._shape)
 
     def _add_convolution(self, node: Node) -> None:
-        layer = convolution_layer(self._graph, node, self._kernel(node, axes=4))
-        if sum(isinstance(earlier, Convolution) for earlier in self.layers) == _CONVOLUTIONS:
+        layer = layers.convolution_layer(self._graph, node, self._kernel(node, axes=4))
+        if sum(isinstance(earlier, chain.Convolution) for earlier in self.layers) == _CONVOLUTIONS:
             self._add_covering_convolution(node, layer)
         else:
             self._add_windows(layer, len(layer.kernel))
 
-    def _add_windows(self, layer: Convolution | MaxPool, channels: int) -> None:
+    def _add_windows(self, layer: chain.Convolution | chain.MaxPool, channels: int) -> None:
         self.layers.append(layer)
-        self._shape = (self._shape[0], channels, *output_size(layer, self._shape[2:]))
+        self._shape = (self._shape[0], channels, *chain.output_size(layer, self._shape[2:]))
 
-    def _add_covering_convolution(self, node: Node, layer: Convolution) -> None:
+    def _add_covering_convolution(self, node: Node, layer: chain.Convolution) -> None:
         """A convolution after AlexNet's five, which covers its whole input, is a dense layer."""
         size = self._shape[2:] if self._size_is_known else layer.window
-        if layer.window != size or layer.padding != NO_PADDING or layer.groups != 1:
+        if layer.window != size or layer.padding != layers.NO_PADDING or layer.groups != 1:
             raise self._graph.error(
                 node,
                 f"is the sixth convolution or a later one, with a kernel of {shape_text(layer.window)} on "
@@ -135,12 +116,12 @@ class LayerBuilder:
                 "a dense layer, or a convolution of its whole input, which is one: AlexNet has five others. If the "
                 "network is fully convolutional, export it for images of its training's size, such as 227 × 227",
             )
-        self.layers.append(Dense(layer.name, layer.kernel.reshape(len(layer.kernel), -1).T, layer.bias))
+        self.layers.append(chain.Dense(layer.name, layer.kernel.reshape(len(layer.kernel), -1).T, layer.bias))
         self._shape, self._size_is_known = (self._shape[0], len(layer.kernel), 1, 1), True
 
     def _kernel(self, node: Node, axes: int) -> np.ndarray:
         """A layer's kernel, for as many layers as AlexNet has: a file may name the same numbers any number of times."""
-        weighted = sum(isinstance(layer, Convolution | Dense) for layer in self.layers)
+        weighted = sum(isinstance(layer, chain.Convolution | chain.Dense) for layer in self.layers)
         if weighted == len(WEIGHTED):
             raise self._graph.error(node, f"comes after {weighted} layers with weights", "no more, as AlexNet has")
         kernel = self._graph.weights(node, 1, axes)
@@ -178,20 +159,21 @@ class LayerBuilder:
             raise self._graph.error(
                 node, f"has a kernel for {inputs:,} inputs", f"one for {features:,}, as come from before"
             )
-        self.layers.append(Dense(node.layer_name(weight=1), kernel, None))
+        self.layers.append(chain.Dense(node.layer_name(weight=1), kernel, None))
         self._shape, self._size_is_known = (self._shape[0], kernel.shape[1]), True
 
     def _add_softmax(self, node: Node) -> None:
-        graph, last = self._graph, next((layer for layer in self.layers[::-1] if not isinstance(layer, Dropout)), None)
+        graph, last = self._graph, next((x for x in self.layers[::-1] if not isinstance(x, chain.Dropout)), None)
         # Before opset 13, it is along all axes from that one on.
         axis = node.attributes.get("axis", 1 if graph.opset < 13 else -1)
-        if not isinstance(last, Dense) or axis not in (1, 1 - len(self._shape)):
+        if not isinstance(last, chain.Dense) or axis not in (1, 1 - len(self._shape)):
             raise graph.error(node, f"is along axis {axis}", "1, the classes, after a dense layer")
-        self.layers.append(Softmax(node.layer_name()))
+        self.layers.append(chain.Softmax(node.layer_name()))
 
     def _transpose(self, node: Node) -> None:
         perm = node.attributes.get("perm", [])
-        if not self._channels_last or perm != [0, 3, 1, 2] or not all(isinstance(x, Scaling) for x in self.layers):
+        is_first = all(isinstance(layer, chain.Scaling) for layer in self.layers)
+        if not self._channels_last or perm != [0, 3, 1, 2] or not is_first:
             raise self._graph.error(
                 node,
                 f"puts axes into the order {ints_text(perm)}",
@@ -221,11 +203,11 @@ class LayerBuilder:
         self._shape = shape
 
     def _add_arithmetic(self, node: Node, main: int) -> None:
-        if not any(isinstance(layer, Convolution | Dense) for layer in self.layers):
-            self.layers.append(scaling_layer(self._graph, node, main, self._channels_last))
+        if not any(isinstance(layer, chain.Convolution | chain.Dense) for layer in self.layers):
+            self.layers.append(layers.scaling_layer(self._graph, node, main, self._channels_last))
             return
         last = self.layers[-1]
-        if node.op != "Add" or not isinstance(last, Convolution | Dense) or last.bias is not None:
+        if node.op != "Add" or not isinstance(last, chain.Convolution | chain.Dense) or last.bias is not None:
             raise self._graph.error(
                 node,
                 "changes activations",
@@ -236,9 +218,9 @@ class LayerBuilder:
     def _set_bias(self, node: Node, values: np.ndarray) -> None:
         """Gives the last layer, which has none, a bias that is added to all of its output."""
         layer = self.layers[-1]
-        units, rank = layer.kernel.shape[0 if isinstance(layer, Convolution) else 1], len(self._shape)
+        units, rank = layer.kernel.shape[0 if isinstance(layer, chain.Convolution) else 1], len(self._shape)
         expected = (1, units, 1, 1)[:rank]
-        if aligned(node, values, rank).shape != expected:
+        if layers.aligned(node, values, rank).shape != expected:
             raise self._graph.error(
                 node,
                 f"adds numbers of the shape {shape_text(values.shape)}",

@@ -8,8 +8,8 @@ from keras_alexnet.importers.chain import Chain, Convolution, Layer
 from keras_alexnet.importers.onnx.builder import OPERATORS, LayerBuilder
 from keras_alexnet.importers.onnx.file import load_model, text, truncate
 from keras_alexnet.importers.onnx.graph import ONLY_ALEXNET, Graph, Node
+from keras_alexnet.importers.onnx.layers import ARITHMETIC
 from keras_alexnet.importers.onnx.lrn import LrnNodes, find_lrn
-from keras_alexnet.importers.onnx.scaling import ARITHMETIC
 
 # Far more than any export of AlexNet has from the image to the output.
 _MAX_CHAIN = 200
