@@ -123,8 +123,8 @@ class _Matcher:
         layer = self._take(chain.Scaling, "input_mean")
         for values in (layer.scale, layer.offset):
             if np.shape(values) not in ((), (1,), (3,)) or not np.isfinite(values).all():
-                shape = np.shape(values)
-                raise self._error(layer, f"scales pixels by {shape} numbers. Expected one or three finite ones")
+                problem = f"scales pixels by {np.shape(values)} numbers. Expected one or three finite ones"
+                raise self._error(layer, problem)
         return layer
 
     def _convolution(self, name: str) -> None:
@@ -135,13 +135,12 @@ class _Matcher:
         padding = ((0, 0), (0, 0)) if layer.padding == "valid" else layer.padding
         if isinstance(padding, str):
             raise self._error(layer, f"is padded by the rule {padding}. Expected padding in numbers")
-        if not is_first and padding != ((size // 2,) * 2,) * 2:
-            raise self._error(layer, f"is padded by {padding}. Expected {size // 2} on all sides")
-        if len({*padding[0], *padding[1]}) > 1:
-            raise self._error(layer, f"is padded by {padding}. Expected as much on all sides")
+        sides = {*padding[0], *padding[1]}
+        if len(sides) > 1 or not (is_first or sides == {size // 2}):
+            expected = "as much" if is_first else size // 2
+            raise self._error(layer, f"is padded by {padding}. Expected {expected} on all sides")
         inputs = 3 if is_first else len(self._last_source().kernel)
-        filters, each = layer.kernel.shape[:2]
-        groups = layer.groups
+        filters, each, groups = *layer.kernel.shape[:2], layer.groups
         if not 0 < groups <= _MAX_GROUPS or each * groups != inputs or not filters or filters % groups:
             reason = " (red, green and blue)" if is_first else ", as many as the convolution before it has filters"
             raise self._error(
@@ -210,11 +209,10 @@ class _Matcher:
 
     def _dropout(self) -> tuple[float, float]:
         layers = [layer for layer in self._network.layers if isinstance(layer, chain.Dropout)]
-        is_only_one = len(layers) == 1
         match [layer for layer in layers if layer.rate is not None][-2:]:
             case []:
                 return _DEFAULT_DROPOUT, _DEFAULT_DROPOUT
-            case [only] if not is_only_one:
+            case [only] if len(layers) > 1:
                 self._targets[only] = "drop6, drop7"
                 return only.rate, only.rate
             case [only]:

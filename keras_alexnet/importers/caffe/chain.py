@@ -28,8 +28,7 @@ def read_caffe_chain(path: str | os.PathLike, deploy: str | os.PathLike | None =
             name in `path`; without it, all layers of `path`. A `.caffemodel.h5` has no layers of its own.
 
     Raises:
-        UserError: as `read_caffemodel`, `read_caffe_hdf5` and `read_prototxt`; or the network is not a chain, or has
-            other layers than those of `chain`.
+        UserError: a file cannot be read, or the network is not a chain of the layers of `chain`.
     """
     path = described = os.fspath(path)
     trained: tuple[CaffeLayer, ...] = ()

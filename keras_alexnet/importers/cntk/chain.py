@@ -25,7 +25,7 @@ def read_cntk_chain(path: str | os.PathLike) -> Chain:
     uids.
 
     Raises:
-        UserError: as `read_cntk_model`; or the network is not a chain, or has other layers than those of `chain`.
+        UserError: the file cannot be read, or the network is not a chain of the layers of `chain`.
     """
     return chain_of_graph(read_cntk_model(path))
 

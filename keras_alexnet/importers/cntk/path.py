@@ -57,11 +57,7 @@ class Path:
         return as_float32(value)
 
     def probabilities(self) -> list[chain.Softmax]:
-        """A softmax of the logits, if it is an output of the model.
-
-        Raises:
-            UserError: something else comes after the logits, other than losses and metrics.
-        """
+        """A softmax of the logits, if it is an output of the model; nothing else but losses and metrics may follow."""
         outputs = {self._without_identities(root) for root in self.graph.roots}
         left = self._descendants([self.end]) - self._measures([self.image]) - {self.end}
         layers = []

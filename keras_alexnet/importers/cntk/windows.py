@@ -81,10 +81,10 @@ def check_is_plain(graph: CntkGraph, function: CntkFunction, groups: bool = Fals
     `groups` is whether it may have some.
     """
     attributes = function.attributes
-    for name, usual in (("transpose", False), ("sequential", False), ("ceilOutDim", False)):
-        graph.refuse(function, name, attributes.get(name, usual) is not usual)
-    for name, usual in (("sharing", True), ("dilation", 1)):
-        graph.refuse(function, name, set(checked(graph, function, name, attributes.get(name, (usual,)), 0)) != {usual})
+    for name in ("transpose", "sequential", "ceilOutDim"):
+        graph.refuse(function, name, attributes.get(name, False) is not False)
+    for name, plain in (("sharing", True), ("dilation", 1)):
+        graph.refuse(function, name, set(checked(graph, function, name, attributes.get(name, (plain,)), 0)) != {plain})
     given = attributes.get("groups", 1)
     graph.refuse(function, "groups", not isinstance(given, int) or given < 1 or (given > 1 and not groups))
 
