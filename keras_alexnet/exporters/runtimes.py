@@ -27,28 +27,24 @@ def load_exported(kind: str, path: Path) -> tuple[str, Function] | None:
     module = PACKAGES[kind].replace("-", "_")
     if importlib.util.find_spec(module) is None:
         return None
-    load = {"ONNX": _load_onnx, "LiteRT": _load_litert, "SavedModel": _load_saved_model}[kind]
-    function = load(path)
-    return f"{PACKAGES[kind]} {importlib.import_module(module).__version__}", function
+    return f"{PACKAGES[kind]} {importlib.import_module(module).__version__}", _function(kind, path)
 
 
-def _load_onnx(path: Path) -> Function:
-    import onnxruntime
+def _function(kind: str, path: Path) -> Function:
+    match kind:
+        case "ONNX":
+            import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(["logits"], {"image": images})[0]
+            session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+            return lambda images: session.run(["logits"], {"image": images})[0]
+        case "LiteRT":
+            from ai_edge_litert.interpreter import Interpreter
 
+            # Read rather than mapped, so that the file can take its final name on any system.
+            runner = Interpreter(model_content=path.read_bytes()).get_signature_runner("serving_default")
+            return lambda images: runner(image=images)["logits"]
+        case "SavedModel":
+            import tensorflow as tf
 
-def _load_litert(path: Path) -> Function:
-    from ai_edge_litert.interpreter import Interpreter
-
-    # Read rather than mapped, so that the file can take its final name on any system.
-    runner = Interpreter(model_content=path.read_bytes()).get_signature_runner("serving_default")
-    return lambda images: runner(image=images)["logits"]
-
-
-def _load_saved_model(path: Path) -> Function:
-    import tensorflow as tf
-
-    loaded = tf.saved_model.load(path)  # The function keeps it, and with it its weights.
-    return lambda images: loaded.signatures["serving_default"](image=tf.constant(images))["logits"].numpy()
+            loaded = tf.saved_model.load(path)  # The function keeps it, and with it its weights.
+            return lambda images: loaded.signatures["serving_default"](image=tf.constant(images))["logits"].numpy()

@@ -47,8 +47,12 @@ def atomic_saved_model(path: str | os.PathLike) -> Iterator[Path]:
     with partial_path(path) as partial:
         partial.mkdir(parents=True)
         yield partial
-        for file in (*partial.rglob("*"), partial):
-            _sync(file)
+        for written in (*partial.rglob("*"), partial):
+            if written.is_dir():
+                sync_folder(written)
+            else:
+                with open(written, "rb+") as file:
+                    os.fsync(file.fileno())
         _replace(partial, path)
         sync_folder(path.parent)
 
@@ -81,12 +85,3 @@ def _replace(partial: Path, path: Path) -> None:
             old.rename(path)
         raise
     remove(old)
-
-
-def _sync(path: Path) -> None:
-    """Flushes a file or a folder to disk."""
-    if path.is_dir():
-        sync_folder(path)
-    else:
-        with open(path, "rb+") as file:
-            os.fsync(file.fileno())

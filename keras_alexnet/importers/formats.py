@@ -133,8 +133,8 @@ def _message_format(data: memoryview) -> str | None:
         return CNTK
     if 1 in numbers:
         # An ONNX model that is cut off before its graph, or a solver state.
-        is_state = any(map(_is_blob, thirds)) or any(map(_names_weights, seconds))
-        return SOLVER_STATE if is_state else ONNX
+        names_weights = any(bytes(data[-14:]).endswith((b".caffemodel", b".caffemodel.h5")) for data in seconds)
+        return SOLVER_STATE if names_weights or any(map(_is_blob, thirds)) else ONNX
     return CAFFE if seconds or len(names) == 1 else None
 
 
@@ -160,10 +160,6 @@ def _is_entry(data: memoryview) -> bool:
 
 def _is_blob(data: memoryview) -> bool:
     return any(number in (5, 8, 12) and wire_type == BYTES for number, wire_type, _ in _first_fields(data))
-
-
-def _names_weights(data: memoryview) -> bool:
-    return bytes(data[-14:]).endswith((b".caffemodel", b".caffemodel.h5"))
 
 
 def _hdf5_format(file: ModelFile) -> str:

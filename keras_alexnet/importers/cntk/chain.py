@@ -83,7 +83,10 @@ class _Translator:
                 self._check_is_image(function)
                 self._layers.append(read_pool(path, function))
             case "Dropout":
-                self._layers.append(chain.Dropout(name, self._rate(function)))
+                rate = function.attributes.get("dropoutRate")
+                is_rate = isinstance(rate, int | float) and 0 <= rate < 1
+                path.graph.refuse(function, "dropoutRate", rate is not None and not is_rate)
+                self._layers.append(chain.Dropout(name, rate))
             case "Reshape":
                 # It moves nothing in memory, and dense layers take all there is.
                 self._is_flat = True
@@ -112,12 +115,6 @@ class _Translator:
             raise path.graph.error(function, f"has weights of {kernel.shape}. Expected (channel, row, column, out)")
         kernel = kernel.reshape(-1, kernel.shape[-1])
         return self._add_with_bias(chain.Dense(function.label, kernel, None), function)
-
-    def _rate(self, function: CntkFunction) -> float | None:
-        rate = function.attributes.get("dropoutRate")
-        is_rate = isinstance(rate, int | float) and 0 <= rate < 1
-        self._path.graph.refuse(function, "dropoutRate", rate is not None and not is_rate)
-        return rate
 
     def _check_is_image(self, function: CntkFunction) -> None:
         if self._is_flat:

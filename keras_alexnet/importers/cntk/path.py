@@ -84,7 +84,8 @@ class Path:
                 "(channel, row, column), as an AlexNet of CNTK takes them: 3 × 227 × 227."
             )
         seen = self._descendants(v.uid for v in images)
-        dense = [f for f in self.graph.functions.values() if self._is_dense(f) and f.inputs[1] in seen]
+        products = [f for f in self.graph.functions.values() if f.op == "Times" and len(f.inputs) == 2]
+        dense = [f for f in products if self.value(f.inputs[0]) is not None and f.inputs[1] in seen]
         # Losses may have some, too.
         measures = self._measures(images)
         dense = [f for f in dense if f.uid not in measures] or dense
@@ -106,9 +107,6 @@ class Path:
         # The bias: nothing else is added to the last layer.
         sums = [f.uid for f in self._users.get(logits, ()) if f.op == "Plus" and self.operand(f, logits) is not None]
         return images[0], sums[0] if len(sums) == 1 else logits
-
-    def _is_dense(self, function: CntkFunction) -> bool:
-        return function.op == "Times" and len(function.inputs) == 2 and self.value(function.inputs[0]) is not None
 
     def _measures(self, images: list[CntkVariable]) -> set[str]:
         """The uids of what depends on labels: on any input but the images."""
