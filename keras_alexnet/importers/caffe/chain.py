@@ -91,17 +91,16 @@ def _with_dense_layers(
     and gives one result for those of which the first of them covers what the pooling gives. So a size of larger images
     is left out.
     """
-    last_pool = max((place for place, layer in enumerate(layers) if isinstance(layer, chain.MaxPool)), default=-1)
+    pools = [place for place, layer in enumerate(layers) if isinstance(layer, chain.MaxPool)]
     size, result = image_size, []
     for place, layer in enumerate(layers):
-        if isinstance(layer, chain.Convolution) and last_pool >= 0:
-            out, _, height, width = layer.kernel.shape
-            if place > last_pool and layer.groups == 1 and height == width and not np.any(layer.padding):
-                if size not in (None, (height, width)):
-                    image_size = None
-                size = None
-                layer = chain.Dense(layer.name, layer.kernel.reshape(out, -1).T, layer.bias)
-        if size and isinstance(layer, chain.Convolution | chain.MaxPool):
+        is_square = isinstance(layer, chain.Convolution) and layer.window[0] == layer.window[1]
+        if pools and place > pools[-1] and is_square and layer.groups == 1 and not np.any(layer.padding):
+            if size not in (None, layer.window):
+                image_size = None
+            size = None
+            layer = chain.Dense(layer.name, layer.kernel.reshape(len(layer.kernel), -1).T, layer.bias)
+        elif size and isinstance(layer, chain.Convolution | chain.MaxPool):
             size = chain.output_size(layer, size)
         result.append(layer)
     return result, image_size
@@ -121,10 +120,8 @@ def _translated(layer: CaffeLayer, where: str) -> chain.Layer:
             groups, filters = settings["group"], settings["num_output"]
             _refuse(where, filters % groups or kernel.shape[1] < 1, "group", groups, f"a divisor of {filters}")
             _check_shape(kernel, (filters, kernel.shape[1], *settings["kernel"]), where)
-            (top, left) = settings["pad"]
-            return chain.Convolution(
-                layer.name, kernel, bias, settings["stride"], ((top, top), (left, left)), groups=groups
-            )
+            padding = tuple((pad, pad) for pad in settings["pad"])
+            return chain.Convolution(layer.name, kernel, bias, settings["stride"], padding, groups)
         case "InnerProduct":
             _refuse(where, settings["axis"] != 1, "axis", settings["axis"], "1")
             kernel, bias = _weights(layer, where)
@@ -149,7 +146,7 @@ def _translated(layer: CaffeLayer, where: str) -> chain.Layer:
         case "Dropout":
             rate = settings["dropout_ratio"]
             _refuse(where, not 0 <= rate < 1, "dropout_ratio", rate, "0 up to but not including 1")
-            return chain.Dropout(layer.name, settings["dropout_ratio"])
+            return chain.Dropout(layer.name, rate)
         case "Softmax":
             return chain.Softmax(layer.name)
     raise UserError(

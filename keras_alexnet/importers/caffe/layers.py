@@ -20,6 +20,8 @@ from keras_alexnet.importers.protobuf import text
 
 _MAX_NAMES = 50
 _V1_NAMES = tuple(V1_TYPES.values())
+# By the type of a layer, the message that had its settings before `transform_param`.
+_OLDER_TRANSFORMATIONS = {"Data": "data_param", "ImageData": "image_data_param", "WindowData": "window_data_param"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,10 +141,6 @@ def _parameters(layer_type: str, layer: Message, where: str) -> dict[str, object
         case "Data" | "ImageData" | "WindowData" | "MemoryData":
             return _transformation(layer, where, _OLDER_TRANSFORMATIONS.get(layer_type))
     return {}
-
-
-# The message that had the settings before `transform_param`.
-_OLDER_TRANSFORMATIONS = {"Data": "data_param", "ImageData": "image_data_param", "WindowData": "window_data_param"}
 
 
 def _transformation(layer: Message, where: str, older: str | None) -> dict[str, object]:

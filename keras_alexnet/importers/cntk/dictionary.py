@@ -73,10 +73,6 @@ class Dictionary:
     def texts(self, key: str) -> list[str]:
         return self._list(key, str, "texts")
 
-    def plain(self) -> dict[str, Any]:
-        """The items, in standard Python types; an array among them is None."""
-        return {key: _plain(value) for key, value in self.items.items()}
-
     def error(self, problem: str) -> UserError:
         """The error that this dictionary `problem`: "has no 'name'"."""
         uid = self.items.get("uid")
@@ -183,9 +179,10 @@ def _shape(message: Message, where: str) -> tuple[int, ...]:
     return tuple(message.shape_dim)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value of a dictionary, in standard Python types; arrays are None."""
     if isinstance(value, Dictionary):
-        return value.plain()
+        return {key: plain(item) for key, item in value.items.items()}
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, Array) else value

@@ -27,6 +27,7 @@ class Path:
     def __init__(self, graph: CntkGraph):
         """Finds the ends; raises `UserError` if there is not one image and one last dense layer."""
         self.graph = graph
+        self._inputs = [variable for variable in graph.variables.values() if variable.kind == "input"]
         self._users: dict[str, list[CntkFunction]] = {}
         for function in graph.functions.values():
             for uid in dict.fromkeys(function.inputs):
@@ -76,9 +77,9 @@ class Path:
     def _find_ends(self) -> tuple[CntkVariable, str]:
         """The input with the image, and the uid of the logits."""
         path = self.graph.path
-        images = [v for v in self.graph.variables.values() if v.kind == "input" and len(v.shape) == 3]
+        images = [v for v in self._inputs if len(v.shape) == 3]
         if not images:
-            shapes = [str(v.shape) for v in self.graph.variables.values() if v.kind == "input"][:8]
+            shapes = [str(v.shape) for v in self._inputs[:8]]
             raise UserError(
                 f"{path} has no input of three axes, but {', '.join(shapes) or 'none at all'}. Expected images "
                 "(channel, row, column), as an AlexNet of CNTK takes them: 3 × 227 × 227."
@@ -110,8 +111,7 @@ class Path:
 
     def _measures(self, images: list[CntkVariable]) -> set[str]:
         """The uids of what depends on labels: on any input but the images."""
-        inputs = [v for v in self.graph.variables.values() if v.kind == "input"]
-        return self._descendants(v.uid for v in inputs if all(v is not image for image in images))
+        return self._descendants(v.uid for v in self._inputs if all(v is not image for image in images))
 
     def _without_identities(self, uid: str) -> str:
         while (function := self.graph.functions.get(uid)) and function.op in IDENTITIES and len(function.inputs) == 1:
@@ -129,12 +129,10 @@ class Path:
 
     def _ancestors(self, uid: str) -> set[str]:
         """The uid given, and those of all it depends on."""
-        found, waiting = {uid}, [uid]
-        while waiting:
-            function = self.graph.functions.get(waiting.pop())
-            new = set(function.inputs) - found if function else set()
-            found |= new
-            waiting += new
+        found = {uid}
+        for function in reversed(self.graph.functions.values()):
+            if function.uid in found:
+                found.update(function.inputs)
         return found
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.importers.cntk.dictionary import Array, Dictionary, read_dictionary
+from keras_alexnet.importers.cntk.dictionary import Array, Dictionary, plain, read_dictionary
 from keras_alexnet.importers.cntk.graph import CntkFunction, CntkGraph, CntkVariable, make_graph
 from keras_alexnet.importers.files import ModelFile
 
@@ -116,7 +116,7 @@ def _read_function(stored: Dictionary) -> _StoredFunction:
             raise stored.error(f"is a block with {len(keys)} arguments, but {len(values)} values")
         root = stored.get("block_function_composite", Dictionary).get("root", str)
         arguments = dict(zip(keys, values, strict=True))
-    attributes = stored.get("attributes", Dictionary).plain()
+    attributes = plain(stored.get("attributes", Dictionary))
     return _StoredFunction(uid, op, name, tuple(stored.texts("inputs")), attributes, root, arguments)
 
 
