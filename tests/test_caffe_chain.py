@@ -16,8 +16,7 @@ from keras_alexnet.importers import chain
 from keras_alexnet.importers.alexnet import match_alexnet
 from keras_alexnet.importers.caffe import chain as caffe_chain
 from keras_alexnet.importers.caffe.chain import read_caffe_chain
-from keras_alexnet.importers.caffe.hdf5 import read_caffe_hdf5
-from keras_alexnet.importers.caffe.reader import read_caffemodel
+from keras_alexnet.importers.caffe.reader import read_caffe_hdf5, read_caffemodel
 
 WEIGHTS = {layer.name: list(layer.blobs) for layer in read_caffemodel(NEW).layers if layer.blobs}
 

@@ -21,10 +21,6 @@ from keras_alexnet.importers.protobuf import parse, read_numbers, split
 
 AGAIN = "Correct a .prototxt; download or save any other file again."
 
-# Far beyond what any network needs; they bound the time and memory that a damaged file can take.
-MAX_LAYERS = 1_000
-MAX_BLOBS = 10
-
 # The types of `raw_data`: double, float and half precision.
 _RAW_TYPES = {0: "<f8", 1: "<f4", 2: "<f2"}
 

@@ -8,9 +8,8 @@ import numpy as np
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.importers import chain
-from keras_alexnet.importers.caffe.hdf5 import read_caffe_hdf5
 from keras_alexnet.importers.caffe.layers import CaffeLayer
-from keras_alexnet.importers.caffe.reader import read_caffemodel, read_prototxt
+from keras_alexnet.importers.caffe.reader import read_caffe_hdf5, read_caffemodel, read_prototxt
 from keras_alexnet.importers.caffe.wiring import WEIGHTED, image_path, listed
 from keras_alexnet.importers.chain import Chain
 from keras_alexnet.importers.files import open_model_file

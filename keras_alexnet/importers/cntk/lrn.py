@@ -9,9 +9,9 @@ import numpy as np
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.importers.chain import LocalResponseNorm
+from keras_alexnet.importers.cntk.convolution import check_is_plain, read_windows
 from keras_alexnet.importers.cntk.graph import CntkFunction
 from keras_alexnet.importers.cntk.path import Path
-from keras_alexnet.importers.cntk.windows import check_is_plain, read_windows
 
 # The functions in their order.
 _FORM = ("ElementTimes", "Reshape", "Convolution", "Reshape", "Plus", "Log", "ElementTimes", "Exp", "Reciprocal")
