@@ -5,7 +5,6 @@ import math
 
 import numpy as np
 
-from keras_alexnet.errors import first_line
 from keras_alexnet.importers import chain
 from keras_alexnet.importers.arrays import shape_text
 from keras_alexnet.importers.onnx import layers
@@ -185,11 +184,10 @@ class LayerBuilder:
     def _rearrange(self, node: Node) -> None:
         """Flatten, Reshape and their like, which make a row of numbers out of each image, or change nothing."""
         batch = self._shape[0]
-        # onnx and NumPy raise errors of many kinds.
         try:
             shape = evaluate(self._graph, node.outputs[0], self._known).shape
-        except Exception as error:
-            problem = f"makes a shape that cannot be computed: {first_line(error)}"
+        except ValueError as error:
+            problem = f"makes a shape that cannot be computed: {error}"
             raise self._graph.error(node, problem, "(batch, numbers)") from None
         if node.op == "Squeeze" and batch == 1 and shape[:1] != (1,):
             shape = (1, *shape)

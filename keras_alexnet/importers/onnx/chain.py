@@ -73,18 +73,15 @@ def _steps_to_output(graph: Graph) -> list[tuple[Node, int, LrnNodes | None]]:
         if node is None or graph.is_constant(name):
             raise UserError(
                 f"{graph.path}: the output does not only depend on the image {truncate(graph.image)!r}, but on "
-                f"{truncate(name)!r}. Expected a chain of layers. {ONLY_ALEXNET}"
+                f"{truncate(name)!r}. Expected a chain of layers. {ONLY_ALEXNET}."
             )
         if node.op not in OPERATORS:
-            raise graph.error(
-                node,
-                "is not a layer of an AlexNet",
-                f"one of {', '.join(sorted(OPERATORS))}. {ONLY_ALEXNET}".rstrip("."),
-            )
+            operators = ", ".join(sorted(OPERATORS))
+            raise graph.error(node, "is not a layer of an AlexNet", f"one of {operators}. {ONLY_ALEXNET}")
         if name != node.outputs[0]:
             raise graph.error(node, f"gives {truncate(name)!r} next to its result, which is used", "only the result")
         if len(found) == _MAX_CHAIN:
-            raise graph.error(node, f"has {_MAX_CHAIN} nodes after it", f"an AlexNet. {ONLY_ALEXNET}".rstrip("."))
+            raise graph.error(node, f"has {_MAX_CHAIN} nodes after it", f"an AlexNet. {ONLY_ALEXNET}")
         name, main, lrn = _step(graph, node)
         found.append((node, main, lrn))
     return found[::-1]
@@ -104,6 +101,6 @@ def _step(graph: Graph, node: Node) -> tuple[str, int, LrnNodes | None]:
             node,
             f"combines {names or 'nothing'}, where branches meet",
             "an activation and a constant, or a normalization as torch.nn.LocalResponseNorm: an AlexNet has no other "
-            f"branches. {ONLY_ALEXNET}".rstrip("."),
+            f"branches. {ONLY_ALEXNET}",
         )
     return lrn.image, 0, lrn

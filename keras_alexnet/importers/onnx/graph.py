@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from keras_alexnet.errors import UserError, first_line
+from keras_alexnet.errors import UserError
 from keras_alexnet.importers.arrays import FLOAT_TYPES, MAX_AXES, as_float32, as_written, shape_text
 from keras_alexnet.importers.onnx.file import ints_text, opset, text, truncate
 from keras_alexnet.importers.onnx.values import CONSTANT_OPS, REARRANGING, evaluate
 
-ONLY_ALEXNET = "Only AlexNets are read: export the network for inference, without pre- or postprocessing of your own."
+ONLY_ALEXNET = "Only AlexNets are read: export the network for inference, without pre- or postprocessing of your own"
 
 # Exports of AlexNet have up to 120 nodes, and up to 5 that compute a weight.
 _MAX_NODES = 1000
@@ -90,7 +90,7 @@ class Graph:
             (len(nodes) > _MAX_NODES, f"more than {_MAX_NODES:,} nodes"),
         ]:
             if found:
-                raise UserError(f"{path} has {what}. Expected none or fewer: export it without them. {ONLY_ALEXNET}")
+                raise UserError(f"{path} has {what}. Expected none or fewer: export it without them. {ONLY_ALEXNET}.")
         self.opset = opset(model)
         self.tensors = tensors
         for node in nodes:
@@ -156,9 +156,8 @@ class Graph:
             raise self.error(node, f"takes {truncate(name)!r}, which is not in the file", "a constant")
         try:
             array = evaluate(self, name)
-        # onnx raises errors of many kinds, those of NumPy among them.
-        except Exception as error:
-            problem = f"takes {truncate(name)!r}, which cannot be computed: {first_line(error)}"
+        except ValueError as error:
+            problem = f"takes {truncate(name)!r}, which cannot be computed: {error}"
             raise self.error(node, problem, "a valid model") from None
         if not array.size:
             raise self.error(
@@ -204,7 +203,7 @@ class Graph:
     def _require_one(self, kind: str, values: Sequence, what: str) -> None:
         if len(values) != 1:
             names = ", ".join(repr(truncate(text(value.name))) for value in values[:5]) or "none"
-            raise UserError(f"{self.path} has {len(values):,} {kind} ({names}). Expected one: {what}. {ONLY_ALEXNET}")
+            raise UserError(f"{self.path} has {len(values):,} {kind} ({names}). Expected one: {what}. {ONLY_ALEXNET}.")
 
     def _image_sizes(self, value_type) -> tuple[int | None, tuple[int, ...] | None]:
         if not value_type.HasField("tensor_type") or not value_type.tensor_type.HasField("shape"):

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from keras_alexnet.errors import first_line
 from keras_alexnet.importers.chain import LocalResponseNorm
 from keras_alexnet.importers.onnx.file import text
 from keras_alexnet.importers.onnx.graph import Graph, Node
@@ -80,7 +79,6 @@ def lrn_layer(
     known = dict(known) | {nodes.squares.outputs[0]: stand_in(shape)}
     batch, channels = shape[:2]
     size = before = after = 0
-    # onnx and NumPy raise errors of many kinds.
     try:
         current = shape
         for step in nodes.steps:
@@ -106,10 +104,10 @@ def lrn_layer(
             raise ValueError("another shape in the end")
         if not all(map(math.isfinite, (nodes.alpha, nodes.beta, nodes.k))):
             raise ValueError("numbers that are not finite")
-    except Exception as error:
+    except ValueError as error:
         raise graph.error(
             node,
-            f"ends a normalization with {first_line(error)}",
+            f"ends a normalization with {error}",
             "a normalization over neighboring channels, as torch.nn.LocalResponseNorm with an odd size",
         ) from None
     return LocalResponseNorm(node.layer_name(), size, nodes.alpha, nodes.beta, nodes.k)

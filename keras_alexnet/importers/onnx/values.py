@@ -5,6 +5,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from keras_alexnet.errors import first_line
+
 # What exporters apply to weights. None of them makes an array much larger, but for casts to strings.
 CONSTANT_OPS = ("Constant", "Identity", "Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze")
 # These leave the order of the numbers as it is, and give views: an array without memory remains one.
@@ -32,7 +34,7 @@ def evaluate(graph, name: str, known: Mapping[str, np.ndarray] | None = None) ->
             small arrays are computed then, and views of activations. Otherwise it has to be a constant of the graph.
 
     Raises:
-        ValueError, and whatever onnx and NumPy raise: it cannot be computed.
+        ValueError: it cannot be computed.
     """
     values = dict(known or {})
     is_small = known is not None
@@ -65,7 +67,10 @@ def _array(tensor, is_small: bool) -> np.ndarray:
 
     if is_small and math.prod(tensor.dims) > _MAX_SMALL:
         raise ValueError(f"{len(tensor.dims)} axes of weights in a shape")
-    return numpy_helper.to_array(tensor)
+    try:
+        return numpy_helper.to_array(tensor)
+    except Exception as error:  # onnx and NumPy raise errors of many kinds at numbers that do not fit their shape.
+        raise ValueError(first_line(error)) from None
 
 
 def _run(node, inputs: list[np.ndarray | None], opset: int, is_small: bool) -> np.ndarray:
@@ -92,7 +97,10 @@ def _run(node, inputs: list[np.ndarray | None], opset: int, is_small: bool) -> n
     function = helper.make_function("keras_alexnet", "value", list(given), ["output"], [proto], opsets)
     # Numbers beyond the range of a type become infinite, which the caller refuses.
     with np.errstate(all="ignore"):
-        result = np.asarray(ReferenceEvaluator(function).run(None, given, attributes={})[0])
+        try:
+            result = np.asarray(ReferenceEvaluator(function).run(None, given, attributes={})[0])
+        except Exception as error:  # onnx and NumPy raise errors of many kinds at nodes that make no sense.
+            raise ValueError(first_line(error)) from None
     if is_small and result.size > _MAX_SMALL and not is_view:
         raise ValueError("too large an array")
     return result
