@@ -150,7 +150,9 @@ def _padding(graph: Graph, node: Node, rank: int, known: Mapping[str, np.ndarray
     if "pads" in node.attributes:
         pads, value = node.attributes["pads"], node.attributes.get("value", 0.0)
     else:
-        pads = evaluate(graph, node.inputs[1], known).tolist()
+        pads = evaluate(graph, node.inputs[1], known).reshape(-1).tolist()
+        if not all(isinstance(pad, int) for pad in pads):
+            raise ValueError("padding by other numbers than integers")
         value = evaluate(graph, node.inputs[2], known).item() if len(node.inputs) > 2 and node.inputs[2] else 0
         if len(node.inputs) > 3 and node.inputs[3]:
             raise ValueError("padding of chosen axes")

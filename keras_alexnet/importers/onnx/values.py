@@ -83,7 +83,7 @@ def _run(node, inputs: list[np.ndarray | None], opset: int, is_small: bool) -> n
     is_view = node.op in (*REARRANGING, "Shape")
     if is_small and not is_view and any(x is not None and x.size > _MAX_SMALL for x in inputs):
         raise ValueError(f"{node.op} of an activation, or of too large an array")
-    if node.op == "ConstantOfShape" and not 0 <= math.prod(inputs[0].tolist()) <= _MAX_SMALL:
+    if node.op == "ConstantOfShape" and not 0 <= math.prod(inputs[0].reshape(-1).tolist()) <= _MAX_SMALL:
         raise ValueError("too large an array")
     attributes = list(node.proto.attribute)
     if node.op == "Reshape" and "shape" in node.attributes:
