@@ -21,7 +21,7 @@ def as_written(number: float) -> float:
     return float(str(as_float32(number)))
 
 
-def numbers_text(values: Sequence[float], separator: str = ", ") -> str:
+def numbers_text(values: Sequence[float] | np.ndarray, separator: str = ", ") -> str:
     """Numbers for messages; with a comma alone between them, as flags have them."""
     return separator.join(f"{value:.6g}" for value in values)
 
