@@ -13,7 +13,7 @@ import numpy as np
 
 from keras_alexnet.errors import SettingError, UserError, first_line
 from keras_alexnet.exporters.formats import QUANTIZATIONS, export_kind
-from keras_alexnet.exporters.runtimes import PACKAGES, is_installed, load_exported
+from keras_alexnet.exporters.runtimes import PACKAGES, load_exported
 from keras_alexnet.model_file import model_sizes
 from keras_alexnet.system.atomic import atomic_path
 from keras_alexnet.system.log_suppression import silenced
@@ -74,8 +74,11 @@ def export_model(model: keras.Model, path: str | os.PathLike, *, quantize: str =
     """
     kind = export_kind(path)
     _check_arguments(model, path, kind, quantize)
+    from keras_alexnet.exporters.saved_model import atomic_saved_model
+
     side, _ = model_sizes(model)
-    with _place_for(kind, path) as partial, _float32_products():
+    place = atomic_saved_model(path) if kind == "SavedModel" else atomic_path(path)
+    with place as partial, _float32_products():
         images = _synthetic_images(sum(_BATCHES), side)
         expected = keras.ops.convert_to_numpy(model(images, training=False))
         if not np.isfinite(expected).all():
@@ -113,14 +116,6 @@ def _check_arguments(model: keras.Model, path: str | os.PathLike, kind: str | No
             )
 
 
-def _place_for(kind: str, path: str | os.PathLike) -> contextlib.AbstractContextManager[Path]:
-    if kind != "SavedModel":
-        return atomic_path(path)
-    from keras_alexnet.exporters.saved_model import atomic_saved_model
-
-    return atomic_saved_model(path)
-
-
 def _write(model: keras.Model, kind: str, path: Path, quantize: str) -> None:
     from keras_alexnet.exporters.litert import write_litert
     from keras_alexnet.exporters.onnx import write_onnx
@@ -141,10 +136,11 @@ def _write(model: keras.Model, kind: str, path: Path, quantize: str) -> None:
 
 def _run(kind: str, partial: Path, images: np.ndarray, path: str | os.PathLike) -> tuple[str, np.ndarray] | None:
     """The name of the runtime and the logits that it gives; None if it is not installed."""
-    if not is_installed(kind):
-        return None
     try:
-        runtime, function = load_exported(kind, partial)
+        loaded = load_exported(kind, partial)
+        if loaded is None:
+            return None
+        runtime, function = loaded
         batches = np.split(images, np.cumsum(_BATCHES)[:-1])
         return runtime, np.concatenate([function(batch) for batch in batches])
     except (OSError, MemoryError):

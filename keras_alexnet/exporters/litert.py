@@ -22,9 +22,6 @@ def write_litert(model: keras.Model, path: Path, quantize: str = "none") -> None
         quantize: "none"; "float16" stores the weights in float16; "int8" stores the kernels in int8,
             with a scale for each filter or unit, and rounds what a layer takes in while it runs. Values between layers
             stay float32 in both.
-
-    Raises:
-        UserError: another network.
     """
     chain = layers_in_order(model)
 

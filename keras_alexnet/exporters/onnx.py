@@ -21,11 +21,7 @@ OPSET, IR_VERSION = 13, 7
 
 
 def write_onnx(model: keras.Model, path: str | os.PathLike) -> None:
-    """Writes a model of `build_alexnet`, float32, of any batch size, its tensors named after its layers.
-
-    Raises:
-        UserError: another network, or the package onnx is not installed.
-    """
+    """Writes a model of `build_alexnet`, float32, of any batch size, its tensors named after its layers."""
     try:
         import onnx
     except ImportError:

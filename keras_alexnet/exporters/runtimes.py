@@ -13,12 +13,7 @@ PACKAGES = {"ONNX": "onnxruntime", "LiteRT": "ai-edge-litert", "SavedModel": "te
 Function = Callable[[np.ndarray], np.ndarray]
 
 
-def is_installed(kind: str) -> bool:
-    """Whether an export of this kind can be run here."""
-    return importlib.util.find_spec(_module_name(kind)) is not None
-
-
-def load_exported(kind: str, path: Path) -> tuple[str, Function]:
+def load_exported(kind: str, path: Path) -> tuple[str, Function] | None:
     """Loads a file or folder of `export_model`.
 
     Args:
@@ -27,35 +22,29 @@ def load_exported(kind: str, path: Path) -> tuple[str, Function]:
 
     Returns:
         The runtime with its version, such as "onnxruntime 1.32.0", and a function from (batch, side, side, 3) float32
-        pixels to (batch, classes) float32 logits.
+        pixels to (batch, classes) float32 logits; None if the runtime is not installed.
     """
-    load = {"ONNX": _load_onnx, "LiteRT": _load_litert, "SavedModel": _load_saved_model}[kind]
-    function = load(path)
-    version = importlib.import_module(_module_name(kind)).__version__
-    return f"{PACKAGES[kind]} {version}", function
+    module = PACKAGES[kind].replace("-", "_")
+    if importlib.util.find_spec(module) is None:
+        return None
+    return f"{PACKAGES[kind]} {importlib.import_module(module).__version__}", _function(kind, path)
 
 
-def _module_name(kind: str) -> str:
-    return PACKAGES[kind].replace("-", "_")
+def _function(kind: str, path: Path) -> Function:
+    match kind:
+        case "ONNX":
+            import onnxruntime
 
+            session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+            return lambda images: session.run(["logits"], {"image": images})[0]
+        case "LiteRT":
+            from ai_edge_litert.interpreter import Interpreter
 
-def _load_onnx(path: Path) -> Function:
-    import onnxruntime
+            # Read rather than mapped, so that the file can take its final name on any system.
+            runner = Interpreter(model_content=path.read_bytes()).get_signature_runner("serving_default")
+            return lambda images: runner(image=images)["logits"]
+        case "SavedModel":
+            import tensorflow as tf
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(["logits"], {"image": images})[0]
-
-
-def _load_litert(path: Path) -> Function:
-    from ai_edge_litert.interpreter import Interpreter
-
-    # Read rather than mapped, so that the file can take its final name on any system.
-    runner = Interpreter(model_content=path.read_bytes()).get_signature_runner("serving_default")
-    return lambda images: runner(image=images)["logits"]
-
-
-def _load_saved_model(path: Path) -> Function:
-    import tensorflow as tf
-
-    loaded = tf.saved_model.load(path)  # The function keeps it, and with it its weights.
-    return lambda images: loaded.signatures["serving_default"](image=tf.constant(images))["logits"].numpy()
+            loaded = tf.saved_model.load(path)  # The function keeps it, and with it its weights.
+            return lambda images: loaded.signatures["serving_default"](image=tf.constant(images))["logits"].numpy()

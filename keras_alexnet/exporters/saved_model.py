@@ -47,9 +47,12 @@ def atomic_saved_model(path: str | os.PathLike) -> Iterator[Path]:
     with partial_path(path) as partial:
         partial.mkdir(parents=True)
         yield partial
-        for file in partial.rglob("*"):
-            _sync(file)
-        _sync(partial)
+        for written in (*partial.rglob("*"), partial):
+            if written.is_dir():
+                sync_folder(written)
+            else:
+                with open(written, "rb+") as file:
+                    os.fsync(file.fileno())
         _replace(partial, path)
         sync_folder(path.parent)
 
@@ -60,10 +63,10 @@ def _check_target(path: Path) -> None:
     if not path.is_dir():
         raise UserError(f"cannot write {path}: it is a file, and a SavedModel is a folder. Give another name.")
     names = {entry.name for entry in path.iterdir()}
-    foreign = sorted(names - _CONTENTS) or sorted(names)
-    if foreign and not ("saved_model.pb" in names and names <= _CONTENTS):
+    if names and not {"saved_model.pb"} <= names <= _CONTENTS:
         raise UserError(
-            f"cannot write {path}: the folder holds something else than a SavedModel, such as {foreign[0]}, which "
+            f"cannot write {path}: the folder holds something else than a SavedModel, such as "
+            f"{min(names - _CONTENTS or names)}, which "
             "would be lost. Give the name of a new folder."
         )
 
@@ -82,12 +85,3 @@ def _replace(partial: Path, path: Path) -> None:
             old.rename(path)
         raise
     remove(old)
-
-
-def _sync(path: Path) -> None:
-    """Flushes a file or a folder to disk."""
-    if path.is_dir():
-        sync_folder(path)
-    else:
-        with open(path, "rb+") as file:
-            os.fsync(file.fileno())

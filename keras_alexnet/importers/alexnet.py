@@ -6,6 +6,7 @@ import numpy as np
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.importers import chain
+from keras_alexnet.importers.arrays import as_written, shape_text
 from keras_alexnet.importers.chain import Chain
 from keras_alexnet.importers.geometry import find_image_size_and_pool_padding
 from keras_alexnet.presets import LRN, POOL_STRIDE, POOL_WINDOW, WEIGHTED, Preset
@@ -122,25 +123,24 @@ class _Matcher:
         layer = self._take(chain.Scaling, "input_mean")
         for values in (layer.scale, layer.offset):
             if np.shape(values) not in ((), (1,), (3,)) or not np.isfinite(values).all():
-                shape = np.shape(values)
-                raise self._error(layer, f"scales pixels by {shape} numbers. Expected one or three finite ones")
+                problem = f"scales pixels by {np.shape(values)} numbers. Expected one or three finite ones"
+                raise self._error(layer, problem)
         return layer
 
     def _convolution(self, name: str) -> None:
         layer = self._take(chain.Convolution, name)
         size, stride = _CONVOLUTIONS[name]
-        self._check_window(layer, layer.kernel.shape[2:], size, stride, "a kernel")
+        self._check_window(layer, size, stride, "a kernel")
         is_first = name == "conv1"
         padding = ((0, 0), (0, 0)) if layer.padding == "valid" else layer.padding
         if isinstance(padding, str):
             raise self._error(layer, f"is padded by the rule {padding}. Expected padding in numbers")
-        if not is_first and padding != ((size // 2,) * 2,) * 2:
-            raise self._error(layer, f"is padded by {padding}. Expected {size // 2} on all sides")
-        if len({*padding[0], *padding[1]}) > 1:
-            raise self._error(layer, f"is padded by {padding}. Expected as much on all sides")
+        sides = {*padding[0], *padding[1]}
+        if len(sides) > 1 or not (is_first or sides == {size // 2}):
+            expected = "as much" if is_first else size // 2
+            raise self._error(layer, f"is padded by {padding}. Expected {expected} on all sides")
         inputs = 3 if is_first else len(self._last_source().kernel)
-        filters, each = layer.kernel.shape[:2]
-        groups = layer.groups
+        filters, each, groups = *layer.kernel.shape[:2], layer.groups
         if not 0 < groups <= _MAX_GROUPS or each * groups != inputs or not filters or filters % groups:
             reason = " (red, green and blue)" if is_first else ", as many as the convolution before it has filters"
             raise self._error(
@@ -164,7 +164,7 @@ class _Matcher:
     def _norm(self, name: str) -> None:
         layer = self._take(chain.LocalResponseNorm, name)
         # As people write them: files have them in float32.
-        alpha, beta, k = (float(str(np.float32(value))) for value in (layer.alpha, layer.beta, layer.k))
+        alpha, beta, k = (as_written(value) for value in (layer.alpha, layer.beta, layer.k))
         try:
             self._lrns.append(LRN(layer.size, alpha, beta, k))
         except ValueError as error:
@@ -174,7 +174,7 @@ class _Matcher:
 
     def _pool(self, name: str) -> None:
         layer = self._take(chain.MaxPool, name)
-        self._check_window(layer, layer.window, POOL_WINDOW, POOL_STRIDE, "a window")
+        self._check_window(layer, POOL_WINDOW, POOL_STRIDE, "a window")
         self._pools.append(layer)
 
     def _dense(self, name: str) -> None:
@@ -209,11 +209,10 @@ class _Matcher:
 
     def _dropout(self) -> tuple[float, float]:
         layers = [layer for layer in self._network.layers if isinstance(layer, chain.Dropout)]
-        is_only_one = len(layers) == 1
         match [layer for layer in layers if layer.rate is not None][-2:]:
             case []:
                 return _DEFAULT_DROPOUT, _DEFAULT_DROPOUT
-            case [only] if not is_only_one:
+            case [only] if len(layers) > 1:
                 self._targets[only] = "drop6, drop7"
                 return only.rate, only.rate
             case [only]:
@@ -230,7 +229,7 @@ class _Matcher:
     def _add_source(self, name: str, layer: chain.Convolution | chain.Dense, units: int) -> None:
         """Adds a layer with weights, which it checks."""
         if layer.bias is not None and layer.bias.shape != (units,):
-            raise self._error(layer, f"has a bias of {_times(layer.bias.shape)} numbers. Expected {units:,}")
+            raise self._error(layer, f"has a bias of {shape_text(layer.bias.shape)} numbers. Expected {units:,}")
         for part, array in (("kernel", layer.kernel), ("bias", layer.bias)):
             # Unlike isfinite(), min() and max() make no array; NaN passes through them.
             if array is not None and not (array.size and np.isfinite(array.min()) and np.isfinite(array.max())):
@@ -241,12 +240,12 @@ class _Matcher:
                 )
         self._sources[name] = layer
 
-    def _check_window(self, layer, window: tuple[int, int], size: int, stride: int, noun: str) -> None:
-        if (window, layer.strides) != ((size,) * 2, (stride,) * 2):
+    def _check_window(self, layer: chain.Convolution | chain.MaxPool, size: int, stride: int, noun: str) -> None:
+        if (layer.window, layer.strides) != ((size,) * 2, (stride,) * 2):
             raise self._error(
                 layer,
-                f"has {noun} of {_times(window)} and strides of {_times(layer.strides)}. Expected {size} × {size} and "
-                f"{stride} × {stride}, as in AlexNet's {self._targets[layer]}",
+                f"has {noun} of {shape_text(layer.window)} and strides of {shape_text(layer.strides)}. Expected "
+                f"{size} × {size} and {stride} × {stride}, as in AlexNet's {self._targets[layer]}",
             )
 
     def _error(self, layer: chain.Layer, problem: str) -> UserError:
@@ -254,7 +253,3 @@ class _Matcher:
             f"{self._network.path}: layer {layer.name!r} {problem}. Networks other than AlexNet, in the form and the "
             "order of layers of CNTK, Caffe or torchvision, need another converter."
         )
-
-
-def _times(sizes: tuple[int, ...]) -> str:
-    return " × ".join(map(str, sizes))

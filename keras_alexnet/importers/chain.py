@@ -46,6 +46,10 @@ class Convolution(Layer):
     padding: Padding
     groups: int = 1
 
+    @property
+    def window(self) -> tuple[int, int]:
+        return self.kernel.shape[2:]
+
 
 @dataclass(frozen=True, eq=False)
 class Relu(Layer):
@@ -119,6 +123,18 @@ class Chain:
     mean_file: str | None = None
     framework: str | None = None
     normalization: tuple[str, ...] = ()
+
+
+def output_size(layer: Convolution | MaxPool, size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of a layer's output; at least 1, as the sizes of unusual images are checked elsewhere."""
+    sizes = []
+    for axis, stride in enumerate(layer.strides):
+        if layer.padding in ("same_upper", "same_lower"):
+            sizes.append(-(-size[axis] // stride))
+            continue
+        total = size[axis] - layer.window[axis] + (0 if isinstance(layer.padding, str) else sum(layer.padding[axis]))
+        sizes.append(max((-(-total // stride) if layer.padding == "caffe" else total // stride) + 1, 1))
+    return sizes[0], sizes[1]
 
 
 # What to call each kind of layer.

@@ -8,7 +8,6 @@ import socket
 import ssl
 import sys
 import urllib.parse
-from collections.abc import Iterator
 from pathlib import Path
 
 from keras_alexnet.errors import SettingError, UserError
@@ -81,40 +80,27 @@ def _download(url: str, path: Path) -> None:
 
     # Keras draws its progress bar into files and pipes, too.
     interactive = keras.config.is_interactive_logging_enabled()
+    # And it waits forever for a server that has stopped sending.
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_TIMEOUT)
     if sys.stdout is None or not sys.stdout.isatty():
         keras.config.disable_interactive_logging()
         say(f"Downloading {url}")
     try:
-        with _socket_timeout(_TIMEOUT):
-            keras.utils.get_file(path.name, url, cache_dir=str(path.parent), cache_subdir="")
-    except (ConnectionError, TimeoutError, ssl.SSLError) as error:
-        raise _failure(url, str(error) or type(error).__name__) from None
-    except OSError:  # of the disk
-        raise
-    except Exception as error:
-        raise _failure(url, str(error) or type(error).__name__) from None
+        keras.utils.get_file(path.name, url, cache_dir=str(path.parent), cache_subdir="")
+    except Exception as error:  # Keras raises bare ones about the network.
+        if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError | ssl.SSLError):
+            raise  # of the disk
+        reason = str(error) or type(error).__name__
+        reason = reason.removeprefix(f"URL fetch failure on {url}: ").removeprefix("None -- ")
+        raise UserError(
+            f"cannot download {url}: {reason}. Check the address and the network, or download the file in another way "
+            "and give its path."
+        ) from None
     finally:
+        socket.setdefaulttimeout(timeout)
         if interactive:
             keras.config.enable_interactive_logging()
-
-
-def _failure(url: str, reason: str) -> UserError:
-    reason = reason.removeprefix(f"URL fetch failure on {url}: ").removeprefix("None -- ")
-    return UserError(
-        f"cannot download {url}: {reason}. Check the address and the network, or download the file in another way and "
-        "give its path."
-    )
-
-
-@contextlib.contextmanager
-def _socket_timeout(seconds: float) -> Iterator[None]:
-    """Keras waits forever for a server that has stopped sending."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 def _check(path: str | os.PathLike[str], checksum: str | None, source: str) -> None:

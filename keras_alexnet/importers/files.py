@@ -1,6 +1,5 @@
 """Model files, mapped into memory: arrays can be views of them, and only what is used is read from disk."""
 
-import dataclasses
 import mmap
 import os
 import stat
@@ -36,7 +35,7 @@ class ModelFile:
         )
 
 
-def open_model_file(path: str | os.PathLike, expected: str) -> ModelFile:
+def open_model_file(path: str | os.PathLike, expected: str, *, is_message: bool = False) -> ModelFile:
     """Maps a file into memory.
 
     NOTE: arrays taken from it may be views: the file must not change while they are used.
@@ -44,9 +43,11 @@ def open_model_file(path: str | os.PathLike, expected: str) -> ModelFile:
     Args:
         path: the file.
         expected: what it should be, for messages: "a Caffe model (.caffemodel)".
+        is_message: whether it is a protobuf message, which must have less than 2 GiB. It is read, not mapped, so that
+            arrays outlive changes of the file.
 
     Raises:
-        UserError: the file cannot be read or is empty.
+        UserError: the file cannot be read, is empty, or is too large.
     """
     path = os.fspath(path)
     try:
@@ -54,29 +55,12 @@ def open_model_file(path: str | os.PathLike, expected: str) -> ModelFile:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise UserError(f"{path} is not a regular file. Give the name of {expected}.")
         with open(path, "rb") as file:
-            if not os.fstat(file.fileno()).st_size:
+            size = os.fstat(file.fileno()).st_size
+            if not size:
                 raise UserError(f"{path} is empty. Expected {expected}: download or copy it again.")
-            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            if is_message and size > _MAX_BYTES:
+                raise UserError(f"{path} has {size:,} bytes. Expected {expected} of less than 2 GiB.")
+            data = file.read() if is_message else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}. Expected {expected}.") from None
-    return ModelFile(path, data, expected)
-
-
-def read_model_file(path: str | os.PathLike, expected: str) -> ModelFile:
-    """Reads a whole file into memory: unlike with `open_model_file`, arrays that are views of it outlive changes.
-
-    Args:
-        path: the file.
-        expected: what it should be, for messages.
-
-    Raises:
-        UserError: the file cannot be read, is empty, or has 2 GiB or more.
-    """
-    file = open_model_file(path, expected)
-    if len(file) > _MAX_BYTES:
-        raise UserError(f"{file.path} has {len(file):,} bytes. Expected {expected} of less than 2 GiB.")
-    try:
-        with open(file.path, "rb") as opened:
-            return dataclasses.replace(file, data=memoryview(opened.read()))
-    except OSError as error:
-        raise UserError(f"cannot read {file.path}: {error.strerror or error}. Expected {expected}.") from None
+    return ModelFile(path, memoryview(data), expected)

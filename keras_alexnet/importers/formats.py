@@ -4,11 +4,10 @@ import itertools
 import os
 import re
 import zipfile
-from collections.abc import Collection
 
 from google.protobuf.message import DecodeError
 
-from keras_alexnet.errors import UserError
+from keras_alexnet.errors import UserError, first_line
 from keras_alexnet.importers.files import ModelFile, open_model_file
 from keras_alexnet.importers.protobuf import BYTES, VARINT, fields
 
@@ -33,13 +32,13 @@ _HEADER_BYTES = 256
 # Fields of a message that are looked at, which are small in number but for layers.
 _MAX_FIELDS = 1_000
 # Trained weights hardly compress; constant ones do, but nobody needs them.
-_MAX_GROWTH = 50
+MAX_GROWTH = 50
 
 MEAN_IMAGE = "a mean image of Caffe"
 NPY = "a NumPy array"
 SOLVER_STATE = "a solver state of Caffe, without weights"
 _ZIP = "a zip archive"
-_HDF5 = "an HDF5 file"
+HDF5 = "an HDF5 file"
 
 # What a file may begin with; protobuf messages have no such signature.
 _SIGNATURES = {
@@ -47,7 +46,7 @@ _SIGNATURES = {
     rb"\s*<(?i:!doctype|html|head|body|\?xml)": "a web page",
     rb"version https://git-lfs": "a pointer of Git LFS",
     rb"[\t\n\r -~]+\Z": "a text",
-    rb"\x89HDF\r\n\x1a\n": _HDF5,
+    rb"\x89HDF\r\n\x1a\n": HDF5,
     rb"\x93NUMPY": NPY,
     rb"\x1f\x8b": "a gzip archive",
     rb"ktnc": "CNTK's format for models of more than 2 GB",
@@ -55,11 +54,11 @@ _SIGNATURES = {
     rb".{5}\0\0\0\{": TORCHVISION,
     rb"\x80[\x02-\x05]": TORCHVISION,
 }
-_ADVICE = {
+ADVICE = {
     "a web page": "download the file itself",
     "a pointer of Git LFS": "run git lfs pull",
     "a text": "the file with the weights is needed; a .prototxt is given as --deploy, with the .caffemodel",
-    _HDF5: "save the whole model as .keras; weights of Caffe have a group /data",
+    HDF5: "save the whole model as .keras; weights of Caffe have a group /data",
     "a gzip archive": "unpack it",
     "CNTK's format for models of more than 2 GB": "AlexNet is smaller",
     _ZIP: "unpack it",
@@ -81,52 +80,31 @@ def detect_format(path: str | os.PathLike) -> str:
             f"{path} is a folder. Expected {_EXPECTED}; a SavedModel cannot be read back: give its .keras file."
         )
     file = open_model_file(path, _EXPECTED)
-    found = _signature(file)
+    found = signature(file)
     if found == _ZIP:
         return _zip_format(path)
-    if found == _HDF5:
+    if found == HDF5:
         found = _hdf5_format(file)
-        if found == CAFFE:
-            return found
-    if found in _ADVICE:
-        raise _other_format(file, found)
+    if found in ADVICE:
+        raise other_format(file, found)
     found = found or _SUFFIXES.get(os.path.splitext(path)[1].lower())
     if found is None:
         raise UserError(
-            f"{path} has an unrecognized model format: it begins with {_start(file, 16)!r}. Expected {_EXPECTED}."
+            f"{path} has an unrecognized model format: it begins with {bytes(file.data[:16])!r}. Expected {_EXPECTED}."
         )
     return found
 
 
-def refuse_other_formats(file: ModelFile, allowed: Collection[str] = ()) -> None:
-    """Raises a `UserError` for files that are often given by mistake, unless they are what is `allowed`."""
-    found = _signature(file)
-    if found in _ADVICE and found not in allowed:
-        raise _other_format(file, found)
+def other_format(file: ModelFile, found: str) -> UserError:
+    """The error that a file is what is often given by mistake, a key of `ADVICE`."""
+    return UserError(f"{file.path} is {found}: {ADVICE[found]}. Expected {file.expected}.")
 
 
-def is_npy(file: ModelFile) -> bool:
-    """Whether a file is a NumPy array."""
-    return _signature(file) == NPY
-
-
-def is_hdf5(file: ModelFile) -> bool:
-    """Whether a file is HDF5."""
-    return _signature(file) == _HDF5
-
-
-def _other_format(file: ModelFile, found: str) -> UserError:
-    return UserError(f"{file.path} is {found}: {_ADVICE[found]}. Expected {file.expected}.")
-
-
-def _signature(file: ModelFile) -> str | None:
-    start = _start(file, _HEADER_BYTES)
+def signature(file: ModelFile) -> str | None:
+    """The format, or what else a file is, by its first bytes or fields; None if they are of nothing that is known."""
+    start = bytes(file.data[:_HEADER_BYTES])
     matches = (found for pattern, found in _SIGNATURES.items() if re.match(pattern, start, re.DOTALL))
     return next(matches, None) or _message_format(file.data)
-
-
-def _start(file: ModelFile, num_bytes: int) -> bytes:
-    return bytes(file.data[:num_bytes])
 
 
 def _message_format(data: memoryview) -> str | None:
@@ -155,8 +133,8 @@ def _message_format(data: memoryview) -> str | None:
         return CNTK
     if 1 in numbers:
         # An ONNX model that is cut off before its graph, or a solver state.
-        is_state = any(map(_is_blob, thirds)) or any(map(_names_weights, seconds))
-        return SOLVER_STATE if is_state else ONNX
+        names_weights = any(bytes(data[-14:]).endswith((b".caffemodel", b".caffemodel.h5")) for data in seconds)
+        return SOLVER_STATE if names_weights or any(map(_is_blob, thirds)) else ONNX
     return CAFFE if seconds or len(names) == 1 else None
 
 
@@ -184,10 +162,6 @@ def _is_blob(data: memoryview) -> bool:
     return any(number in (5, 8, 12) and wire_type == BYTES for number, wire_type, _ in _first_fields(data))
 
 
-def _names_weights(data: memoryview) -> bool:
-    return bytes(data[-14:]).endswith((b".caffemodel", b".caffemodel.h5"))
-
-
 def _hdf5_format(file: ModelFile) -> str:
     import h5py
 
@@ -195,10 +169,10 @@ def _hdf5_format(file: ModelFile) -> str:
         with h5py.File(file.path, "r") as stored:
             names = set(itertools.islice(stored, _MAX_FIELDS))
     except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise file.error(f"is a damaged HDF5 file ({str(error)[:200]})") from None
+        raise file.error(f"is a damaged HDF5 file ({first_line(error)})") from None
     if "data" in names:
         return CAFFE
-    return SOLVER_STATE if names & {"history", "learned_net"} else _HDF5
+    return SOLVER_STATE if names & {"history", "learned_net"} else HDF5
 
 
 def _zip_format(path: str) -> str:
@@ -211,9 +185,9 @@ def _zip_format(path: str) -> str:
         raise UserError(
             f"{path} is a damaged zip archive ({error}), as .keras and .pth files are. Download or copy it again."
         ) from None
-    if unpacked > _MAX_GROWTH * os.path.getsize(path):
+    if unpacked > MAX_GROWTH * os.path.getsize(path):
         raise UserError(
-            f"{path} is a zip archive that would grow to {unpacked:,} bytes, more than {_MAX_GROWTH} times its size. "
+            f"{path} is a zip archive that would grow to {unpacked:,} bytes, more than {MAX_GROWTH} times its size. "
             f"Weights never do. Expected {_EXPECTED}."
         )
     if "config.json" in names and "metadata.json" in names:

@@ -5,9 +5,6 @@ from keras_alexnet.importers import chain
 from keras_alexnet.importers.chain import Chain
 from keras_alexnet.presets import POOL_PADDINGS, POOL_STRIDE, POOL_WINDOW, effective_padding
 
-# Image sizes where the file has none: by the padding of conv1, the default and the other one to try.
-_IMAGE_SIZES = {0: (227, 224)}
-_OTHER_SIZES = (224, 227)
 _CONV1_KERNEL, _CONV1_STRIDE = 11, 4
 
 Pair = tuple[int, int]
@@ -37,19 +34,20 @@ def find_image_size_and_pool_padding(
     Raises:
         UserError: images that are not square, pools that no rule fits, or fc6 of another number of inputs.
     """
+    # Where the file has no size, the one that is usual with such padding, and another one.
+    sizes = (224, 227) if conv1_padding else (227, 224)
     if network.image_size:
         height, width = network.image_size
         if height != width:
             raise UserError(f"{network.path} is for images of {height} × {width} pixels. Expected squares.")
-        return height, _pool_padding(network, height, conv1_padding, pools, fc6, channels)
-    default, other = _IMAGE_SIZES.get(conv1_padding, _OTHER_SIZES)
-    try:
-        return default, _pool_padding(network, default, conv1_padding, pools, fc6, channels)
-    except UserError as error:
+        sizes = (height,)
+    errors = []
+    for size in sizes:
         try:
-            return other, _pool_padding(network, other, conv1_padding, pools, fc6, channels)
-        except UserError:
-            raise error from None
+            return size, _pool_padding(network, size, conv1_padding, pools, fc6, channels)
+        except UserError as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def _pool_padding(

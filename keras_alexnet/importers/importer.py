@@ -131,9 +131,9 @@ def _sort_classes(model: keras.Model, ids: list[str], classmappings: str, path: 
             f"{path} ends in a layer {layer.name} ({type(layer).__name__}). Expected fc8, a dense layer, whose units "
             "can be reordered. Use a model of keras_alexnet, or leave out the class mappings."
         )
-    doubles = [class_id for class_id, count in Counter(ids).items() if count > 1]
-    if doubles:
-        raise UserError(f"{classmappings} has the class {doubles[0]!r} more than once. Expected each once.")
+    class_id, count = Counter(ids).most_common(1)[0]
+    if count > 1:
+        raise UserError(f"{classmappings} has the class {class_id!r} more than once. Expected each once.")
     order = sorted(range(num_classes), key=ids.__getitem__)
     layer.set_weights([array[..., order] for array in layer.get_weights()])
     return [ids[label] for label in order]

@@ -10,6 +10,7 @@ import numpy as np
 from keras_alexnet.errors import UserError
 from keras_alexnet.importers import formats
 from keras_alexnet.importers.alexnet import AlexNetMatch
+from keras_alexnet.importers.arrays import numbers_text
 from keras_alexnet.presets import PRESETS, Preset, per_channel
 
 CHANNEL_ORDERS = ("bgr", "rgb")
@@ -37,15 +38,15 @@ class Preprocessing:
             values = getattr(self, name)
             if values is None:
                 continue
+            found = f"{name} is {numbers_text(values, ',')}"
             if len(values) != 3 or not all(map(math.isfinite, values)) or (name == "std" and min(values) <= 0):
                 raise UserError(
-                    f"{name} is {','.join(f'{value:g}' for value in values)}; expected three numbers, one a channel in "
-                    f"the file's order, such as {example}."
+                    f"{found}; expected three numbers, one a channel in the file's order, such as {example}."
                 )
             if 0 < max(map(abs, values)) < 1:
                 raise UserError(
-                    f"{name} is {','.join(f'{value:g}' for value in values)}, which is for pixels of 0 to 1. Expected "
-                    f"numbers for pixels of 0 to 255: multiply them by 255, as in {example}."
+                    f"{found}, which is for pixels of 0 to 1. Expected numbers for pixels of 0 to 255: multiply them "
+                    f"by 255, as in {example}."
                 )
         if self.channel_order not in (None, *CHANNEL_ORDERS):
             raise UserError(f"channel_order is {self.channel_order!r}; expected {' or '.join(CHANNEL_ORDERS)}.")
@@ -78,10 +79,6 @@ def resolve_preprocessing(found: AlexNetMatch, kind: str, given: Preprocessing) 
         found: the network.
         kind: of the file, of `formats`.
         given: what the user says. Where the network scales pixels itself, std is for what is done before.
-
-    Raises:
-        UserError: the user contradicts the file, there are two usual readings of such a file and the user does not say
-            which, or what there is cannot be for pixels of 0 to 255, or seems to be for the other order of channels.
     """
     network, usual = found.network, _usual_preset(found, kind, given)
     if given.channel_order and network.channel_order not in (None, given.channel_order):
@@ -97,7 +94,6 @@ def resolve_preprocessing(found: AlexNetMatch, kind: str, given: Preprocessing) 
     for said, source in ((network.channel_order, "the file"), (given.channel_order, "as given")):
         if said:
             order, order_source = said, source
-    to_rgb = slice(None, None, -1 if order == "bgr" else 1)
     if scales_itself and given.mean is not None:
         raise UserError(
             f"{network.path} scales its pixels itself (layer {found.scalings[0].name!r}). Leave out mean; std may be "
@@ -105,14 +101,13 @@ def resolve_preprocessing(found: AlexNetMatch, kind: str, given: Preprocessing) 
         )
     scale, offset, sources = np.ones(3), np.zeros(3), []
     if not scales_itself and usual:
-        preset = PRESETS[usual]
-        scale, offset = (np.array(per_channel(values))[to_rgb] for values in (preset.input_scale, preset.input_offset))
+        scale, offset = _input_scaling(usual, order)
         sources = [f"usual for {_NAMES[usual]}"]
     if given.mean is not None or given.std is not None:
         if given.std is None and np.any(scale != 1):
             raise UserError(
                 f"{network.path}: --mean is given without --std, and both are usual: {sources[0]} is "
-                f"--std={_flag(1 / scale)}, and --std=1,1,1 where nothing is divided. Pass one of them."
+                f"--std={numbers_text(1 / scale, ',')}, and --std=1,1,1 where nothing is divided. Pass one of them."
             )
         std = 1 / scale if given.std is None else np.array(given.std)
         mean = -offset / scale if given.mean is None else np.array(given.mean)
@@ -129,7 +124,9 @@ def resolve_preprocessing(found: AlexNetMatch, kind: str, given: Preprocessing) 
     if order_source == "assumed":
         _refuse_other_order(found, mean, order)
     preset = dataclasses.replace(
-        found.preset, input_scale=_collapsed(scale[to_rgb]), input_offset=_collapsed(offset[to_rgb])
+        found.preset,
+        input_scale=_collapsed(_reordered(scale, order)),
+        input_offset=_collapsed(_reordered(offset, order)),
     )
     return ResolvedPreprocessing(
         preset, order, order_source, tuple(mean.tolist()), tuple(std.tolist()), ", ".join(sources)
@@ -140,9 +137,9 @@ def _refuse_small_pixels(found: AlexNetMatch, mean: np.ndarray, std: np.ndarray)
     """Refuses a network whose own scaling is for pixels of 0 to 1, as PyTorch's often is."""
     if np.abs(std).min() < 0.99 or 0 < np.abs(mean).max() < 1:
         raise UserError(
-            f"{found.network.path}: layer {found.scalings[0].name!r} subtracts {_listed(mean)} and divides by "
-            f"{_listed(std)}, as for pixels of 0 to 1. Pass --std=255,255,255 if that is right, and --std=1,1,1 if "
-            "the network takes pixels of 0 to 255."
+            f"{found.network.path}: layer {found.scalings[0].name!r} subtracts {numbers_text(mean)} and divides by "
+            f"{numbers_text(std)}, as for pixels of 0 to 1. Pass --std=255,255,255 if that is right, and --std=1,1,1 "
+            "if the network takes pixels of 0 to 255."
         )
 
 
@@ -151,13 +148,9 @@ def _refuse_other_order(found: AlexNetMatch, mean: np.ndarray, order: str) -> No
     first, second, third = mean if order == "bgr" else mean[::-1]
     if first > second > third:
         raise UserError(
-            f"{found.network.path}: {_listed(mean)} are subtracted from the channels, which are assumed to be "
+            f"{found.network.path}: {numbers_text(mean)} are subtracted from the channels, which are assumed to be "
             f"{order.upper()}, but look like those of {order[::-1].upper()}. Pass the right one as --channel_order."
         )
-
-
-def _listed(values: np.ndarray) -> str:
-    return ", ".join(f"{value:.6g}" for value in values)
 
 
 def _usual_preset(found: AlexNetMatch, kind: str, given: Preprocessing) -> str | None:
@@ -188,11 +181,10 @@ def _question(found: AlexNetMatch, order: str | None, scales_itself: bool) -> Us
         )
     readings = []
     for name, usual_order in (("torchvision", "rgb"), ("bvlc", "bgr")):
-        preset, chosen = PRESETS[name], order or usual_order
-        to_rgb = slice(None, None, -1 if chosen == "bgr" else 1)
-        scale, offset = (np.array(per_channel(values))[to_rgb] for values in (preset.input_scale, preset.input_offset))
-        flags = f"--channel_order={chosen} --mean={_flag(-offset / scale)}"
-        readings.append(flags + (f" --std={_flag(1 / scale)}" if np.any(scale != 1) else ""))
+        chosen = order or usual_order
+        scale, offset = _input_scaling(name, chosen)
+        flags = f"--channel_order={chosen} --mean={numbers_text(-offset / scale, ',')}"
+        readings.append(flags + (f" --std={numbers_text(1 / scale, ',')}" if np.any(scale != 1) else ""))
     says = "does not say which pixels it was trained on"
     if tensors := found.network.normalization:
         says = f"normalizes pixels with {' and '.join(tensors[:2])}, but does not say how"
@@ -203,8 +195,15 @@ def _question(found: AlexNetMatch, order: str | None, scales_itself: bool) -> Us
     )
 
 
-def _flag(values: np.ndarray) -> str:
-    return ",".join(f"{value:.6g}" for value in values)
+def _input_scaling(preset: str, order: str) -> list[np.ndarray]:
+    """By what a named network scales pixels, scale and offset, for channels in that order."""
+    values = PRESETS[preset].input_scale, PRESETS[preset].input_offset
+    return [_reordered(np.array(per_channel(value)), order) for value in values]
+
+
+def _reordered(values: np.ndarray, order: str) -> np.ndarray:
+    """Values of RGB channels for those of the file, or the other way round."""
+    return values[::-1] if order == "bgr" else values
 
 
 def _collapsed(values: np.ndarray) -> float | tuple[float, float, float]:

@@ -113,14 +113,8 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
 def split(data: memoryview, numbers: Collection[int], file: ModelFile) -> tuple[dict[int, list[memoryview]], bytes]:
     """Takes fields out of a message: the contents of each, by number, as views; and the rest of the message.
 
-    Args:
-        data: the message.
-        numbers: of strings, messages, and arrays of floats or doubles. Those of an array that is not packed are pieces
-            of a number each.
-        file: the file, for messages.
-
-    Raises:
-        UserError: the bytes are not a message, or of more fields than a network has.
+    `numbers` are those of strings, messages, and arrays of floats or doubles. One that is not packed is in pieces of a
+    number each.
     """
     parts: dict[int, list[memoryview]] = {number: [] for number in numbers}
     rest: list[memoryview] = []
@@ -133,39 +127,28 @@ def split(data: memoryview, numbers: Collection[int], file: ModelFile) -> tuple[
             else:
                 rest.append(whole)
     except DecodeError:
-        raise unreadable(file) from None
+        raise _unreadable(file) from None
     if (size := sum(map(len, rest))) > _MAX_SETTINGS_BYTES:
         raise file.error(f"has {size:,} bytes of settings in one message, too many for an AlexNet")
     return parts, b"".join(rest)
 
 
 def parse(message_type: type[Message], data: bytes, file: ModelFile) -> Message:
-    """Decodes a message without large fields.
-
-    Raises:
-        UserError: the bytes are not such a message.
-    """
+    """Decodes a message without large fields."""
     try:
         return message_type.FromString(data)
     except DecodeError:
-        raise unreadable(file) from None
+        raise _unreadable(file) from None
 
 
-def unreadable(file: ModelFile) -> UserError:
-    """The error that a file is not made of the messages that were expected."""
+def _unreadable(file: ModelFile) -> UserError:
     return file.error("is something else, corrupted, or truncated")
 
 
 def read_numbers(pieces: list[memoryview], dtype: str, where: str) -> np.ndarray:
     """The numbers of an array as a flat read-only array; a view of the file if they are in one piece.
 
-    Args:
-        pieces: of the field, as of `split`.
-        dtype: of the numbers.
-        where: the file and what has the numbers, for messages.
-
-    Raises:
-        UserError: their bytes are not a multiple of the type's.
+    `pieces` are as of `split`; `where` is the file and what has the numbers, for messages.
     """
     data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
     size = np.dtype(dtype).itemsize
@@ -178,17 +161,7 @@ def read_numbers(pieces: list[memoryview], dtype: str, where: str) -> np.ndarray
 
 
 def text(data: bytes, where: str) -> str:
-    """A string of the file; bytes that are not UTF-8 become escapes.
-
-    Raises:
-        UserError: it is too long for a name.
-    """
+    """A string of the file, of the length of a name; bytes that are not UTF-8 become escapes."""
     if len(data) > _MAX_TEXT:
         raise UserError(f"{where} has a name of {len(data):,} bytes. Expected at most {_MAX_TEXT:,}.")
     return data.decode("utf-8", "backslashreplace")
-
-
-def as_written(number: float) -> float:
-    """The shortest decimal of a float32, so that 0.0001 is not 9.999999747378752e-05."""
-    with np.errstate(over="ignore"):
-        return float(str(np.float32(number)))

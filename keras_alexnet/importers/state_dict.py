@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections import defaultdict
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,7 +22,7 @@ _NAME = re.compile(r"(?:(?P<prefix>.*)\.)?(?P<name>(?:features|classifier)\..+)"
 # A layer that is the only one with weights of an nn.Sequential.
 _IN_SEQUENTIAL = re.compile(r"(?P<place>(?:features|classifier)\.\d+)\.(?P<number>\d+)\.(?P<kind>weight|bias)")
 
-_MAX_SHOWN = 4
+_MAX_LISTED = 4
 _MAX_DEPTH = 100
 _MAX_KEY = 200
 
@@ -77,7 +77,12 @@ def find_candidates(content, path: str) -> list[Candidate]:
             elif isinstance(value, Tensor | np.ndarray) and value.shape != ():
                 tensors[name] = value
         found += tensors
-        normalization += [name for name, tensor in tensors.items() if _is_normalization(name, tensor)]
+        # The mean or the deviation of pixels, which a layer in front of the network applies.
+        normalization += [
+            name
+            for name, tensor in tensors.items()
+            if name.rpartition(".")[2].strip("_") in ("mean", "std") and math.prod(tensor.shape) == 3
+        ]
         _add_tensors(candidates, tensors, path)
     if not candidates:
         if found:
@@ -106,11 +111,6 @@ def _not_loaded(content, path: str) -> UserError:
         f"{EXPECTED}: if it is a whole model that you trust, load it with torch.load(path, weights_only=False) and "
         f"{SAVE}."
     )
-
-
-def _is_normalization(name: str, tensor: Tensor | np.ndarray) -> bool:
-    """Whether a tensor is the mean or the deviation of pixels, which a layer in front of the network applies."""
-    return name.rpartition(".")[2].strip("_") in ("mean", "std") and math.prod(tensor.shape) == 3
 
 
 def _key(key) -> str:
@@ -142,17 +142,12 @@ def _unwrapped(name: str) -> str:
 
 def _without_sequentials(weights: dict[str, Tensor | np.ndarray]) -> dict[str, Tensor | np.ndarray]:
     """Names as without an nn.Sequential around a layer: classifier.6.0.weight is classifier.6.weight."""
-    numbers = defaultdict(set)
-    for name in weights:
-        if match := _IN_SEQUENTIAL.fullmatch(name):
-            numbers[match["place"]].add(match["number"])
-    plain = {}
-    for name, tensor in weights.items():
-        match = _IN_SEQUENTIAL.fullmatch(name)
-        if match and len(numbers[match["place"]]) == 1:
-            name = f"{match['place']}.{match['kind']}"
-        plain[name] = tensor
-    return plain
+    matches = {name: _IN_SEQUENTIAL.fullmatch(name) for name in weights}
+    layers = Counter(place for place, _ in {match.group("place", "number") for match in matches.values() if match})
+    return {
+        f"{match['place']}.{match['kind']}" if match and layers[match["place"]] == 1 else name: weights[name]
+        for name, match in matches.items()
+    }
 
 
 def select_candidate(candidates: list[Candidate], weights_key: str | None, path: str) -> Candidate:
@@ -188,5 +183,5 @@ def select_candidate(candidates: list[Candidate], weights_key: str | None, path:
 
 
 def _listed(names: list[str]) -> str:
-    shown = ", ".join(name[:100] for name in names[:_MAX_SHOWN])
-    return shown + (f" and {len(names) - _MAX_SHOWN:,} more" if len(names) > _MAX_SHOWN else "")
+    more = f" and {len(names) - _MAX_LISTED:,} more" if len(names) > _MAX_LISTED else ""
+    return ", ".join(name[:100] for name in names[:_MAX_LISTED]) + more

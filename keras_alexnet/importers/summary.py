@@ -11,7 +11,7 @@ from keras_alexnet.presets import describe, preset_name
 
 
 def summarize(found: AlexNetMatch, pixels: ResolvedPreprocessing, model: keras.Model) -> str:
-    """Tells the layers of the file with their shapes, what each became, and which pixels file and model take."""
+    """Lists the layers of the file with their shapes, what each became, and which pixels file and model take."""
     rows = [("layer of the file", "what", "shape", "of the model", "shape", "")]
     for layer, name in found.mapping:
         source = getattr(layer, "kernel", None)
@@ -76,8 +76,8 @@ def _scaling(pixels: ResolvedPreprocessing) -> str:
 
 
 def _numbers(values: Sequence[float]) -> str:
-    shown = [f"{value:.6g}" for value in values]
-    return shown[0] if len(set(shown)) == 1 else ", ".join(shown)
+    texts = [f"{value:.6g}" for value in values]
+    return texts[0] if len(set(texts)) == 1 else ", ".join(texts)
 
 
 def _times(array) -> str:

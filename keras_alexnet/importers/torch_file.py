@@ -8,6 +8,7 @@ import io
 import mmap
 import struct
 import zipfile
+from collections.abc import Callable
 
 import numpy as np
 
@@ -36,8 +37,7 @@ def read_torch_file(file: ModelFile):
         raise
     # What pickle, pickletools and zipfile raise at damaged files, and what malicious ones provoke.
     except Exception as error:
-        reason = first_line(error)
-        raise file.error(f"cannot be read ({reason})") from None
+        raise file.error(f"cannot be read ({first_line(error)})") from None
 
 
 def _read_zip(file: ModelFile):
@@ -63,9 +63,7 @@ def _read_zip(file: ModelFile):
     def storage(dtype: np.dtype, key: str, count: int) -> Storage:
         return Storage(dtype, count, lambda: archive.read(f"{folder}data/{key}"))
 
-    data = archive.read(f"{folder}data.pkl")
-    _require_small(file, io.BytesIO(data))
-    return Unpickler(io.BytesIO(data), storage, is_big_endian).load()
+    return _load(file, io.BytesIO(archive.read(f"{folder}data.pkl")), storage, is_big_endian)
 
 
 def _read_pickles(file: ModelFile):
@@ -84,10 +82,7 @@ def _read_pickles(file: ModelFile):
     pickles = []
     with open(file.path, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as stream:
         for _ in range(_PICKLES_BEFORE_STATE + 2):
-            start = stream.tell()
-            _require_small(file, stream)
-            stream.seek(start)
-            pickles.append(Unpickler(stream, storage, is_big_endian).load())
+            pickles.append(_load(file, stream, storage, is_big_endian))
             if pickles[:2] not in ([_MAGIC], [_MAGIC, _PROTOCOL]):
                 raise UserError(
                     f"{file.path} is a pickle, but not of torch.save (or of PyTorch before 0.2). Nothing of it was "
@@ -106,9 +101,12 @@ def _read_pickles(file: ModelFile):
     return state
 
 
-def _require_small(file: ModelFile, stream) -> None:
+def _load(file: ModelFile, stream, storage: Callable[[np.dtype, str, int], Storage], is_big_endian: bool):
+    start = stream.tell()
     if not check_pickle(stream):
         raise UserError(
             f"{file.path} holds more Python objects than the checkpoint of an AlexNet has. Expected {file.expected}: "
             f"{SAVE}."
         )
+    stream.seek(start)
+    return Unpickler(stream, storage, is_big_endian).load()

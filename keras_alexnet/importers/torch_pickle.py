@@ -4,6 +4,7 @@ Everything else that a checkpoint may contain (`argparse.Namespace`, NumPy scala
 becomes an inert placeholder: no function or class of the file is imported or called.
 """
 
+import functools
 import math
 import pickle
 import pickletools
@@ -91,7 +92,7 @@ class Tensor(_Inert):
 
     def numpy(self) -> np.ndarray:
         """Its numbers; raises `ValueError` and what zipfile raises if they are damaged."""
-        flat = self._storage.numpy()[self._offset :]
+        flat = self._storage.array[self._offset :]
         return np.lib.stride_tricks.as_strided(
             flat, self.shape, [stride * flat.itemsize for stride in self._strides], writeable=False
         )
@@ -111,23 +112,17 @@ class Storage(_Inert):
             raise ValueError("a storage without a size")
         self.count = count
         self.dtype, self._read = dtype, read
-        self._array: np.ndarray | None = None
 
-    def numpy(self) -> np.ndarray:
-        if self._array is None:
-            data = self._read()
-            if len(data) != self.count * self.dtype.itemsize:
-                raise ValueError(f"{len(data):,} bytes of a tensor, where {self.count:,} numbers are named")
-            self._array = np.frombuffer(data, self.dtype)
-        return self._array
+    @functools.cached_property
+    def array(self) -> np.ndarray:
+        data = self._read()
+        if len(data) != self.count * self.dtype.itemsize:
+            raise ValueError(f"{len(data):,} bytes of a tensor, where {self.count:,} numbers are named")
+        return np.frombuffer(data, self.dtype)
 
 
 def check_pickle(stream) -> bool:
-    """Whether a pickle takes no more memory, and no deeper a stack, than a checkpoint may.
-
-    Raises:
-        ValueError: it is damaged.
-    """
+    """Whether a pickle takes no more memory, and no deeper a stack, than a checkpoint may."""
     opcodes = tuples = memo = 0
     for opcode, argument, _ in pickletools.genops(stream):
         opcodes += 1

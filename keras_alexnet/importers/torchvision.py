@@ -12,13 +12,12 @@ import os
 import numpy as np
 
 from keras_alexnet.errors import UserError, first_line
-from keras_alexnet.importers.chain import Chain, Convolution, Dense, Dropout, Layer, MaxPool, Relu
+from keras_alexnet.importers.arrays import FLOAT_TYPES, as_float32
+from keras_alexnet.importers.chain import Chain, Convolution, Dense, Dropout, MaxPool, Relu
 from keras_alexnet.importers.files import open_model_file
 from keras_alexnet.importers.state_dict import EXPECTED, KERNEL_AXES, find_candidates, select_candidate
 from keras_alexnet.importers.torch_file import SAVE, read_torch_file
 from keras_alexnet.importers.torch_pickle import Tensor
-
-_FLOAT_TYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 def read_torchvision(path: str | os.PathLike, weights_key: str | None = None) -> Chain:
@@ -32,12 +31,7 @@ def read_torchvision(path: str | os.PathLike, weights_key: str | None = None) ->
         weights_key: which weights to read, if the file has several: a key on the way to them, such as "ema".
 
     Returns:
-        The network without torchvision's normalization of pixels, of which such files say nothing. Arrays are float32,
-        whatever the float type in the file.
-
-    Raises:
-        UserError: safetensors is needed and not installed, or the file cannot be read, is something else, is damaged,
-            has other weights, or has several and `weights_key` selects none of them.
+        The network without torchvision's normalization of pixels, of which such files say nothing.
     """
     file = open_model_file(path, EXPECTED)
     # The header's length in 8 bytes, and the header, which is JSON; the other formats begin otherwise.
@@ -45,8 +39,7 @@ def read_torchvision(path: str | os.PathLike, weights_key: str | None = None) ->
         kind, content = "torchvision state dict (.safetensors)", _read_safetensors(file.path)
     else:
         kind, content = "torchvision state dict (.pth)", read_torch_file(file)
-    candidates = find_candidates(content, file.path)
-    found = select_candidate(candidates, weights_key, file.path)
+    found = select_candidate(find_candidates(content, file.path), weights_key, file.path)
     if found.prefix:
         kind += f", weights at {found.prefix[:100]!r}"
     arrays = {name: _array(tensor, f"{file.path}: {name}") for name, tensor in found.weights.items()}
@@ -77,49 +70,44 @@ def _array(tensor: Tensor | np.ndarray, where: str) -> np.ndarray:
     # What zipfile raises at damaged entries.
     except Exception as error:
         raise UserError(f"{where} is damaged ({first_line(error)}). Expected {EXPECTED}: download it again.") from None
-    if array.dtype.name not in _FLOAT_TYPES:
-        raise UserError(f"{where} is of {array.dtype}. Expected one of {', '.join(_FLOAT_TYPES)}: {SAVE}.")
-    # What is beyond float32 becomes infinite, which the caller refuses.
-    with np.errstate(over="ignore"):
-        return array.astype(np.float32, copy=False)
+    if array.dtype.name not in FLOAT_TYPES:
+        raise UserError(f"{where} is of {array.dtype}. Expected one of {', '.join(FLOAT_TYPES)}: {SAVE}.")
+    return as_float32(array)
 
 
 def _chain(arrays: dict[str, np.ndarray], path: str, kind: str) -> Chain:
-    def relu(place: str) -> Layer:
-        return Relu(place)
-
-    def pool(place: str) -> Layer:
+    def pool(place: str) -> MaxPool:
         return MaxPool(place, (3, 3), (2, 2), "valid")
 
-    def conv(place: str, strides: int, padding: int) -> Layer:
+    def conv(place: str, strides: int, padding: int) -> Convolution:
         kernel, bias = _weights(arrays, path, place)
         return Convolution(place, kernel, bias, (strides, strides), ((padding, padding),) * 2)
 
-    def dense(place: str) -> Layer:
+    def dense(place: str) -> Dense:
         kernel, bias = _weights(arrays, path, place)
         return Dense(place, kernel.T, bias)
 
     # The adaptive average pool to 6 × 6 does nothing at 224 × 224 pixels.
     layers = (
         conv("features.0", 4, 2),
-        relu("features.1"),
+        Relu("features.1"),
         pool("features.2"),
         conv("features.3", 1, 2),
-        relu("features.4"),
+        Relu("features.4"),
         pool("features.5"),
         conv("features.6", 1, 1),
-        relu("features.7"),
+        Relu("features.7"),
         conv("features.8", 1, 1),
-        relu("features.9"),
+        Relu("features.9"),
         conv("features.10", 1, 1),
-        relu("features.11"),
+        Relu("features.11"),
         pool("features.12"),
         Dropout("classifier.0"),
         dense("classifier.1"),
-        relu("classifier.2"),
+        Relu("classifier.2"),
         Dropout("classifier.3"),
         dense("classifier.4"),
-        relu("classifier.5"),
+        Relu("classifier.5"),
         dense("classifier.6"),
     )
     return Chain(path, kind, layers)

@@ -8,13 +8,12 @@ import numpy as np
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.importers import chain
-from keras_alexnet.importers.caffe.hdf5 import read_caffe_hdf5
 from keras_alexnet.importers.caffe.layers import CaffeLayer
-from keras_alexnet.importers.caffe.reader import read_caffemodel, read_prototxt
+from keras_alexnet.importers.caffe.reader import read_caffe_hdf5, read_caffemodel, read_prototxt
 from keras_alexnet.importers.caffe.wiring import WEIGHTED, image_path, listed
 from keras_alexnet.importers.chain import Chain
 from keras_alexnet.importers.files import open_model_file
-from keras_alexnet.importers.formats import is_hdf5
+from keras_alexnet.importers.formats import HDF5, signature
 
 
 def read_caffe_chain(path: str | os.PathLike, deploy: str | os.PathLike | None = None) -> Chain:
@@ -28,12 +27,11 @@ def read_caffe_chain(path: str | os.PathLike, deploy: str | os.PathLike | None =
             name in `path`; without it, all layers of `path`. A `.caffemodel.h5` has no layers of its own.
 
     Raises:
-        UserError: as `read_caffemodel`, `read_caffe_hdf5` and `read_prototxt`; or the network is not a chain, or has
-            other layers than those of `chain`.
+        UserError: a file cannot be read, or the network is not a chain of the layers of `chain`.
     """
     path = described = os.fspath(path)
     trained: tuple[CaffeLayer, ...] = ()
-    if is_hdf5(open_model_file(path, "a Caffe model")):
+    if signature(open_model_file(path, "a Caffe model")) == HDF5:
         if deploy is None:
             raise UserError(f"{path} has weights, but no layers. Give the .prototxt of the network as --deploy.")
         blobs = read_caffe_hdf5(path)
@@ -92,32 +90,19 @@ def _with_dense_layers(
     and gives one result for those of which the first of them covers what the pooling gives. So a size of larger images
     is left out.
     """
-    last_pool = max((place for place, layer in enumerate(layers) if isinstance(layer, chain.MaxPool)), default=-1)
+    pools = [place for place, layer in enumerate(layers) if isinstance(layer, chain.MaxPool)]
     size, result = image_size, []
     for place, layer in enumerate(layers):
-        if isinstance(layer, chain.Convolution) and last_pool >= 0:
-            out, _, height, width = layer.kernel.shape
-            if place > last_pool and layer.groups == 1 and height == width and not np.any(layer.padding):
-                if size not in (None, (height, width)):
-                    image_size = None
-                size = None
-                layer = chain.Dense(layer.name, layer.kernel.reshape(out, -1).T, layer.bias)
-        if size and isinstance(layer, chain.Convolution | chain.MaxPool):
-            size = _output_size(layer, size)
+        is_square = isinstance(layer, chain.Convolution) and layer.window[0] == layer.window[1]
+        if pools and place > pools[-1] and is_square and layer.groups == 1 and not np.any(layer.padding):
+            if size not in (None, layer.window):
+                image_size = None
+            size = None
+            layer = chain.Dense(layer.name, layer.kernel.reshape(len(layer.kernel), -1).T, layer.bias)
+        elif size and isinstance(layer, chain.Convolution | chain.MaxPool):
+            size = chain.output_size(layer, size)
         result.append(layer)
     return result, image_size
-
-
-def _output_size(layer: chain.Convolution | chain.MaxPool, size: tuple[int, int]) -> tuple[int, int]:
-    window, padding = (
-        (layer.window, ((0, 0),) * 2) if isinstance(layer, chain.MaxPool) else (layer.kernel.shape[2:], layer.padding)
-    )
-    round_up = layer.padding == "caffe"
-    height, width = (
-        (pixels + sum(pads) - extent + (stride - 1 if round_up else 0)) // stride + 1
-        for pixels, pads, extent, stride in zip(size, padding, window, layer.strides, strict=True)
-    )
-    return height, width
 
 
 def _scaling(layer: CaffeLayer) -> list[chain.Scaling]:
@@ -134,10 +119,8 @@ def _translated(layer: CaffeLayer, where: str) -> chain.Layer:
             groups, filters = settings["group"], settings["num_output"]
             _refuse(where, filters % groups or kernel.shape[1] < 1, "group", groups, f"a divisor of {filters}")
             _check_shape(kernel, (filters, kernel.shape[1], *settings["kernel"]), where)
-            (top, left) = settings["pad"]
-            return chain.Convolution(
-                layer.name, kernel, bias, settings["stride"], ((top, top), (left, left)), groups=groups
-            )
+            padding = tuple((pad, pad) for pad in settings["pad"])
+            return chain.Convolution(layer.name, kernel, bias, settings["stride"], padding, groups)
         case "InnerProduct":
             _refuse(where, settings["axis"] != 1, "axis", settings["axis"], "1")
             kernel, bias = _weights(layer, where)
@@ -162,7 +145,7 @@ def _translated(layer: CaffeLayer, where: str) -> chain.Layer:
         case "Dropout":
             rate = settings["dropout_ratio"]
             _refuse(where, not 0 <= rate < 1, "dropout_ratio", rate, "0 up to but not including 1")
-            return chain.Dropout(layer.name, settings["dropout_ratio"])
+            return chain.Dropout(layer.name, rate)
         case "Softmax":
             return chain.Softmax(layer.name)
     raise UserError(

@@ -4,9 +4,8 @@ Both of Caffe's encodings are read: `layer`, and the older `layers` ("V1", befor
 both: types as Caffe names them today.
 """
 
-import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,13 +13,15 @@ import numpy as np
 from google.protobuf.message import Message
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.importers.caffe.blob import AGAIN, checked_shape
+from keras_alexnet.importers.arrays import as_written
+from keras_alexnet.importers.caffe.blob import AGAIN, check_count, checked_shape
 from keras_alexnet.importers.caffe.schema import V1_TYPES
-from keras_alexnet.importers.protobuf import as_written, text
+from keras_alexnet.importers.protobuf import text
 
 _MAX_NAMES = 50
-
 _V1_NAMES = tuple(V1_TYPES.values())
+# By the type of a layer, the message that had its settings before `transform_param`.
+_OLDER_TRANSFORMATIONS = {"Data": "data_param", "ImageData": "image_data_param", "WindowData": "window_data_param"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,15 +55,11 @@ class CaffeLayer:
 
 
 def read_layer(layer: Message, where: str) -> CaffeLayer:
-    """Reads a layer, a LayerParameter or V1LayerParameter, without its blobs.
-
-    Raises:
-        UserError: a setting is missing or makes no sense.
-    """
+    """Reads a layer, a LayerParameter or V1LayerParameter, without its blobs."""
     name = text(layer.name, where)
     where += f" ({name!r})"
     layer_type = _layer_type(layer, where)
-    parameters = _READERS[layer_type](layer, where) if layer_type in _READERS else {}
+    parameters = _parameters(layer_type, layer, where)
     return CaffeLayer(name, layer_type, _texts(layer.bottom, where), _texts(layer.top, where), parameters)
 
 
@@ -94,66 +91,60 @@ def _layer_type(layer: Message, where: str) -> str:
     return layer_type
 
 
-def _convolution(layer: Message, where: str) -> dict[str, object]:
-    settings, where = layer.convolution_param, f"{where}: convolution_param"
-    return {
-        "num_output": _required_integer(settings, "num_output", where),
-        "bias_term": settings.bias_term,
-        "kernel": _pair(settings, "kernel_size", "kernel", None, 1, where),
-        "stride": _pair(settings, "stride", "stride", 1, 1, where),
-        "pad": _pair(settings, "pad", "pad", 0, 0, where),
-        "dilation": _pair(settings, "dilation", "dilation", 1, 1, where),
-        "group": _integer(settings.group, "group", 1, where),
-    }
+def _parameters(layer_type: str, layer: Message, where: str) -> dict[str, object]:
+    """The settings of a layer."""
+    match layer_type:
+        case "Convolution":
+            settings, where = layer.convolution_param, f"{where}: convolution_param"
+            return {
+                "num_output": _required_integer(settings, "num_output", where),
+                "bias_term": settings.bias_term,
+                "kernel": _pair(settings, "kernel_size", "kernel", None, 1, where),
+                "stride": _pair(settings, "stride", "stride", 1, 1, where),
+                "pad": _pair(settings, "pad", "pad", 0, 0, where),
+                "dilation": _pair(settings, "dilation", "dilation", 1, 1, where),
+                "group": _integer(settings.group, "group", 1, where),
+            }
+        case "Pooling":
+            settings, where = layer.pooling_param, f"{where}: pooling_param"
+            is_global = settings.global_pooling
+            return {
+                "method": _enum_name(settings, "pool", where),
+                "global_pooling": is_global,
+                "kernel": None if is_global else _pair(settings, "kernel_size", "kernel", None, 1, where),
+                "stride": _pair(settings, "stride", "stride", 1, 1, where),
+                "pad": _pair(settings, "pad", "pad", 0, 0, where),
+                "round_mode": _enum_name(settings, "round_mode", where),
+            }
+        case "LRN":
+            settings, where = layer.lrn_param, f"{where}: lrn_param"
+            return {
+                "local_size": _integer(settings.local_size, "local_size", 1, where),
+                **{name: _finite(getattr(settings, name), name, where) for name in ("alpha", "beta", "k")},
+                "norm_region": _enum_name(settings, "norm_region", where),
+            }
+        case "InnerProduct":
+            settings, where = layer.inner_product_param, f"{where}: inner_product_param"
+            return {
+                "num_output": _required_integer(settings, "num_output", where),
+                "bias_term": settings.bias_term,
+                "axis": settings.axis,
+                "transpose": settings.transpose,
+            }
+        case "Dropout":
+            return {"dropout_ratio": _finite(layer.dropout_param.dropout_ratio, "dropout_ratio", where)}
+        case "ReLU":
+            return {"negative_slope": _finite(layer.relu_param.negative_slope, "negative_slope", where)}
+        case "Input":
+            shapes = layer.input_param.shape
+            return {"shapes": tuple(checked_shape(shape.dim, f"{where}: input_param") for shape in shapes)}
+        case "Data" | "ImageData" | "WindowData" | "MemoryData":
+            return _transformation(layer, where, _OLDER_TRANSFORMATIONS.get(layer_type))
+    return {}
 
 
-def _pooling(layer: Message, where: str) -> dict[str, object]:
-    settings, where = layer.pooling_param, f"{where}: pooling_param"
-    is_global = settings.global_pooling
-    return {
-        "method": _enum_name(settings, "pool", where),
-        "global_pooling": is_global,
-        "kernel": None if is_global else _pair(settings, "kernel_size", "kernel", None, 1, where),
-        "stride": _pair(settings, "stride", "stride", 1, 1, where),
-        "pad": _pair(settings, "pad", "pad", 0, 0, where),
-        "round_mode": _enum_name(settings, "round_mode", where),
-    }
-
-
-def _lrn(layer: Message, where: str) -> dict[str, object]:
-    settings, where = layer.lrn_param, f"{where}: lrn_param"
-    return {
-        "local_size": _integer(settings.local_size, "local_size", 1, where),
-        **{name: _finite(getattr(settings, name), name, where) for name in ("alpha", "beta", "k")},
-        "norm_region": _enum_name(settings, "norm_region", where),
-    }
-
-
-def _inner_product(layer: Message, where: str) -> dict[str, object]:
-    settings, where = layer.inner_product_param, f"{where}: inner_product_param"
-    return {
-        "num_output": _required_integer(settings, "num_output", where),
-        "bias_term": settings.bias_term,
-        "axis": settings.axis,
-        "transpose": settings.transpose,
-    }
-
-
-def _dropout(layer: Message, where: str) -> dict[str, object]:
-    return {"dropout_ratio": _finite(layer.dropout_param.dropout_ratio, "dropout_ratio", where)}
-
-
-def _relu(layer: Message, where: str) -> dict[str, object]:
-    return {"negative_slope": _finite(layer.relu_param.negative_slope, "negative_slope", where)}
-
-
-def _input(layer: Message, where: str) -> dict[str, object]:
-    where += ": input_param"
-    return {"shapes": tuple(checked_shape(shape.dim, where) for shape in layer.input_param.shape)}
-
-
-def _transformation(layer: Message, where: str, older: str | None = None) -> dict[str, object]:
-    """What becomes of pixels; `older` names the message that had the settings before `transform_param`."""
+def _transformation(layer: Message, where: str, older: str | None) -> dict[str, object]:
+    """What becomes of pixels."""
     settings, where = layer.transform_param, f"{where}: transform_param"
 
     def value(name: str) -> Any:
@@ -168,24 +159,8 @@ def _transformation(layer: Message, where: str, older: str | None = None) -> dic
     }
 
 
-_READERS: dict[str, Callable[[Message, str], dict[str, object]]] = {
-    "Convolution": _convolution,
-    "Pooling": _pooling,
-    "LRN": _lrn,
-    "InnerProduct": _inner_product,
-    "Dropout": _dropout,
-    "ReLU": _relu,
-    "Input": _input,
-    "Data": functools.partial(_transformation, older="data_param"),
-    "ImageData": functools.partial(_transformation, older="image_data_param"),
-    "WindowData": functools.partial(_transformation, older="window_data_param"),
-    "MemoryData": _transformation,
-}
-
-
 def _texts(values: Sequence[bytes], where: str) -> tuple[str, ...]:
-    if len(values) > _MAX_NAMES:
-        raise UserError(f"{where} has {len(values):,} bottoms or tops. Expected {_MAX_NAMES} at most. {AGAIN}")
+    check_count(values, _MAX_NAMES, "bottoms or tops", where)
     return tuple(text(value, where) for value in values)
 
 

@@ -4,10 +4,11 @@ import os
 
 import numpy as np
 
-from keras_alexnet.errors import UserError
-from keras_alexnet.importers.caffe.blob import AGAIN, read_blob, shape_text
-from keras_alexnet.importers.files import open_model_file, read_model_file
-from keras_alexnet.importers.formats import MEAN_IMAGE, NPY, is_npy, refuse_other_formats
+from keras_alexnet.errors import UserError, first_line
+from keras_alexnet.importers.arrays import as_float32, shape_text
+from keras_alexnet.importers.caffe.blob import AGAIN, read_blob
+from keras_alexnet.importers.files import open_model_file
+from keras_alexnet.importers.formats import ADVICE, MEAN_IMAGE, NPY, other_format, signature
 
 _EXPECTED = "a mean image of Caffe (.binaryproto), or an array of 3 numbers or of 3 × height × width (.npy)"
 
@@ -18,16 +19,15 @@ def read_mean(path: str | os.PathLike) -> np.ndarray:
     Returns:
         (channels, height, width) float32, height and width being 1 for a mean per channel; channels in the order of
         training, usually BGR.
-
-    Raises:
-        UserError: the file is missing, something else, or damaged.
     """
     file = open_model_file(path, _EXPECTED)
-    refuse_other_formats(file, allowed=(MEAN_IMAGE, NPY))
-    if is_npy(file):
+    found = signature(file)
+    if found == NPY:
         mean = _read_npy(file.path)
+    elif found in ADVICE and found != MEAN_IMAGE:
+        raise other_format(file, found)
     else:
-        file = read_model_file(path, _EXPECTED)
+        file = open_model_file(path, _EXPECTED, is_message=True)
         mean = read_blob(file.data, f"{file.path}: the mean image", file)
     shape = mean.shape
     if mean.ndim > 1 and len(mean) == 1:
@@ -51,10 +51,9 @@ def _read_npy(path: str) -> np.ndarray:
         mean = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError, TypeError, SyntaxError, OverflowError) as error:
         raise UserError(
-            f"{path} is not a readable NumPy array ({str(error)[:200]}). Expected {_EXPECTED}. Save it again with "
+            f"{path} is not a readable NumPy array ({first_line(error)}). Expected {_EXPECTED}. Save it again with "
             "numpy.save."
         ) from None
     if mean.dtype.kind not in "fiu" or not mean.size:
         raise UserError(f"{path} has {mean.size:,} values of type {mean.dtype}. Expected {_EXPECTED}.")
-    with np.errstate(over="ignore"):
-        return np.array(mean, np.float32)
+    return as_float32(mean).copy()

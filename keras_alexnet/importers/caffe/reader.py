@@ -1,23 +1,27 @@
-"""Caffe's files with layers: `.caffemodel` (layers and weights) and `.prototxt` (only layers)."""
+"""Caffe's files: `.caffemodel` (layers and weights), `.prototxt` (only layers) and `.caffemodel.h5` (only weights)."""
 
 import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import h5py
 import numpy as np
 from google.protobuf import text_format
 from google.protobuf.message import Message
 
-from keras_alexnet.errors import UserError
-from keras_alexnet.importers.caffe.blob import AGAIN, read_blob
+from keras_alexnet.errors import UserError, first_line
+from keras_alexnet.importers.arrays import as_float32
+from keras_alexnet.importers.caffe.blob import check_count, read_blob
 from keras_alexnet.importers.caffe.layers import CaffeLayer, read_inputs, read_layer
 from keras_alexnet.importers.caffe.schema import BLOBS, LAYERS, NetParameter
-from keras_alexnet.importers.files import ModelFile, open_model_file, read_model_file
+from keras_alexnet.importers.files import ModelFile, open_model_file
+from keras_alexnet.importers.formats import MAX_GROWTH
 from keras_alexnet.importers.protobuf import parse, split
 
 _MODEL = "a Caffe model (.caffemodel)"
 _PROTOTXT = "a description of a network (.prototxt)"
+_HDF5 = "the weights of a Caffe model (.caffemodel.h5)"
 
 # Far beyond what any network needs; they bound the time and memory that a damaged file can take.
 _MAX_LAYERS = 1_000
@@ -25,7 +29,7 @@ _MAX_BLOBS = 10
 _MAX_PROTOTXT_BYTES = 2**18
 # The library copies the line at each token that it tries.
 _MAX_LINE = 20_000
-_MAX_SHOWN = 200
+_MAX_PROBLEM = 200
 
 # How many axes the weights and biases have.
 _BLOB_AXES = {"Convolution": (4, 1), "InnerProduct": (2, 1)}
@@ -39,13 +43,8 @@ class CaffeNet:
 
 
 def read_caffemodel(path: str | os.PathLike) -> CaffeNet:
-    """Reads a `.caffemodel`, of BVLC's Caffe or NVIDIA's.
-
-    Raises:
-        UserError: the file is missing, something else, damaged, of Caffe's first format (before V1), or has not as many
-            weights as their shapes say.
-    """
-    file = read_model_file(path, _MODEL)
+    """Reads a `.caffemodel`, of BVLC's Caffe or NVIDIA's; Caffe's first format (before V1) is refused."""
+    file = open_model_file(path, _MODEL, is_message=True)
     parts, rest = split(file.data, LAYERS, file)
     _check_layers(list(parts.values()), file.path)
     layers = [
@@ -61,9 +60,6 @@ def read_prototxt(path: str | os.PathLike) -> CaffeNet:
 
     All layers are given: rules for when one is in the network (include, exclude) are ignored, as are all fields that
     `CaffeLayer` does not mention.
-
-    Raises:
-        UserError: the file is missing, too large, or something else.
     """
     file = open_model_file(path, _PROTOTXT)
     if len(file) > _MAX_PROTOTXT_BYTES:
@@ -96,21 +92,20 @@ def _text_error(path: str, problem: str, line: int | None = None) -> UserError:
     where = f"{path}, line {line:,}" if line else path
     problem = problem.rstrip(".")
     # The library quotes the line, and says what is wrong with it at the end.
-    shown = problem if len(problem) <= _MAX_SHOWN else f"…{problem[-_MAX_SHOWN:]}"
-    return UserError(f"{where} is not {_PROTOTXT}: {shown}. Correct it, or give another file.")
+    if len(problem) > _MAX_PROBLEM:
+        problem = f"…{problem[-_MAX_PROBLEM:]}"
+    return UserError(f"{where} is not {_PROTOTXT}: {problem}. Correct it, or give another file.")
 
 
 def _check_layers(kinds: Sequence[Sequence], path: str) -> None:
     """Checks that there are layers, not too many, and only of one of the two encodings."""
     if all(kinds):
         raise UserError(f"{path} has layers of two formats. Expected {_MODEL} as Caffe writes it: save it again.")
-    count = sum(map(len, kinds))
-    if not count:
+    if not any(kinds):
         raise UserError(
             f"{path} has no layers. Expected a network: a solver's .prototxt has none; give the network's own file."
         )
-    if count > _MAX_LAYERS:
-        raise UserError(f"{path} has {count:,} layers. Expected {_MAX_LAYERS:,} at most. {AGAIN}")
+    check_count(max(kinds, key=len), _MAX_LAYERS, "layers", path)
 
 
 def _net(net: Message, layers: list[CaffeLayer], path: str) -> CaffeNet:
@@ -122,8 +117,7 @@ def _layer(kind: type[Message], data: memoryview, where: str, file: ModelFile) -
     layer = read_layer(parse(kind, rest, file), where)
     where += f" ({layer.name!r})"
     stored = parts[BLOBS[kind]]
-    if len(stored) > _MAX_BLOBS:
-        raise UserError(f"{where} has {len(stored):,} blobs. Expected {_MAX_BLOBS} at most. {AGAIN}")
+    check_count(stored, _MAX_BLOBS, "blobs", where)
     blobs = [read_blob(blob, f"{where}, blob {index}", file) for index, blob in enumerate(stored)]
     # V1 files give every blob four dimensions: a bias is (1, 1, 1, n).
     for index, axes in enumerate(_BLOB_AXES.get(layer.type, ())[: len(blobs)]):
@@ -135,3 +129,49 @@ def _without_leading_ones(blob: np.ndarray, axes: int) -> np.ndarray:
     """`blob` with that many axes, if those before them are of size 1."""
     extra = blob.ndim - axes
     return blob.reshape(blob.shape[extra:]) if extra > 0 and set(blob.shape[:extra]) == {1} else blob
+
+
+def read_caffe_hdf5(path: str | os.PathLike) -> dict[str, tuple[np.ndarray, ...]]:
+    """Reads the blobs of the layers that have some, float32, by the layer's name.
+
+    Each is a dataset /data/<layer>/<index> (BVLC/caffe, src/caffe/net.cpp, `ToHDF5`); of the layers there is nothing.
+    """
+    file = open_model_file(path, _HDF5)
+    try:
+        with h5py.File(file.path, "r") as stored:
+            return _read_layers(stored, file.path, len(file))
+    # What h5py raises for damaged files.
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise file.error(f"cannot be read ({first_line(error)})") from None
+
+
+def _read_layers(stored: h5py.File, path: str, file_size: int) -> dict[str, tuple[np.ndarray, ...]]:
+    layers = _child(stored, "data", h5py.Group, path)
+    check_count(layers, _MAX_LAYERS, "layers", path)
+    left = MAX_GROWTH * file_size
+    blobs = {}
+    for name in layers:
+        layer = _child(layers, name, h5py.Group, path)
+        check_count(layer, _MAX_BLOBS, "blobs", f"{path}: layer {name!r}")
+        datasets = [_child(layer, str(index), h5py.Dataset, path) for index in range(len(layer))]
+        for dataset in datasets:
+            left -= dataset.nbytes
+            # Those without storage would be read as zeros, and external ones from other files.
+            if dataset.dtype.kind != "f" or left < 0 or dataset.external or not dataset.id.get_storage_size():
+                raise UserError(
+                    f"{path}: {dataset.name} is not an array of floats stored in this file. Expected {_HDF5} as "
+                    "Caffe writes it: save it again."
+                )
+        if datasets:
+            blobs[name] = tuple(as_float32(dataset[()]) for dataset in datasets)
+    return blobs
+
+
+def _child(group: h5py.Group, name: str, kind: type, path: str) -> h5py.Group | h5py.Dataset:
+    """A member of a group that is in this file: links to others are refused."""
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink) or not isinstance(child := group[name], kind):
+        raise UserError(
+            f"{path}: {group.name} has no {kind.__name__.lower()} {name!r}. Expected {_HDF5}, with a dataset "
+            "/data/<layer>/<index> for each blob."
+        )
+    return child

@@ -22,9 +22,6 @@ def image_path(layers: Sequence[CaffeLayer], path: str) -> tuple[list[CaffeLayer
 
     Returns:
         (the layers in order, the layers that give the image: several in a network for training and testing).
-
-    Raises:
-        UserError: the layers with weights are not one after the other.
     """
     before = _inputs(layers)
     weighted = [place for place, layer in enumerate(layers) if layer.type in WEIGHTED]
@@ -57,8 +54,7 @@ def image_path(layers: Sequence[CaffeLayer], path: str) -> tuple[list[CaffeLayer
 
 def listed(names: Sequence[str]) -> str:
     """Some names for messages."""
-    shown = [repr(name) for name in names[:8]]
-    return ", ".join(shown + ["…"] * (len(names) > 8)) or "nothing"
+    return ", ".join([*map(repr, names[:8]), *["…"] * (len(names) > 8)]) or "nothing"
 
 
 def _inputs(layers: Sequence[CaffeLayer]) -> list[list[int | None]]:

@@ -8,7 +8,8 @@ import numpy as np
 from google.protobuf.message import Message
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.importers.cntk.graph import COPY_AGAIN, MAX_RANK
+from keras_alexnet.importers.arrays import MAX_AXES
+from keras_alexnet.importers.cntk.graph import COPY_AGAIN
 from keras_alexnet.importers.files import ModelFile
 from keras_alexnet.importers.protobuf import message_types, parse, read_numbers, split, text
 
@@ -72,10 +73,6 @@ class Dictionary:
     def texts(self, key: str) -> list[str]:
         return self._list(key, str, "texts")
 
-    def plain(self) -> dict[str, Any]:
-        """The items, in standard Python types; an array among them is None."""
-        return {key: _plain(value) for key, value in self.items.items()}
-
     def error(self, problem: str) -> UserError:
         """The error that this dictionary `problem`: "has no 'name'"."""
         uid = self.items.get("uid")
@@ -120,11 +117,7 @@ class Array:
 
 
 def read_dictionary(file: ModelFile) -> Dictionary:
-    """Decodes a file with all that is in it, except for the values of arrays.
-
-    Raises:
-        UserError: the bytes are not a dictionary, or hold more than any AlexNet.
-    """
+    """Decodes a file with all that is in it, except for the values of arrays."""
     return _Decoder(file).dictionary(file.data, 0)
 
 
@@ -136,10 +129,8 @@ class _Decoder:
         self._left = _MAX_VALUES
 
     def dictionary(self, data: memoryview, depth: int) -> Dictionary:
-        if depth > _MAX_DEPTH:
-            raise self._file.error(f"has values within more than {_MAX_DEPTH} others")
         items = {}
-        for entry in self._parts(data, _ENTRIES):
+        for entry in self._parts(data, _ENTRIES, depth):
             parts, _ = split(entry, (_KEY, _VALUE), self._file)
             if not parts[_KEY]:
                 raise self._file.error("has an entry of a dictionary without a key")
@@ -155,9 +146,7 @@ class _Decoder:
         if parts[_DICTIONARY]:
             return self.dictionary(parts[_DICTIONARY][-1], depth)
         if parts[_VECTOR]:
-            if depth > _MAX_DEPTH:
-                raise self._file.error(f"has values within more than {_MAX_DEPTH} others")
-            return [self._value(item, depth + 1) for item in self._parts(parts[_VECTOR][-1], _ITEMS)]
+            return [self._value(item, depth + 1) for item in self._parts(parts[_VECTOR][-1], _ITEMS, depth)]
         message = parse(_types["DictionaryValue"], rest, self._file)
         kind = message.WhichOneof("value")
         value = getattr(message, kind) if kind else None
@@ -172,8 +161,10 @@ class _Decoder:
                 return value.static_axis_idx if is_static else text(value.name, self._file.path)
         return value
 
-    def _parts(self, data: memoryview, number: int) -> list[memoryview]:
+    def _parts(self, data: memoryview, number: int, depth: int) -> list[memoryview]:
         """A repeated field, counted."""
+        if depth > _MAX_DEPTH:
+            raise self._file.error(f"has values within more than {_MAX_DEPTH} others")
         values = split(data, [number], self._file)[0][number]
         self._left -= len(values)
         if self._left < 0:
@@ -183,14 +174,15 @@ class _Decoder:
 
 def _shape(message: Message, where: str) -> tuple[int, ...]:
     """Dimensions in CNTK's order; -1 is to be inferred, -3 is free."""
-    if len(message.shape_dim) > MAX_RANK:
-        raise UserError(f"{where}: a shape of more than {MAX_RANK} axes. {COPY_AGAIN}.")
+    if len(message.shape_dim) > MAX_AXES:
+        raise UserError(f"{where}: a shape of more than {MAX_AXES} axes. {COPY_AGAIN}.")
     return tuple(message.shape_dim)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value of a dictionary, in standard Python types; arrays are None."""
     if isinstance(value, Dictionary):
-        return value.plain()
+        return {key: plain(item) for key, item in value.items.items()}
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, Array) else value

@@ -10,9 +10,10 @@ import numpy as np
 from keras_alexnet.errors import UserError
 
 COPY_AGAIN = "The file is damaged: download or copy it again"
-
-# NumPy 1.26 goes no further; CNTK's own models have at most 6 axes.
-MAX_RANK = 32
+EXPECTED = (
+    "Expected an AlexNet: convolutions, ReLU, local response normalization, max pooling, dense layers and dropout, one "
+    "after the other"
+)
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,11 @@ class CntkFunction:
     attributes: dict[str, Any] = field(default_factory=dict)
     blocks: tuple[str, ...] = ()
 
+    @property
+    def label(self) -> str:
+        """The innermost block with a name, or the function's name, or its uid."""
+        return next((name for name in (*reversed(self.blocks), self.name) if name), self.uid)
+
 
 @dataclass(frozen=True)
 class CntkGraph:
@@ -80,15 +86,28 @@ class CntkGraph:
     functions: dict[str, CntkFunction]
     roots: tuple[str, ...]
 
+    def described(self, function: CntkFunction) -> str:
+        """A function, for messages."""
+        name = f" ({function.label})" if function.label != function.uid else ""
+        return f"{self.path}: {function.op} {function.uid!r}{name}"
+
+    def error(self, function: CntkFunction, what: str) -> UserError:
+        """The error that a function `what`: "is this", "has that"."""
+        return UserError(
+            f"{self.described(function)} {what}. {EXPECTED}. Save the model without it, or convert another."
+        )
+
+    def refuse(self, function: CntkFunction, attribute: str, condition: bool) -> None:
+        """Raises a `UserError` about an attribute of a function if the condition is true."""
+        if condition:
+            value = str(function.attributes.get(attribute))[:80]
+            raise self.error(function, f"has {attribute} {value}, which an AlexNet does not have")
+
 
 def make_graph(
     path: str, version: int, variables: Iterable[CntkVariable], functions: Iterable[CntkFunction], roots: Iterable[str]
 ) -> CntkGraph:
-    """Puts the functions in order, having checked that all they refer to is there.
-
-    Raises:
-        UserError: a uid is there twice or not at all, functions form a cycle, or there are no roots.
-    """
+    """Puts the functions in order; checks that all they refer to is there once, and that none depends on itself."""
     variable_of: dict[str, CntkVariable] = {}
     function_of: dict[str, CntkFunction] = {}
     for node, nodes in [(v, variable_of) for v in variables] + [(f, function_of) for f in functions]:

@@ -9,9 +9,9 @@ import numpy as np
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.importers.chain import LocalResponseNorm
+from keras_alexnet.importers.cntk.convolution import check_is_plain, read_windows
 from keras_alexnet.importers.cntk.graph import CntkFunction
 from keras_alexnet.importers.cntk.path import Path
-from keras_alexnet.importers.cntk.windows import EXPECTED, check_is_plain, described, label, read_windows
 
 # The functions in their order.
 _FORM = ("ElementTimes", "Reshape", "Convolution", "Reshape", "Plus", "Log", "ElementTimes", "Exp", "Reciprocal")
@@ -23,11 +23,7 @@ _RESHAPES = {_SPLIT: (3, (-1, 1)), _JOIN: (4, (-1,))}
 
 
 def read_normalization(path: Path, source: str) -> tuple[LocalResponseNorm, str]:
-    """A normalization of `source`, (channels, height, width), and the uid of its result.
-
-    Raises:
-        UserError: the functions after `source` have another form.
-    """
+    """A normalization of `source`, (channels, height, width), and the uid of its result."""
     functions = _functions(path, source)
     if tuple(f.op for f in functions) != _FORM or [len(f.inputs) for f in functions] != _NUM_INPUTS:
         raise _error(path, source, functions, f"they are {' '.join(f.op for f in functions)}, not {' '.join(_FORM)}")
@@ -43,7 +39,7 @@ def read_normalization(path: Path, source: str) -> tuple[LocalResponseNorm, str]
         raise _error(path, source, functions, "its window, k or beta are not constants")
     size = len(weights)
     alpha = _as_written(float(weights[0]) * size)
-    return LocalResponseNorm(label(functions[-1]), size, alpha, beta, k), functions[-1].uid
+    return LocalResponseNorm(functions[-1].label, size, alpha, beta, k), functions[-1].uid
 
 
 def _functions(path: Path, source: str) -> list[CntkFunction]:
@@ -95,7 +91,5 @@ def _as_written(value: float) -> float:
 
 
 def _error(path: Path, source: str, functions: list[CntkFunction], why: str) -> UserError:
-    return UserError(
-        f"{described(path.graph, functions[-1])} belongs to branches from {source!r} that are not local response "
-        f"normalization: {why}. {EXPECTED}, without other branches."
-    )
+    problem = f"belongs to branches from {source!r} that are not local response normalization: {why}"
+    return path.graph.error(functions[-1], problem)

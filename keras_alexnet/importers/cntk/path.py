@@ -7,9 +7,8 @@ import numpy as np
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.importers import chain
-from keras_alexnet.importers.cntk import windows
-from keras_alexnet.importers.cntk.graph import CntkFunction, CntkGraph, CntkVariable
-from keras_alexnet.importers.cntk.windows import EXPECTED, described, label
+from keras_alexnet.importers.arrays import as_float32
+from keras_alexnet.importers.cntk.graph import EXPECTED, CntkFunction, CntkGraph, CntkVariable
 
 IDENTITIES = ("NoOp", "Pass", "StopGradient")
 # Functions of only the logits that are in losses and metrics.
@@ -26,12 +25,9 @@ class Path:
     """
 
     def __init__(self, graph: CntkGraph):
-        """Finds the ends.
-
-        Raises:
-            UserError: there is not one image and one last dense layer.
-        """
+        """Finds the ends; raises `UserError` if there is not one image and one last dense layer."""
         self.graph = graph
+        self._inputs = [variable for variable in graph.variables.values() if variable.kind == "input"]
         self._users: dict[str, list[CntkFunction]] = {}
         for function in graph.functions.values():
             for uid in dict.fromkeys(function.inputs):
@@ -58,23 +54,11 @@ class Path:
         """The weights, float32, of a function that takes these and `at`."""
         value = self.value(function.inputs[0]) if len(function.inputs) == 2 and function.inputs[1] == at else None
         if value is None or not value.size:
-            raise self.error(function, "does not take weights and what the layer before it gives")
-        return float32(value)
-
-    def refuse(self, function: CntkFunction, attribute: str, condition: bool) -> None:
-        """Raises a `UserError` about an attribute if the condition is true."""
-        windows.refuse(self.graph, function, attribute, condition)
-
-    def error(self, function: CntkFunction, what: str) -> UserError:
-        """The error that a function `what`: "is this", "has that"."""
-        return windows.error(self.graph, function, what)
+            raise self.graph.error(function, "does not take weights and what the layer before it gives")
+        return as_float32(value)
 
     def probabilities(self) -> list[chain.Softmax]:
-        """A softmax of the logits, if it is an output of the model.
-
-        Raises:
-            UserError: something else comes after the logits, other than losses and metrics.
-        """
+        """A softmax of the logits, if it is an output of the model; nothing else but losses and metrics may follow."""
         outputs = {self._without_identities(root) for root in self.graph.roots}
         left = self._descendants([self.end]) - self._measures([self.image]) - {self.end}
         layers = []
@@ -83,25 +67,26 @@ class Path:
             is_softmax = function.op == "Softmax" and uid in outputs
             is_last = len(function.inputs) == 1 and self._without_identities(function.inputs[0]) == self.end
             if function.op not in (*IDENTITIES, *_PARTS_OF_MEASURES) or (is_softmax and not is_last):
-                raise self.error(
+                raise self.graph.error(
                     function, f"comes after the last dense layer with weights, {self.end!r}, and takes no labels"
                 )
             if is_softmax:
-                layers.append(chain.Softmax(label(function)))
+                layers.append(chain.Softmax(function.label))
         return layers[:1]
 
     def _find_ends(self) -> tuple[CntkVariable, str]:
         """The input with the image, and the uid of the logits."""
         path = self.graph.path
-        images = [v for v in self.graph.variables.values() if v.kind == "input" and len(v.shape) == 3]
+        images = [v for v in self._inputs if len(v.shape) == 3]
         if not images:
-            shapes = [str(v.shape) for v in self.graph.variables.values() if v.kind == "input"][:8]
+            shapes = [str(v.shape) for v in self._inputs[:8]]
             raise UserError(
                 f"{path} has no input of three axes, but {', '.join(shapes) or 'none at all'}. Expected images "
                 "(channel, row, column), as an AlexNet of CNTK takes them: 3 × 227 × 227."
             )
         seen = self._descendants(v.uid for v in images)
-        dense = [f for f in self.graph.functions.values() if self._is_dense(f) and f.inputs[1] in seen]
+        products = [f for f in self.graph.functions.values() if f.op == "Times" and len(f.inputs) == 2]
+        dense = [f for f in products if self.value(f.inputs[0]) is not None and f.inputs[1] in seen]
         # Losses may have some, too.
         measures = self._measures(images)
         dense = [f for f in dense if f.uid not in measures] or dense
@@ -114,7 +99,7 @@ class Path:
         before = self._ancestors(logits)
         if aside := [f for f in dense if f.uid not in before]:
             raise UserError(
-                f"{described(self.graph, aside[0])} and {dense[-1].op} {logits!r} are both dense layers that no other "
+                f"{self.graph.described(aside[0])} and {dense[-1].op} {logits!r} are both dense layers that no other "
                 f"follows. {EXPECTED}, and one output: save the model with only that output."
             )
         images = [v for v in images if v.uid in before]
@@ -124,13 +109,9 @@ class Path:
         sums = [f.uid for f in self._users.get(logits, ()) if f.op == "Plus" and self.operand(f, logits) is not None]
         return images[0], sums[0] if len(sums) == 1 else logits
 
-    def _is_dense(self, function: CntkFunction) -> bool:
-        return function.op == "Times" and len(function.inputs) == 2 and self.value(function.inputs[0]) is not None
-
     def _measures(self, images: list[CntkVariable]) -> set[str]:
         """The uids of what depends on labels: on any input but the images."""
-        inputs = [v for v in self.graph.variables.values() if v.kind == "input"]
-        return self._descendants(v.uid for v in inputs if all(v is not image for image in images))
+        return self._descendants(v.uid for v in self._inputs if all(v is not image for image in images))
 
     def _without_identities(self, uid: str) -> str:
         while (function := self.graph.functions.get(uid)) and function.op in IDENTITIES and len(function.inputs) == 1:
@@ -148,12 +129,10 @@ class Path:
 
     def _ancestors(self, uid: str) -> set[str]:
         """The uid given, and those of all it depends on."""
-        found, waiting = {uid}, [uid]
-        while waiting:
-            function = self.graph.functions.get(waiting.pop())
-            new = set(function.inputs) - found if function else set()
-            found |= new
-            waiting += new
+        found = {uid}
+        for function in reversed(self.graph.functions.values()):
+            if function.uid in found:
+                found.update(function.inputs)
         return found
 
 
@@ -169,13 +148,7 @@ def bias_of(path: Path, function: CntkFunction, shape: tuple[int, ...]) -> tuple
     # Axes of length 1 in front change nothing.
     axes = list(itertools.dropwhile(lambda size: size == 1, value.shape))
     if axes not in ([], list(shape)):
-        raise path.error(
+        raise path.graph.error(
             users[0], f"adds an array of {value.shape} to {shape[0]} channels. Expected one number for each"
         )
-    return np.broadcast_to(float32(value).reshape(-1), shape[:1]), users[0].uid
-
-
-def float32(value: np.ndarray) -> np.ndarray:
-    """The array as float32; what is beyond that becomes infinite, which `match_alexnet` refuses."""
-    with np.errstate(over="ignore"):
-        return np.asarray(value, np.float32)
+    return np.broadcast_to(as_float32(value).reshape(-1), shape[:1]), users[0].uid

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.importers.cntk.graph import MAX_RANK
+from keras_alexnet.importers.arrays import MAX_AXES
 from keras_alexnet.importers.files import ModelFile
 
 # Characters, far above any AlexNet's.
@@ -57,7 +57,7 @@ class Stream:
         return self.number("<B", most=1) == 1
 
     def booleans(self) -> list[bool]:
-        return [self.boolean() for _ in range(self.count(MAX_RANK, "number of axes"))]
+        return [self.boolean() for _ in range(self.count(MAX_AXES, "number of axes"))]
 
     def shape(self, legacy: bool = False) -> tuple[int, ...]:
         """Dimensions in CNTK's order; `legacy` also takes the oldest form, 64-bit width, height, channels."""
@@ -68,8 +68,8 @@ class Stream:
             return (channels, width, height)
         if legacy and rank:
             self.offset -= 4
-        if rank > MAX_RANK:
-            raise self.error(f"a shape of {rank:,} axes, where at most {MAX_RANK} make sense")
+        if rank > MAX_AXES:
+            raise self.error(f"a shape of {rank:,} axes, where at most {MAX_AXES} make sense")
         return tuple(self.number("<I") for _ in range(rank))
 
     def string(self) -> str:

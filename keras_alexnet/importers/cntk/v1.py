@@ -12,7 +12,7 @@ from collections.abc import Set
 from keras_alexnet.errors import UserError
 from keras_alexnet.importers.cntk.graph import CntkFunction, CntkGraph, CntkVariable, make_graph
 from keras_alexnet.importers.cntk.stream import Stream
-from keras_alexnet.importers.cntk.v1_attributes import ATTRIBUTE_READERS, PLAIN_TYPES
+from keras_alexnet.importers.cntk.v1_attributes import read_attributes
 from keras_alexnet.importers.files import ModelFile
 
 _NEWEST = 31
@@ -37,11 +37,7 @@ _V2_UID, _V2_NAME = "__v2libuid__", "__v2libname__"
 
 
 def read_graph(file: ModelFile) -> CntkGraph:
-    """Reads a graph from a file.
-
-    Raises:
-        UserError: as `read_cntk_model`.
-    """
+    """Reads a graph from a file."""
     reader = Stream(file)
     reader.marker("BCN")
     version = 1
@@ -84,8 +80,7 @@ def _read_nodes(reader: Stream, version: int) -> tuple[dict[str, CntkVariable], 
             variables[uid] = _read_parameter(reader, version, uid, name)
         elif kind in ("InputValue", "SparseInputValue"):
             variables[uid] = CntkVariable(uid, "input", name, _read_input_dimensions(reader, version)[::-1])
-        elif kind in PLAIN_TYPES or kind in ATTRIBUTE_READERS:
-            attributes = ATTRIBUTE_READERS[kind](reader, version) if kind in ATTRIBUTE_READERS else {}
+        elif (attributes := read_attributes(kind, reader, version)) is not None:
             functions[uid] = CntkFunction(uid, _V2_NAMES.get(kind, kind), name, (), attributes)
         else:
             raise UserError(

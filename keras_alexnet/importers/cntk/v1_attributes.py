@@ -1,7 +1,5 @@
 """What each type of node has of its own in CNTK's version 1 format, as attributes with the names of version 2."""
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 from keras_alexnet.importers.cntk.stream import Stream
@@ -12,7 +10,48 @@ Abs ClassificationError Clip Cosine CrossEntropy CrossEntropyWithSoftmax Dynamic
 Floor Hardmax Log LogSoftmax Logistic Minus Negate Pass PerDimMeanVarNormalization Plus Reciprocal RectifiedLinear Scale
 Sigmoid Sin Softmax Sqrt SquareError SumElements Tanh
 """
-PLAIN_TYPES = frozenset(_PLAIN.split())
+_PLAIN_TYPES = frozenset(_PLAIN.split())
+
+
+def read_attributes(kind: str, reader: Stream, version: int) -> dict[str, Any] | None:
+    """Reads the fields that a type of node has in a format of this number; None for a type that is not known."""
+    match kind:
+        case "Convolution":
+            return _read_convolution(reader, version)
+        case "Pooling":
+            attributes = _read_windows(reader, version)
+            attributes["poolingWindowShape"] = attributes.pop("kernelShape")
+            # Counted from 1 here: 0 is a convolution.
+            attributes["poolingType"] = attributes.pop("poolingKind") - 1
+            return attributes
+        case "MaxPooling" | "AveragePooling":
+            return _read_image_pooling(reader, pooling_type=int(kind == "AveragePooling"))
+        case "Times" | "TransposeTimes":
+            return {
+                "outputRank": reader.size() if version >= 3 else 1,
+                "inferInputRankToMap": reader.number("<i") if version >= 12 else -1,
+            }
+        case "Dropout":
+            # The state of the random numbers. The rate is not in the file: it was a setting of the training.
+            if version >= 16:
+                # Format 16 has a C++ long here, which is shorter on Windows.
+                after, names = reader.offset + 16, ("float", "double", "ENodeList")
+                is_long = version > 16 or any(reader.is_string_at(after, text) for text in names)
+                reader.number("<Q" if is_long else "<I")
+                reader.size()
+            return {}
+        case "Reshape":
+            # Axes are counted from 1 here, and 0 is the dimension to be inferred.
+            begin, end = reader.number("<i") - 1, reader.number("<i") - 1
+            return {"beginAxis": begin, "endAxis": end, "newShape": tuple(d or -1 for d in reader.shape())}
+        case "ReduceElements":
+            # A part of losses and metrics, whose attributes do not matter.
+            reader.number("<i")
+            reader.string()
+            if version >= 24:
+                reader.boolean()
+            return {}
+    return {} if kind in _PLAIN_TYPES else None
 
 
 def _read_convolution(reader: Stream, version: int) -> dict[str, Any]:
@@ -37,14 +76,6 @@ def _read_convolution(reader: Stream, version: int) -> dict[str, Any]:
         "transpose": False,
         "convolution2D": True,
     }
-
-
-def _read_pooling(reader: Stream, version: int) -> dict[str, Any]:
-    attributes = _read_windows(reader, version)
-    attributes["poolingWindowShape"] = attributes.pop("kernelShape")
-    # Counted from 1 here: 0 is a convolution.
-    attributes["poolingType"] = attributes.pop("poolingKind") - 1
-    return attributes
 
 
 def _read_windows(reader: Stream, version: int) -> dict[str, Any]:
@@ -73,7 +104,7 @@ def _read_windows(reader: Stream, version: int) -> dict[str, Any]:
     return attributes
 
 
-def _read_image_pooling(reader: Stream, version: int, pooling_type: int) -> dict[str, Any]:
+def _read_image_pooling(reader: Stream, pooling_type: int) -> dict[str, Any]:
     """The fields of MaxPooling and AveragePooling, which came before Pooling and never pad."""
     width, layout, height = reader.number("<I"), reader.number("<I"), reader.size()
     return {
@@ -86,50 +117,3 @@ def _read_image_pooling(reader: Stream, version: int, pooling_type: int) -> dict
         "upperPad": (0,),
         "ceilOutDim": False,
     }
-
-
-def _read_times(reader: Stream, version: int) -> dict[str, Any]:
-    return {
-        "outputRank": reader.size() if version >= 3 else 1,
-        "inferInputRankToMap": reader.number("<i") if version >= 12 else -1,
-    }
-
-
-def _read_dropout(reader: Stream, version: int) -> dict[str, Any]:
-    """Skips the state of the random numbers. The rate is not in the file: it was a setting of the training."""
-    if version >= 16:
-        # Format 16 has a C++ long here, which is shorter on Windows.
-        after = reader.offset + 16
-        is_long = version > 16 or any(reader.is_string_at(after, text) for text in ("float", "double", "ENodeList"))
-        reader.number("<Q" if is_long else "<I")
-        reader.size()
-    return {}
-
-
-def _read_reshape(reader: Stream, version: int) -> dict[str, Any]:
-    # Axes are counted from 1 here, and 0 is the dimension to be inferred.
-    begin, end = reader.number("<i") - 1, reader.number("<i") - 1
-    return {"beginAxis": begin, "endAxis": end, "newShape": tuple(d or -1 for d in reader.shape())}
-
-
-def _read_reduction(reader: Stream, version: int) -> dict[str, Any]:
-    """Skips the attributes of a part of losses and metrics."""
-    reader.number("<i")
-    reader.string()
-    if version >= 24:
-        reader.boolean()
-    return {}
-
-
-# By the type of the node; each reads the fields that a format of this number has.
-ATTRIBUTE_READERS: dict[str, Callable[[Stream, int], dict[str, Any]]] = {
-    "AveragePooling": functools.partial(_read_image_pooling, pooling_type=1),
-    "Convolution": _read_convolution,
-    "Dropout": _read_dropout,
-    "MaxPooling": functools.partial(_read_image_pooling, pooling_type=0),
-    "Pooling": _read_pooling,
-    "ReduceElements": _read_reduction,
-    "Reshape": _read_reshape,
-    "Times": _read_times,
-    "TransposeTimes": _read_times,
-}

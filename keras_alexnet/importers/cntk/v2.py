@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.importers.cntk.dictionary import Array, Dictionary, read_dictionary
+from keras_alexnet.importers.cntk.dictionary import Array, Dictionary, plain, read_dictionary
 from keras_alexnet.importers.cntk.graph import CntkFunction, CntkGraph, CntkVariable, make_graph
 from keras_alexnet.importers.files import ModelFile
 
@@ -42,11 +42,7 @@ _OUTPUT = "_Output_"
 
 
 def read_graph(file: ModelFile) -> CntkGraph:
-    """Reads a graph from a file.
-
-    Raises:
-        UserError: as `read_cntk_model`.
-    """
+    """Reads a graph from a file."""
     model = read_dictionary(file)
     if model.items.get("type") != "CompositeFunction":
         if "Learners" in model.items:
@@ -61,9 +57,9 @@ def read_graph(file: ModelFile) -> CntkGraph:
         if function.uid in functions:
             raise stored.error("is a second function of this uid")
         functions[function.uid] = function
-    opened = _Opener(file.path, functions, placeholders)
-    roots = opened.outputs(model.get("root", str))
-    return make_graph(file.path, 2, variables, opened.primitives(), roots)
+    root, opened = model.get("root", str), _Opener(file.path, functions, placeholders)
+    roots = opened.outputs(root)
+    return make_graph(file.path, 2, variables, opened.primitives(root), roots)
 
 
 def _read_variables(model: Dictionary) -> tuple[list[CntkVariable], set[str]]:
@@ -86,28 +82,21 @@ def _read_variables(model: Dictionary) -> tuple[list[CntkVariable], set[str]]:
 
 
 @dataclass(frozen=True)
-class _Block:
-    """What a function of type Block stands for.
+class _StoredFunction:
+    """A function as the file has it.
 
     Attributes:
-        root: the uid of its last function.
-        arguments: by placeholder, the uid of what takes its place.
+        root: of a block, the uid of the last function that it stands for; else None.
+        arguments: of a block, by placeholder the uid of what takes its place.
     """
-
-    root: str
-    arguments: dict[str, str]
-
-
-@dataclass(frozen=True)
-class _StoredFunction:
-    """A function as the file has it; `block` is whether it stands for others."""
 
     uid: str
     op: str
     name: str
     inputs: tuple[str, ...]
     attributes: dict[str, Any]
-    block: _Block | None
+    root: str | None
+    arguments: dict[str, str]
 
 
 def _read_function(stored: Dictionary) -> _StoredFunction:
@@ -119,48 +108,38 @@ def _read_function(stored: Dictionary) -> _StoredFunction:
         )
     code = stored.get("op", int)
     op = _OPS[code] if 0 <= code < len(_OPS) else f"op {code}"
-    block = None
+    root, arguments = None, {}
     if op == "Block":
         keys = stored.texts("block_function_composite_arguments_map_keys")
         values = stored.texts("block_function_composite_arguments_map_values")
         if len(keys) != len(values):
             raise stored.error(f"is a block with {len(keys)} arguments, but {len(values)} values")
         root = stored.get("block_function_composite", Dictionary).get("root", str)
-        block = _Block(root, dict(zip(keys, values, strict=True)))
-    attributes = stored.get("attributes", Dictionary).plain()
-    return _StoredFunction(uid, op, name, tuple(stored.texts("inputs")), attributes, block)
+        arguments = dict(zip(keys, values, strict=True))
+    attributes = plain(stored.get("attributes", Dictionary))
+    return _StoredFunction(uid, op, name, tuple(stored.texts("inputs")), attributes, root, arguments)
 
 
 class _Opener:
-    """Takes primitive functions out of their blocks.
-
-    Args:
-        path: for messages.
-        functions: those of the file, blocks among them, by uid.
-        placeholders: uids.
-    """
+    """Takes primitive functions out of their blocks."""
 
     def __init__(self, path: str, functions: dict[str, _StoredFunction], placeholders: set[str]) -> None:
         self._path = path
         self._functions = functions
         self._placeholders = placeholders
-        self._arguments = {
-            placeholder: uid for f in functions.values() if f.block for placeholder, uid in f.block.arguments.items()
-        }
-        self._roots: list[str] = []
+        self._arguments = {key: uid for f in functions.values() for key, uid in f.arguments.items()}
 
     def outputs(self, root: str) -> list[str]:
         """The uids of what the function `root` gives: several, if it combines some."""
-        self._roots.append(root)
         function = self._functions.get(root)
         if function and function.op == "Combine":
             return [self._source(uid) for uid in function.inputs]
         return [self._source(f"{root}{_OUTPUT}0")]
 
-    def primitives(self) -> Iterator[CntkFunction]:
-        """All functions that the roots need, each with the blocks it is in."""
+    def primitives(self, root: str) -> Iterator[CntkFunction]:
+        """All functions that the root needs, each with the blocks it is in."""
         seen: set[str] = set()
-        waiting: list[tuple[str, tuple[str, ...]]] = [(root, ()) for root in self._roots]
+        waiting: list[tuple[str, tuple[str, ...]]] = [(root, ())]
         while waiting:
             uid, blocks = waiting.pop()
             function = self._functions.get(uid)
@@ -174,8 +153,8 @@ class _Opener:
                 )
             # What comes before a block is in the blocks that the block is in.
             waiting += [(name.rpartition(_OUTPUT)[0], blocks) for name in function.inputs]
-            if function.block:
-                waiting.append((function.block.root, (*blocks, function.name)))
+            if function.root is not None:
+                waiting.append((function.root, (*blocks, function.name)))
             elif function.op != "Combine":
                 inputs = tuple(map(self._source, function.inputs))
                 yield CntkFunction(uid, function.op, function.name, inputs, function.attributes, blocks)
@@ -198,8 +177,8 @@ class _Opener:
                 )
             if function is None:
                 return name
-            if function.block:
-                name = f"{function.block.root}{_OUTPUT}{index}"
+            if function.root is not None:
+                name = f"{function.root}{_OUTPUT}{index}"
             elif function.op == "Combine" and index in map(str, range(len(function.inputs))):
                 name = function.inputs[int(index)]
             elif index == "0":

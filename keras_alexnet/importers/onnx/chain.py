@@ -2,35 +2,17 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.importers.chain import Chain, Convolution, Layer
 from keras_alexnet.importers.onnx.builder import OPERATORS, LayerBuilder
-from keras_alexnet.importers.onnx.file import load_model, shown, text
+from keras_alexnet.importers.onnx.file import load_model, text, truncate
 from keras_alexnet.importers.onnx.graph import ONLY_ALEXNET, Graph, Node
+from keras_alexnet.importers.onnx.layers import ARITHMETIC
 from keras_alexnet.importers.onnx.lrn import LrnNodes, find_lrn
-from keras_alexnet.importers.onnx.scaling import ARITHMETIC
 
 # Far more than any export of AlexNet has from the image to the output.
 _MAX_CHAIN = 200
-
-
-@dataclass(frozen=True, eq=False)
-class _Step:
-    """A node from the image to the output.
-
-    Attributes:
-        node: the node.
-        source: the name of the activation that it takes.
-        main: the index of that input.
-        lrn: the nodes of the normalization that it ends, if it does.
-    """
-
-    node: Node
-    source: str
-    main: int = 0
-    lrn: LrnNodes | None = None
 
 
 def read_onnx_chain(path: str | os.PathLike) -> Chain:
@@ -44,24 +26,21 @@ def read_onnx_chain(path: str | os.PathLike) -> Chain:
         UserError: onnx is not installed, or the file cannot be read, is something else, is damaged, or has what no
             chain of AlexNet's layers can have: branches, other operators, control flow, functions.
     """
-    file = load_model(path)
-    graph = Graph(file)
+    model, tensors = load_model(path)
+    graph = Graph(os.fspath(path), model, tensors)
     steps = _steps_to_output(graph)
-    channels_last = any(step.node.op == "Transpose" for step in steps)
+    channels_last = any(node.op == "Transpose" for node, _, _ in steps)
     builder = LayerBuilder(graph, channels_last)
     for step in steps:
-        if step.lrn:
-            builder.add_lrn(step.node, step.lrn)
-        else:
-            builder.add(step.node, step.main)
-    producer = shown(text(file.model.producer_name))
+        builder.add(*step)
+    producer = truncate(text(model.producer_name))
     sizes = graph.image_shape and (graph.image_shape[:2] if channels_last else graph.image_shape[1:])
     return Chain(
-        file.path,
+        graph.path,
         f"ONNX model (by {producer})" if producer else "ONNX model",
         tuple(builder.layers),
         image_size=sizes if sizes and all(sizes) else None,
-        channel_order=_channel_order(file.model),
+        channel_order=_channel_order(model),
         framework=_framework(producer, builder.layers),
     )
 
@@ -74,9 +53,10 @@ def _channel_order(model) -> str | None:
 
 
 def _framework(producer: str, layers: Sequence[Layer]) -> str | None:
-    """Where the network was trained, if that determines its pixels: the ONNX model zoo's is Caffe, through Caffe2.
+    """The framework that the network was trained in, if that determines its preprocessing.
 
-    Tools that rewrite a model replace its producer, but not the names that Caffe2 gives to weights.
+    The ONNX model zoo's AlexNet was trained in Caffe and exported by Caffe2. Tools that rewrite a model replace the
+    producer's name, but keep the name that Caffe2 gave to the weights of conv1.
     """
     first = next((layer.name for layer in layers if isinstance(layer, Convolution)), "")
     if "caffe" in producer.lower() or first == "conv1_w_0":
@@ -84,48 +64,43 @@ def _framework(producer: str, layers: Sequence[Layer]) -> str | None:
     return "cntk" if producer == "CNTK" else None
 
 
-def _steps_to_output(graph: Graph) -> list[_Step]:
-    found: list[_Step] = []
+def _steps_to_output(graph: Graph) -> list[tuple[Node, int, LrnNodes | None]]:
+    """The nodes from the image to the output, with what `LayerBuilder.add` takes."""
+    found = []
     name = graph.output
     while name != graph.image:
         node = graph.producers.get(name)
         if node is None or graph.is_constant(name):
             raise UserError(
-                f"{graph.path}: the output does not only depend on the image {shown(graph.image)!r}, but on "
-                f"{shown(name)!r}. Expected a chain of layers. {ONLY_ALEXNET}"
+                f"{graph.path}: the output does not only depend on the image {truncate(graph.image)!r}, but on "
+                f"{truncate(name)!r}. Expected a chain of layers. {ONLY_ALEXNET}."
             )
         if node.op not in OPERATORS:
-            raise graph.error(
-                node,
-                "is not a layer of an AlexNet",
-                f"one of {', '.join(sorted(OPERATORS))}. {ONLY_ALEXNET}".rstrip("."),
-            )
+            operators = ", ".join(sorted(OPERATORS))
+            raise graph.error(node, "is not a layer of an AlexNet", f"one of {operators}. {ONLY_ALEXNET}")
         if name != node.outputs[0]:
-            raise graph.error(node, f"gives {shown(name)!r} next to its result, which is used", "only the result")
+            raise graph.error(node, f"gives {truncate(name)!r} next to its result, which is used", "only the result")
         if len(found) == _MAX_CHAIN:
-            raise graph.error(node, f"has {_MAX_CHAIN} nodes after it", f"an AlexNet. {ONLY_ALEXNET}".rstrip("."))
-        step = _step(graph, node)
-        found.append(step)
-        name = step.source
+            raise graph.error(node, f"has {_MAX_CHAIN} nodes after it", f"an AlexNet. {ONLY_ALEXNET}")
+        name, main, lrn = _step(graph, node)
+        found.append((node, main, lrn))
     return found[::-1]
 
 
-def _step(graph: Graph, node: Node) -> _Step:
+def _step(graph: Graph, node: Node) -> tuple[str, int, LrnNodes | None]:
+    """The name of the activation that a node takes, the index of that input, and a normalization that it ends."""
     if node.op not in ARITHMETIC:
-        return _Step(node, graph.source(node))
+        return graph.source(node), 0, None
     varying = [at for at, given in enumerate(node.inputs) if not graph.is_constant(given)]
     if len(node.inputs) == 2 and len(varying) == 1:
-        return _Step(node, node.inputs[varying[0]], varying[0])
+        return node.inputs[varying[0]], varying[0], None
     lrn = find_lrn(graph, node)
     if lrn is None:
+        names = " and ".join(repr(truncate(name)) for name in node.inputs[:3])
         raise graph.error(
             node,
-            f"combines {_names(node.inputs)}, where branches meet",
+            f"combines {names or 'nothing'}, where branches meet",
             "an activation and a constant, or a normalization as torch.nn.LocalResponseNorm: an AlexNet has no other "
-            f"branches. {ONLY_ALEXNET}".rstrip("."),
+            f"branches. {ONLY_ALEXNET}",
         )
-    return _Step(node, lrn.image, lrn=lrn)
-
-
-def _names(names: Sequence[str]) -> str:
-    return " and ".join(repr(shown(name)) for name in names[:3]) or "nothing"
+    return lrn.image, 0, lrn

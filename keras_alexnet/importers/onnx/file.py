@@ -7,41 +7,25 @@ operators; what it allows, memory that a small file asks for included, is limite
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from keras_alexnet.errors import UserError
+from keras_alexnet.importers.arrays import shape_text
 from keras_alexnet.importers.files import open_model_file
 from keras_alexnet.system.file_names import from_utf8, to_utf8
 
 MODEL = "an ONNX model (.onnx)"
 AGAIN = "Export or download it again, with the files of its weights if it has any."
-MAX_SHOWN = 100
+_MAX_NAME = 100
 
 # Protobuf's limit, and ours for a model with its weights in other files: an AlexNet has 250 MB.
 _MAX_BYTES = 2**31
-_MAX_AXES = 32
 
 
-@dataclass(frozen=True, eq=False)
-class OnnxFile:
-    """A model.
-
-    Attributes:
-        path: the file, for messages.
-        model: onnx's ModelProto, without its initializers.
-        tensors: the initializers by name.
-    """
-
-    path: str
-    model: object
-    tensors: dict
-
-
-def load_model(path: str | os.PathLike) -> OnnxFile:
+def load_model(path: str | os.PathLike) -> tuple:
     """Loads an ONNX model, with weights in other files of its folder, after onnx has checked it.
 
-    Raises:
-        UserError: onnx is not installed, or the file is missing, something else, invalid, or newer than onnx.
+    Returns:
+        (onnx's ModelProto, without its initializers; the initializers by name).
     """
     try:
         import onnx
@@ -67,16 +51,15 @@ def load_model(path: str | os.PathLike) -> OnnxFile:
         raise
     # onnx and protobuf raise errors of many kinds.
     except Exception as error:
-        reason = first_words(error, 4 * MAX_SHOWN)
+        reason = " ".join(str(error).split())[:400].rstrip(".") or type(error).__name__
         raise UserError(f"{file.path} is not a valid ONNX model: {reason}. Expected {MODEL}. {AGAIN}") from None
-    return OnnxFile(file.path, model, {text(tensor.name): tensor for tensor in initializers})
+    return model, {text(tensor.name): tensor for tensor in initializers}
 
 
 def _require_known_versions(model, path: str) -> None:
     from onnx import IR_VERSION, __version__, defs
 
-    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
-    versions = [("IR version", model.ir_version, IR_VERSION), ("opset", opset, defs.onnx_opset_version())]
+    versions = [("IR version", model.ir_version, IR_VERSION), ("opset", opset(model), defs.onnx_opset_version())]
     for what, found, known in versions:
         # Far above, it is not a version but damage, which the checker reports.
         if known < found < 10 * known:
@@ -85,6 +68,11 @@ def _require_known_versions(model, path: str) -> None:
                 "update it with pip install --upgrade onnx, or export the model for an older version, such as with "
                 "torch.onnx.export(…, opset_version=18)."
             )
+
+
+def opset(model) -> int:
+    """The version of ONNX's operators."""
+    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
 
 
 def _checkable(model, initializers: Sequence):
@@ -124,8 +112,8 @@ def _load_external_data(model, folder: str) -> None:
         in_file = unread.setdefault(file, os.path.getsize(file))
         if not 0 < num_bytes <= min(in_file, left) or info.length not in (None, num_bytes):
             raise ValueError(
-                f"the tensor {shown(text(tensor.name))!r} has {shape_text(tensor.dims)} numbers, and its weights in "
-                f"{shown(info.location)!r} another length, or a length beyond the file"
+                f"the tensor {truncate(text(tensor.name))!r} has {shape_text(tensor.dims)} numbers, and its weights in "
+                f"{truncate(info.location)!r} another length, or a length beyond the file"
             )
         unread[file] -= num_bytes
         left -= num_bytes
@@ -144,14 +132,9 @@ def text(value: str | bytes) -> str:
     return value if isinstance(value, str) else value.decode("utf-8", "backslashreplace")
 
 
-def shown(name: str, most: int = MAX_SHOWN) -> str:
-    """A name of the file for messages, cut off if it is long."""
-    return name if len(name) <= most else name[:most] + "…"
-
-
-def first_words(error: Exception, most: int) -> str:
-    """A library's message, cut off if it is long."""
-    return shown(" ".join(str(error).split()).rstrip(".") or type(error).__name__, most)
+def truncate(name: str) -> str:
+    """A name of the file for messages."""
+    return name if len(name) <= _MAX_NAME else name[:_MAX_NAME] + "…"
 
 
 def ints_text(values: Sequence[int] | None) -> str:
@@ -159,8 +142,3 @@ def ints_text(values: Sequence[int] | None) -> str:
     if values is None:
         return "that is not given"
     return f"[{', '.join(map(str, values[:8]))}{', …' if len(values) > 8 else ''}]"
-
-
-def shape_text(shape: Sequence[int]) -> str:
-    """A shape for messages."""
-    return " × ".join(f"{size:,}" for size in shape[:_MAX_AXES]) or "of a single number"

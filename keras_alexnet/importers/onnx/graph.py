@@ -11,20 +11,18 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.importers.onnx.file import MAX_SHOWN, OnnxFile, first_words, ints_text, shape_text, shown, text
+from keras_alexnet.importers.arrays import FLOAT_TYPES, MAX_AXES, as_float32, as_written, shape_text
+from keras_alexnet.importers.onnx.file import ints_text, opset, text, truncate
 from keras_alexnet.importers.onnx.values import CONSTANT_OPS, REARRANGING, evaluate
-from keras_alexnet.importers.protobuf import as_written
 
-ONLY_ALEXNET = "Only AlexNets are read: export the network for inference, without pre- or postprocessing of your own."
+ONLY_ALEXNET = "Only AlexNets are read: export the network for inference, without pre- or postprocessing of your own"
 
 # Exports of AlexNet have up to 120 nodes, and up to 5 that compute a weight.
 _MAX_NODES = 1000
 _MAX_CONSTANT_NODES = 16
-_MAX_AXES = 32
 _MAX_IMAGE_SIZE = 10_000
 
 _STRING = 8  # onnx.TensorProto.STRING
-_FLOAT_TYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 class Node:
@@ -82,39 +80,35 @@ class Graph:
         batch: the number of images, if it is fixed.
     """
 
-    def __init__(self, file: OnnxFile):
-        graph = file.model.graph
-        self.path = file.path
+    def __init__(self, path: str, model, tensors: dict):
+        graph = model.graph
+        self.path = path
         nodes = list(itertools.islice(_with_branches(graph.node), _MAX_NODES + 1))
         for found, what in [
-            (file.model.functions, "functions of its own"),
+            (model.functions, "functions of its own"),
             (graph.sparse_initializer, "sparse weights"),
             (len(nodes) > _MAX_NODES, f"more than {_MAX_NODES:,} nodes"),
         ]:
             if found:
-                raise UserError(
-                    f"{file.path} has {what}. Expected none or fewer: export it without them. {ONLY_ALEXNET}"
-                )
-        opsets = (entry.version for entry in file.model.opset_import if entry.domain in ("", "ai.onnx"))
-        self.opset = next(opsets, 1)
-        self.tensors = dict(file.tensors)
+                raise UserError(f"{path} has {what}. Expected none or fewer: export it without them. {ONLY_ALEXNET}.")
+        self.opset = opset(model)
+        self.tensors = tensors
         for node in nodes:
             for branch in node.graphs:
                 for tensor in branch.initializer:
                     if text(tensor.name) in self.tensors:
-                        raise self.error(node, f"has another {shown(text(tensor.name))!r}", "a name for each value")
+                        raise self.error(node, f"has another {truncate(text(tensor.name))!r}", "a name for each value")
                     self.tensors[text(tensor.name)] = tensor
         self.producers: dict[str, Node] = {}
+        # The name of a constant → the outputs of the nodes that compute it.
+        self._constants: dict[str, frozenset[str]] = dict.fromkeys(self.tensors, frozenset())
+        # The checker has made sure that nodes come after those whose outputs they take.
         for node in nodes:
             for name in filter(None, node.outputs):
                 # Branches may use a name that the graph uses again, after them.
                 if name in self.producers:
-                    raise self.error(node, f"gives {shown(name)!r}, as another node does", "a name for each value")
+                    raise self.error(node, f"gives {truncate(name)!r}, as another node does", "a name for each value")
                 self.producers[name] = node
-        # The name of a constant → the outputs of the nodes that compute it.
-        self._constants: dict[str, frozenset[str]] = dict.fromkeys(self.tensors, frozenset())
-        # The checker has seen to it that nodes come after those whose outputs they take.
-        for node in nodes:
             inputs = list(filter(None, node.inputs))
             is_computed = node.op in CONSTANT_OPS and node.attributes.get("to") != _STRING
             if is_computed and all(name in self._constants for name in inputs):
@@ -132,7 +126,11 @@ class Graph:
     def error(self, node: Node, problem: str, expected: str) -> UserError:
         """The error that a node has a problem, both worded to follow "… Conv 'name' " and "Expected "."""
         name = node.name or next(filter(None, node.outputs), "")
-        return UserError(f"{self.path}: {shown(node.op)} {shown(name)!r} {problem}. Expected {expected}.")
+        return UserError(f"{self.path}: {truncate(node.op)} {truncate(name)!r} {problem}. Expected {expected}.")
+
+    def _array_error(self, node: Node, index: int, array: np.ndarray, expected: str) -> UserError:
+        problem = f"takes {truncate(node.inputs[index])!r}, which is {array.dtype} of the shape"
+        return self.error(node, f"{problem} {shape_text(array.shape)}", expected)
 
     def source(self, node: Node) -> str:
         """What a node takes, or what both branches of an If rearrange; empty if that differs."""
@@ -155,15 +153,16 @@ class Graph:
         if not name:
             return None
         if name not in self._constants:
-            raise self.error(node, f"takes {shown(name)!r}, which is not in the file", "a constant")
+            raise self.error(node, f"takes {truncate(name)!r}, which is not in the file", "a constant")
         try:
             array = evaluate(self, name)
-        # onnx raises errors of many kinds, those of NumPy among them.
-        except Exception as error:
-            problem = f"takes {shown(name)!r}, which cannot be computed: {first_words(error, MAX_SHOWN)}"
+        except ValueError as error:
+            problem = f"takes {truncate(name)!r}, which cannot be computed: {error}"
             raise self.error(node, problem, "a valid model") from None
         if not array.size:
-            raise self.error(node, f"takes {shown(name)!r}, which has the shape {shape_text(array.shape)}", "numbers")
+            raise self.error(
+                node, f"takes {truncate(name)!r}, which has the shape {shape_text(array.shape)}", "numbers"
+            )
         return array
 
     def weights(self, node: Node, index: int, axes: int | None = None) -> np.ndarray | None:
@@ -171,28 +170,20 @@ class Graph:
         array = self.constant(node, index)
         if array is None:
             return None
-        if array.dtype.name not in _FLOAT_TYPES or (axes is not None and array.ndim != axes):
-            raise self.error(
-                node,
-                f"takes {shown(node.inputs[index])!r}, which is {array.dtype} of the shape {shape_text(array.shape)}",
-                "numbers of a float type" + (f", of {axes} axes" if axes else ""),
-            )
-        with np.errstate(over="ignore"):
-            return array.astype(np.float32, copy=False)
+        if array.dtype.name not in FLOAT_TYPES or (axes is not None and array.ndim != axes):
+            expected = "numbers of a float type" + (f", of {axes} axes" if axes else "")
+            raise self._array_error(node, index, array, expected)
+        return as_float32(array)
 
     def integers(self, node: Node, name: str, index: int) -> list[int] | None:
         """A shape or a list of axes: an attribute in old opsets, an input in new ones; None if it was left out."""
         if name in node.attributes:
-            return node.attributes[name][:_MAX_AXES]
+            return node.attributes[name][:MAX_AXES]
         array = self.constant(node, index)
         if array is None:
             return None
-        if array.dtype.kind != "i" or array.ndim > 1 or array.size > _MAX_AXES:
-            raise self.error(
-                node,
-                f"takes {shown(node.inputs[index])!r}, which is {array.dtype} of the shape {shape_text(array.shape)}",
-                f"at most {_MAX_AXES} integers",
-            )
+        if array.dtype.kind != "i" or array.ndim > 1 or array.size > MAX_AXES:
+            raise self._array_error(node, index, array, f"at most {MAX_AXES} integers")
         return array.reshape(-1).tolist()
 
     def finite(self, node: Node, name: str, default: float) -> float:
@@ -211,15 +202,15 @@ class Graph:
 
     def _require_one(self, kind: str, values: Sequence, what: str) -> None:
         if len(values) != 1:
-            names = ", ".join(repr(shown(text(value.name))) for value in values[:5]) or "none"
-            raise UserError(f"{self.path} has {len(values):,} {kind} ({names}). Expected one: {what}. {ONLY_ALEXNET}")
+            names = ", ".join(repr(truncate(text(value.name))) for value in values[:5]) or "none"
+            raise UserError(f"{self.path} has {len(values):,} {kind} ({names}). Expected one: {what}. {ONLY_ALEXNET}.")
 
     def _image_sizes(self, value_type) -> tuple[int | None, tuple[int, ...] | None]:
         if not value_type.HasField("tensor_type") or not value_type.tensor_type.HasField("shape"):
             return None, None
         dims = value_type.tensor_type.shape.dim
         # 0, if it is a name or nothing.
-        sizes = [max(dim.dim_value, 0) for dim in dims[:_MAX_AXES]]
+        sizes = [max(dim.dim_value, 0) for dim in dims[:MAX_AXES]]
         if len(dims) != 4 or max(sizes) > _MAX_IMAGE_SIZE:
             raise UserError(
                 f"{self.path} takes images of the shape {shape_text(sizes)}. Expected four sizes: images, channels, "

@@ -2,11 +2,12 @@
 
 import numpy as np
 
-from keras_alexnet.importers.chain import Convolution, Dropout, LocalResponseNorm, MaxPool, Padding
-from keras_alexnet.importers.onnx.file import ints_text, shape_text, shown, text
+from keras_alexnet.importers.arrays import as_written, shape_text
+from keras_alexnet.importers.chain import Convolution, Dropout, LocalResponseNorm, MaxPool, Padding, Scaling
+from keras_alexnet.importers.onnx.file import ints_text, text, truncate
 from keras_alexnet.importers.onnx.graph import Graph, Node
-from keras_alexnet.importers.protobuf import as_written
 
+ARITHMETIC = ("Add", "Div", "Mul", "Sub")
 NO_PADDING = ((0, 0), (0, 0))
 
 
@@ -96,7 +97,7 @@ def _padding(graph: Graph, node: Node, window: tuple[int, int], strides: tuple[i
     if rule not in ("NOTSET", "") or len(pads) != 4 or min(pads) < 0:
         raise graph.error(
             node,
-            f"has auto_pad {shown(rule)} and pads {ints_text(pads)}",
+            f"has auto_pad {truncate(rule)} and pads {ints_text(pads)}",
             "NOTSET and four numbers of 0 or above, or SAME_UPPER, SAME_LOWER or VALID",
         )
     top, left, bottom, right = pads
@@ -109,16 +110,55 @@ def _require_no_dilation(graph: Graph, node: Node) -> None:
         raise graph.error(node, f"has dilations {ints_text(dilations)}", "1, as AlexNet has none")
 
 
-def output_sizes(
-    sizes: tuple[int, int], window: tuple[int, int], strides: tuple[int, int], padding: Padding
-) -> tuple[int, int]:
-    """Rows and columns of the output; at least 1, as the sizes of unusual images are checked elsewhere."""
-    found = []
-    for axis in (0, 1):
-        size, stride = sizes[axis], strides[axis]
-        if padding in ("same_upper", "same_lower"):
-            found.append(-(-size // stride))
-            continue
-        total = size - window[axis] + (0 if isinstance(padding, str) else sum(padding[axis]))
-        found.append(max((-(-total // stride) if padding == "caffe" else total // stride) + 1, 1))
-    return found[0], found[1]
+def scaling_layer(graph: Graph, node: Node, main: int, channels_last: bool) -> Scaling:
+    """The layer of an operation with a constant, in float64.
+
+    `main` is the index of the input by which the image, in the layout `channels_last`, reaches it.
+    """
+    graph.weights(node, 1 - main)  # Refuses integers.
+    value = _per_channel(graph, node, graph.constant(node, 1 - main).astype(np.float64), channels_last)
+    scale, offset = 1.0, 0.0
+    with np.errstate(all="ignore"):
+        if node.op == "Add":
+            offset = value
+        elif node.op == "Mul":
+            scale = value
+        elif node.op == "Sub":
+            scale, offset = (1.0, -value) if main == 0 else (-1.0, value)
+        elif main == 0:
+            scale = np.divide(1.0, value)
+        else:
+            raise graph.error(node, "divides a constant by the pixels", "pixels divided by a constant")
+    if not np.isfinite(scale).all() or not np.isfinite(offset).all():
+        raise graph.error(node, "scales pixels by what is not finite", "finite numbers")
+    return Scaling(node.layer_name(), scale, offset)
+
+
+def _per_channel(graph: Graph, node: Node, values: np.ndarray, channels_last: bool) -> float | np.ndarray:
+    """A number, or one for each channel."""
+    values = aligned(node, values, 4)
+    if values.ndim != 4 or values.shape[0] != 1:
+        raise graph.error(
+            node, f"takes numbers of the shape {shape_text(values.shape)}", "one, or one for each channel"
+        )
+    each = values[0].transpose(2, 0, 1) if channels_last else values[0]
+    channels = each[:, 0, 0].copy()  # Of the mean image, where it is one, nothing else is kept.
+    if not np.array_equal(each, np.broadcast_to(channels[:, None, None], each.shape), equal_nan=True):
+        raise graph.error(
+            node,
+            f"takes numbers of the shape {shape_text(values.shape)} that differ from pixel to pixel, such as a mean "
+            "image",
+            "one for each channel: replace the mean image by its mean",
+        )
+    return float(channels[0]) if len(channels) == 1 else channels
+
+
+def aligned(node: Node, values: np.ndarray, rank: int) -> np.ndarray:
+    """`values` with that many axes, as they are broadcast; unchanged if they have more.
+
+    That is by the last axis; before opset 7 by the attribute `axis`.
+    """
+    axis = node.attributes.get("axis") if node.op in ARITHMETIC else None
+    before = rank - values.ndim if axis is None or not 0 <= axis <= rank - values.ndim else axis
+    after = rank - values.ndim - before
+    return values.reshape((1,) * before + values.shape + (1,) * after) if rank > values.ndim else values

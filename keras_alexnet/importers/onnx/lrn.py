@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from keras_alexnet.errors import first_line
 from keras_alexnet.importers.chain import LocalResponseNorm
 from keras_alexnet.importers.onnx.file import text
 from keras_alexnet.importers.onnx.graph import Graph, Node
@@ -76,14 +75,10 @@ def lrn_layer(
         nodes: all of them.
         shape: (images, channels, rows, columns) of what is normalized.
         known: other activations by name, for shapes that depend on them.
-
-    Raises:
-        UserError: it is another normalization, such as one over rows and columns.
     """
     known = dict(known) | {nodes.squares.outputs[0]: stand_in(shape)}
     batch, channels = shape[:2]
     size = before = after = 0
-    # onnx and NumPy raise errors of many kinds.
     try:
         current = shape
         for step in nodes.steps:
@@ -109,11 +104,10 @@ def lrn_layer(
             raise ValueError("another shape in the end")
         if not all(map(math.isfinite, (nodes.alpha, nodes.beta, nodes.k))):
             raise ValueError("numbers that are not finite")
-    except Exception as error:
-        reason = first_line(error)
+    except ValueError as error:
         raise graph.error(
             node,
-            f"ends a normalization with {reason}",
+            f"ends a normalization with {error}",
             "a normalization over neighboring channels, as torch.nn.LocalResponseNorm with an odd size",
         ) from None
     return LocalResponseNorm(node.layer_name(), size, nodes.alpha, nodes.beta, nodes.k)
@@ -156,7 +150,9 @@ def _padding(graph: Graph, node: Node, rank: int, known: Mapping[str, np.ndarray
     if "pads" in node.attributes:
         pads, value = node.attributes["pads"], node.attributes.get("value", 0.0)
     else:
-        pads = evaluate(graph, node.inputs[1], known).tolist()
+        pads = evaluate(graph, node.inputs[1], known).reshape(-1).tolist()
+        if not all(isinstance(pad, int) for pad in pads):
+            raise ValueError("padding by other numbers than integers")
         value = evaluate(graph, node.inputs[2], known).item() if len(node.inputs) > 2 and node.inputs[2] else 0
         if len(node.inputs) > 3 and node.inputs[3]:
             raise ValueError("padding of chosen axes")

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from keras_alexnet.errors import first_line
+
 # What exporters apply to weights. None of them makes an array much larger, but for casts to strings.
 CONSTANT_OPS = ("Constant", "Identity", "Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze")
 # These leave the order of the numbers as it is, and give views: an array without memory remains one.
@@ -16,11 +18,7 @@ _MAX_SIZE = 2**40
 
 
 def stand_in(shape: tuple[int, ...]) -> np.ndarray:
-    """Zeros of that shape that take no memory, in place of an activation.
-
-    Raises:
-        ValueError: no activation has such a shape.
-    """
+    """Zeros of that shape that take no memory, in place of an activation; raises `ValueError` if none has it."""
     if min(shape, default=1) < 1 or math.prod(shape) > _MAX_SIZE:
         raise ValueError("an activation of impossible size")
     return np.broadcast_to(np.float32(0), shape)
@@ -36,7 +34,7 @@ def evaluate(graph, name: str, known: Mapping[str, np.ndarray] | None = None) ->
             small arrays are computed then, and views of activations. Otherwise it has to be a constant of the graph.
 
     Raises:
-        ValueError, and whatever onnx and NumPy raise: it cannot be computed.
+        ValueError: it cannot be computed.
     """
     values = dict(known or {})
     is_small = known is not None
@@ -69,7 +67,10 @@ def _array(tensor, is_small: bool) -> np.ndarray:
 
     if is_small and math.prod(tensor.dims) > _MAX_SMALL:
         raise ValueError(f"{len(tensor.dims)} axes of weights in a shape")
-    return numpy_helper.to_array(tensor)
+    try:
+        return numpy_helper.to_array(tensor)
+    except Exception as error:  # onnx and NumPy raise errors of many kinds at numbers that do not fit their shape.
+        raise ValueError(first_line(error)) from None
 
 
 def _run(node, inputs: list[np.ndarray | None], opset: int, is_small: bool) -> np.ndarray:
@@ -82,7 +83,7 @@ def _run(node, inputs: list[np.ndarray | None], opset: int, is_small: bool) -> n
     is_view = node.op in (*REARRANGING, "Shape")
     if is_small and not is_view and any(x is not None and x.size > _MAX_SMALL for x in inputs):
         raise ValueError(f"{node.op} of an activation, or of too large an array")
-    if node.op == "ConstantOfShape" and not 0 <= math.prod(inputs[0].tolist()) <= _MAX_SMALL:
+    if node.op == "ConstantOfShape" and not 0 <= math.prod(inputs[0].reshape(-1).tolist()) <= _MAX_SMALL:
         raise ValueError("too large an array")
     attributes = list(node.proto.attribute)
     if node.op == "Reshape" and "shape" in node.attributes:
@@ -96,7 +97,10 @@ def _run(node, inputs: list[np.ndarray | None], opset: int, is_small: bool) -> n
     function = helper.make_function("keras_alexnet", "value", list(given), ["output"], [proto], opsets)
     # Numbers beyond the range of a type become infinite, which the caller refuses.
     with np.errstate(all="ignore"):
-        result = np.asarray(ReferenceEvaluator(function).run(None, given, attributes={})[0])
+        try:
+            result = np.asarray(ReferenceEvaluator(function).run(None, given, attributes={})[0])
+        except Exception as error:  # onnx and NumPy raise errors of many kinds at nodes that make no sense.
+            raise ValueError(first_line(error)) from None
     if is_small and result.size > _MAX_SMALL and not is_view:
         raise ValueError("too large an array")
     return result
