@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 from protobuf_bytes import field, packed
-from test_import import REFERENCE, images_and_logits, relative_difference
+from reference_logits import REFERENCE, images_and_logits, relative_difference
 
 from keras_alexnet import cli, convert
 from keras_alexnet.data.class_file import read_classes

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from narrow_networks import SIDE, narrow_network
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.exporters import exporter, runtimes
@@ -14,21 +15,8 @@ from keras_alexnet.exporters.exporter import export_model
 from keras_alexnet.exporters.formats import export_kind
 from keras_alexnet.exporters.layers import layers_in_order
 from keras_alexnet.exporters.saved_model import atomic_saved_model
-from keras_alexnet.model import build_alexnet, set_precision
+from keras_alexnet.model import set_precision
 from keras_alexnet.presets import LRN
-
-SIDE = 99
-NARROW = {"filters": (4, 6, 6, 6, 6), "dense_units": 9, "image_size": SIDE}
-
-
-def narrow_network(num_classes: int = 5, **settings) -> keras.Model:
-    """With random weights of a size at which every layer's output tells."""
-    network = build_alexnet(num_classes, **NARROW | settings)
-    rng = np.random.default_rng(1)
-    for weight in network.weights:
-        spread = np.sqrt(2 / np.prod(weight.shape[:-1])) if len(weight.shape) > 1 else 0.1
-        weight.assign(rng.normal(0, spread, weight.shape))
-    return network
 
 
 @pytest.fixture(scope="module")

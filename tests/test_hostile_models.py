@@ -16,8 +16,7 @@ from cntk_files import IMAGE, MATRIX, layered, model_of, network_v1, size, value
 from protobuf_bytes import field, packed
 
 from keras_alexnet.errors import UserError
-from keras_alexnet.importers.caffe.reader import read_caffe_hdf5
-from keras_alexnet.importers.caffe.reader import read_caffemodel, read_prototxt
+from keras_alexnet.importers.caffe.reader import read_caffe_hdf5, read_caffemodel, read_prototxt
 from keras_alexnet.importers.cntk.reader import read_cntk_model
 
 

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import onnx
 import pytest
+from reference_logits import REFERENCE, images_and_logits, relative_difference
 
 from keras_alexnet.data.class_file import write_classes
 from keras_alexnet.errors import UserError
@@ -16,7 +17,6 @@ from keras_alexnet.importers.importer import import_model, read_alexnet
 from keras_alexnet.importers.preprocessing import Preprocessing
 from keras_alexnet.model import build_alexnet
 
-REFERENCE = Path(__file__).parent / "reference"
 NARROW = {"filters": (4, 6, 5, 7, 8), "dense_units": 9}
 MUTATIONS = 40
 
@@ -34,20 +34,6 @@ FILES = [
     ("torchvision_c9_fc96.safetensors", "torchvision", 0),
     ("torchvision_c9_fc96.pth", "torchvision", 0),
 ]
-
-
-def images_and_logits(name: str, added=0) -> tuple[np.ndarray, np.ndarray]:
-    """RGB pixels (1, side, side, 3) and what the framework made of them."""
-    file = "cntk_tiny_activations.npz" if name == "cntk_tiny" else "import_logits.npz"
-    prefix = "" if name == "cntk_tiny" else f"{name}."
-    with np.load(REFERENCE / file) as arrays:
-        x, logits = arrays[f"{prefix}x"] + added, arrays[f"{prefix}logits"]
-    x = x.transpose(0, 2, 3, 1)
-    return x if name == "torchvision" else x[..., ::-1], logits
-
-
-def relative_difference(a: np.ndarray, reference: np.ndarray) -> float:
-    return np.abs(a - reference).max() / np.abs(reference).max()
 
 
 @pytest.mark.parametrize(("file", "name", "added"), FILES)

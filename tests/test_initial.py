@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
-from test_export import SIDE, narrow_network
+from narrow_networks import SIDE, narrow_network
 
 from keras_alexnet import model as model_module
 from keras_alexnet.errors import UserError

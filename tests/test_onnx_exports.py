@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
-from test_import import relative_difference
+from reference_logits import relative_difference
 
 from keras_alexnet.importers.importer import import_model
 from keras_alexnet.importers.preprocessing import Preprocessing

@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from test_alexnet import layers, network
+from alexnet_chains import layers, network
 
 from keras_alexnet.errors import UserError
 from keras_alexnet.importers import chain, formats

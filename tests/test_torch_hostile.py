@@ -9,7 +9,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from test_torchvision import STATE, check, refused
+from torch_states import STATE, check, refused
 
 from keras_alexnet.importers import torch_pickle
 from keras_alexnet.importers.torchvision import read_torchvision
