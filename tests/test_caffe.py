@@ -217,7 +217,7 @@ def test_means_per_channel(tmp_path):
         (old_blob(np.full(60, np.nan), 1, 3, 4, 5), " has NaN or infinite pixels."),
         (small_net(), ": the mean image has 0 numbers"),
         (gzip.compress(b"x", mtime=0), " is a gzip archive: unpack it"),
-        (npy(np.ones((4, 5, 3))), "has the shape 4 × 5 × 3. Expected .*, channels first; else give the three numbers"),
+        (npy(np.ones((4, 5, 3))), "has the shape 4 × 5 × 3. Expected .*, channels first; else pass the three numbers"),
         (npy(np.ones(3, complex)), "has 3 values of type complex128"),
         (npy(np.array([{}, 1, 2], object)), "is not a readable NumPy array"),
         (npy(PIXELS).replace(b"(3, 4, 5)", b"(3, 9**9)"), "is not a readable NumPy array"),

@@ -165,7 +165,7 @@ def test_a_deploy_file_gives_the_layers_and_another_file_the_weights(tmp_path):
         network = read_caffe_chain(file, DEPLOY)
         check_weights(network)
         assert kinds(network) == [*kinds(read_caffe_chain(NEW)), chain.Softmax]
-    with pytest.raises(UserError, match=r"h5 has weights, but no layers\. Give the \.prototxt .* as --deploy"):
+    with pytest.raises(UserError, match=r"h5 has weights, but no layers\. Pass the \.prototxt .* as --deploy"):
         read_caffe_chain(path)
 
 

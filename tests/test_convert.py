@@ -116,7 +116,7 @@ def test_the_pixels_that_the_user_tells(tmp_path, capsys):
         (["--output=a.keras"], "--input is missing"),
         ([f"--input={CAFFE}", "--output=a.h5"], r"--output is a\.h5; expected a name that ends in \.keras, \.onnx"),
         ([f"--input={CAFFE}", "--output=folder/.."], "expected the name of a folder"),
-        ([f"--input={CAFFE}", "--output=folder/"], "the folder holds something else than a SavedModel, such as b"),
+        ([f"--input={CAFFE}", "--output=folder/"], "the folder contains something other than a SavedModel, such as b"),
         ([f"--input={CAFFE}", "--output=a.keras", "--quantize=int8"], "--quantize=int8 is for .tflite files"),
         ([f"--input={CAFFE}", "--output=a.keras", "--mean=a,b,c"], "--mean is a,b,c; expected three numbers"),
         ([f"--input={CAFFE}", "--output=a.keras", "--mean=1,2,3", "--mean_file=b"], "both --mean and --mean_file"),

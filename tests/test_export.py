@@ -155,7 +155,7 @@ def test_other_folders_stay_as_they_are(tmp_path, names):
     folder.mkdir()
     for name in names:
         (folder / name).write_text(name)
-    with pytest.raises(UserError, match="something else than a SavedModel"):
+    with pytest.raises(UserError, match="something other than a SavedModel"):
         write_saved_model(folder, "newer")
     assert sorted(os.listdir(folder)) == sorted(names)
     with pytest.raises(UserError, match="a SavedModel is a folder"):

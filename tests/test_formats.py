@@ -60,10 +60,10 @@ def test_other_beginnings(tmp_path, content, expected):
         (b"\n\n<HTML><body>404</body>", "is a web page: download the file itself"),
         (b'name: "AlexNet"\nlayer {\n', "is a text: the file with the weights is needed"),
         (b"\x89HDF\r\n\x1a\n", "is a damaged HDF5 file"),
-        (b"\x08\x01\x10\x03\x18\x80\x02\x20\x80\x02\x2a\x80\x80\x30", "is a mean image of Caffe: give it as --mean_f"),
+        (b"\x08\x01\x10\x03\x18\x80\x02\x20\x80\x02\x2a\x80\x80\x30", "is a mean image of Caffe: pass it as --mean_f"),
         (b"\x3a\x03\x0a\x01\x01\x50\x01\x62\x04\0\0\0\0", "is a mean image of Caffe"),
         (b"\x93NUMPY\x01\0", "is a NumPy array: a mean is given as --mean_file"),
-        (b"\x08\x05\x12\x10net_a.caffemodel", r"is a solver state of Caffe, without weights: give the \.caffemodel"),
+        (b"\x08\x05\x12\x10net_a.caffemodel", r"is a solver state of Caffe, without weights: use the \.caffemodel"),
         (b"\x08\x05\x12\x07weights\x1a\x80\x40\x2a\x80\x30", "is a solver state of Caffe"),
         (b"\xff\xd8\xff\xe0", r"has an unrecognized model format: it begins with b'\\xff\\xd8\\xff\\xe0'"),
         (b"PK\x03\x04 cut off", "is a damaged zip archive"),
@@ -81,7 +81,7 @@ def test_hdf5_is_told_by_its_groups(tmp_path):
         with h5py.File(path, "w") as file:
             file.create_group(name)
     assert detect_format(files["data"]) == CAFFE
-    with pytest.raises(UserError, match=r"is a solver state of Caffe, without weights: give .*\.caffemodel"):
+    with pytest.raises(UserError, match=r"is a solver state of Caffe, without weights: use .*\.caffemodel"):
         detect_format(files["history"])
     with pytest.raises(UserError, match=r"is an HDF5 file: save the whole model as \.keras"):
         detect_format(files["model_weights"])

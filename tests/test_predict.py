@@ -223,7 +223,7 @@ def test_features_go_into_a_file(folder, model, good, tmp_path, capsys):
     ("arguments", "message"),
     [
         ([], "no images are given. Name files, directories, quoted patterns, or - for a list"),
-        (["{0}/images/0.jpg", "--features=fc7"], "give --output=features.npz"),
+        (["{0}/images/0.jpg", "--features=fc7"], "add --output=features.npz"),
         (["{0}/images/0.jpg", "--features=fc7", "--output=f.txt"], "ends in .npz or .csv"),
         (["{0}/images/0.jpg", "--features=fc7", "--output=f.csv", "--top_k=3"], "--top_k applies to classes"),
         (["{0}/images/0.jpg", "--output={0}/images/0.jpg"], "0.jpg, which is also an input. Choose another file"),

@@ -102,7 +102,9 @@ def _check_arguments(model: keras.Model, path: str | os.PathLike, kind: str | No
     if quantize not in QUANTIZATIONS:
         raise SettingError("quantize", f"is {quantize!r}; expected one of {', '.join(QUANTIZATIONS)}.")
     if quantize != "none" and kind != "LiteRT":
-        raise UserError(f"cannot write {path} with quantize {quantize}: only LiteRT has it. Give a name with .tflite.")
+        raise UserError(
+            f"cannot write {path} with quantize {quantize}: only LiteRT has it. Choose a name that ends in .tflite."
+        )
     if keras.backend.backend() != "tensorflow":
         raise UserError(
             f"cannot export with the {keras.backend.backend()} backend of Keras: the writers are those of TensorFlow. "

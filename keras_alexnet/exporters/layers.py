@@ -67,6 +67,6 @@ def layers_in_order(model: keras.Model) -> list[keras.Layer]:
 
 def _unknown(reason: str) -> UserError:
     return UserError(
-        f"this format holds networks of keras_alexnet only, and the model is another: {reason}. Give a model of "
+        f"this format holds networks of keras_alexnet only, and the model is another: {reason}. Use a model of "
         "keras_alexnet, or write a SavedModel, which holds any network."
     )

@@ -61,13 +61,13 @@ def _check_target(path: Path) -> None:
     if not path.exists():
         return
     if not path.is_dir():
-        raise UserError(f"cannot write {path}: it is a file, and a SavedModel is a folder. Give another name.")
+        raise UserError(f"cannot write {path}: it is a file, and a SavedModel is a folder. Choose another name.")
     names = {entry.name for entry in path.iterdir()}
     if names and not {"saved_model.pb"} <= names <= _CONTENTS:
         raise UserError(
-            f"cannot write {path}: the folder holds something else than a SavedModel, such as "
+            f"cannot write {path}: the folder contains something other than a SavedModel, such as "
             f"{min(names - _CONTENTS or names)}, which "
-            "would be lost. Give the name of a new folder."
+            "would be lost. Choose the name of a new folder."
         )
 
 

@@ -95,7 +95,7 @@ def _download(url: str, path: Path) -> None:
         reason = reason.removeprefix(f"URL fetch failure on {url}: ").removeprefix("None -- ")
         raise UserError(
             f"cannot download {url}: {reason}. Check the address and the network, or download the file in another way "
-            "and give its path."
+            "and pass its path."
         ) from None
     finally:
         socket.setdefaulttimeout(timeout)

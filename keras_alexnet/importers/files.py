@@ -53,7 +53,7 @@ def open_model_file(path: str | os.PathLike, expected: str, *, is_message: bool 
     try:
         # Before it is opened, since opening a named pipe waits for its writer.
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise UserError(f"{path} is not a regular file. Give the name of {expected}.")
+            raise UserError(f"{path} is not a regular file. Pass the name of {expected}.")
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             if not size:

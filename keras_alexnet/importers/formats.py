@@ -62,9 +62,9 @@ ADVICE = {
     "a gzip archive": "unpack it",
     "CNTK's format for models of more than 2 GB": "AlexNet is smaller",
     _ZIP: "unpack it",
-    MEAN_IMAGE: "give it as --mean_file, with the .caffemodel as --input",
+    MEAN_IMAGE: "pass it as --mean_file, with the .caffemodel as --input",
     NPY: "a mean is given as --mean_file, with the .caffemodel as --input",
-    SOLVER_STATE: "give the .caffemodel (or .caffemodel.h5) of the same snapshot",
+    SOLVER_STATE: "use the .caffemodel (or .caffemodel.h5) of the same snapshot",
 }
 
 
@@ -77,7 +77,7 @@ def detect_format(path: str | os.PathLike) -> str:
     path = os.fspath(path)
     if os.path.isdir(path):
         raise UserError(
-            f"{path} is a folder. Expected {_EXPECTED}; a SavedModel cannot be read back: give its .keras file."
+            f"{path} is a folder. Expected {_EXPECTED}; a SavedModel cannot be read back: use its .keras file."
         )
     file = open_model_file(path, _EXPECTED)
     found = signature(file)

@@ -33,7 +33,7 @@ def read_caffe_chain(path: str | os.PathLike, deploy: str | os.PathLike | None =
     trained: tuple[CaffeLayer, ...] = ()
     if signature(open_model_file(path, "a Caffe model")) == HDF5:
         if deploy is None:
-            raise UserError(f"{path} has weights, but no layers. Give the .prototxt of the network as --deploy.")
+            raise UserError(f"{path} has weights, but no layers. Pass the .prototxt of the network as --deploy.")
         blobs = read_caffe_hdf5(path)
     else:
         trained = read_caffemodel(path).layers
@@ -68,7 +68,7 @@ def _with_weights(
         if layer.type in WEIGHTED and layer.name not in blobs:
             raise UserError(
                 f"{deploy}: layer {layer.name!r} ({layer.type}) has no weights in {path}, whose layers with weights "
-                f"are {listed(list(blobs))}. Give the .prototxt of the same network."
+                f"are {listed(list(blobs))}. Use the .prototxt of the same network."
             )
     return tuple(dataclasses.replace(layer, blobs=blobs.get(layer.name, ())) for layer in layers)
 
@@ -163,7 +163,7 @@ def _weights(layer: CaffeLayer, where: str) -> tuple[np.ndarray, np.ndarray | No
         shapes = ", ".join(" × ".join(map(str, blob.shape)) for blob in layer.blobs) or "nothing"
         raise UserError(
             f"{where} has as its weights {shapes}. Expected {'a kernel and a bias' if expected == 2 else 'a kernel'} "
-            f"of {' and '.join(map(str, axes))} axes. A .prototxt has no weights: give the .caffemodel; else download "
+            f"of {' and '.join(map(str, axes))} axes. A .prototxt has no weights: use the .caffemodel; else download "
             "it again."
         )
     return layer.blobs[0], layer.blobs[1] if expected == 2 else None

@@ -37,7 +37,7 @@ def read_mean(path: str | os.PathLike) -> np.ndarray:
     # An image with its channels last would give a mean per row.
     if mean.ndim != 3 or len(mean) not in (1, 3):
         raise UserError(
-            f"{file.path} has the shape {shape_text(shape)}. Expected {_EXPECTED}, channels first; else give the "
+            f"{file.path} has the shape {shape_text(shape)}. Expected {_EXPECTED}, channels first; else pass the "
             "three numbers as --mean."
         )
     if not np.isfinite(mean).all():

@@ -94,7 +94,7 @@ def _text_error(path: str, problem: str, line: int | None = None) -> UserError:
     # The library quotes the line, and says what is wrong with it at the end.
     if len(problem) > _MAX_PROBLEM:
         problem = f"…{problem[-_MAX_PROBLEM:]}"
-    return UserError(f"{where} is not {_PROTOTXT}: {problem}. Correct it, or give another file.")
+    return UserError(f"{where} is not {_PROTOTXT}: {problem}. Correct it, or use another file.")
 
 
 def _check_layers(kinds: Sequence[Sequence], path: str) -> None:
@@ -103,7 +103,7 @@ def _check_layers(kinds: Sequence[Sequence], path: str) -> None:
         raise UserError(f"{path} has layers of two formats. Expected {_MODEL} as Caffe writes it: save it again.")
     if not any(kinds):
         raise UserError(
-            f"{path} has no layers. Expected a network: a solver's .prototxt has none; give the network's own file."
+            f"{path} has no layers. Expected a network: a solver's .prototxt has none; use the network's own file."
         )
     check_count(max(kinds, key=len), _MAX_LAYERS, "layers", path)
 

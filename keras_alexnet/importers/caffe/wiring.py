@@ -26,7 +26,7 @@ def image_path(layers: Sequence[CaffeLayer], path: str) -> tuple[list[CaffeLayer
     before = _inputs(layers)
     weighted = [place for place, layer in enumerate(layers) if layer.type in WEIGHTED]
     if not weighted:
-        raise UserError(f"{path} has no layers with weights. Expected an AlexNet: give the network's own file.")
+        raise UserError(f"{path} has no layers with weights. Expected an AlexNet: use the network's own file.")
     end = weighted[-1]
     places: list[int] = []
     place: int | None = end
@@ -35,16 +35,16 @@ def image_path(layers: Sequence[CaffeLayer], path: str) -> tuple[list[CaffeLayer
         if len(layer.bottoms) != 1:
             raise UserError(
                 f"{path}: layer {layer.name!r} ({layer.type}) takes {listed(layer.bottoms)}. Expected an AlexNet, in "
-                "which each layer takes what one other gives; with --deploy the network can be described by its "
+                "which each layer takes the output of one other; with --deploy the network can be described by its "
                 "deploy.prototxt."
             )
         places.insert(0, place)
         place = before[place][0]
     if others := [layers[place] for place in weighted if place not in places]:
         raise UserError(
-            f"{path}: layers {others[0].name!r} and {layers[end].name!r} both have weights, and neither takes what the "
-            "other gives. Expected an AlexNet with one output; with --deploy it can be described by a prototxt without "
-            "the other layers."
+            f"{path}: layers {others[0].name!r} and {layers[end].name!r} both have weights, and neither uses the "
+            "output of the other. Expected an AlexNet with one output; with --deploy it can be described by a "
+            "prototxt without the other layers."
         )
     image = layers[places[0]].bottoms[0] if places else None
     sources = [layer for layer in layers if not layer.bottoms and image in layer.tops]

@@ -154,7 +154,7 @@ def _per_channel(path: Path, function: CntkFunction, value: np.ndarray) -> float
         raise path.graph.error(
             function,
             "combines the image with an array that differs from pixel to pixel, such as a mean image. Expected a "
-            "number, or one per channel: take this function out of the model in CNTK, and give the means of the "
+            "number, or one per channel: take this function out of the model in CNTK, and pass the means of the "
             "channels instead",
         )
     numbers = as_float32(value[:, 0, 0]).astype(np.float64)

@@ -112,7 +112,7 @@ def make_graph(
     function_of: dict[str, CntkFunction] = {}
     for node, nodes in [(v, variable_of) for v in variables] + [(f, function_of) for f in functions]:
         if node.uid in variable_of or node.uid in function_of:
-            raise UserError(f"{path}: {node.uid!r} is there twice; expected names to differ. {COPY_AGAIN}.")
+            raise UserError(f"{path}: {node.uid!r} appears twice; expected names to differ. {COPY_AGAIN}.")
         nodes[node.uid] = node
     roots = tuple(dict.fromkeys(roots))
     for user, uids in [(f"{f.op} {uid!r}", f.inputs) for uid, f in function_of.items()] + [("the model", roots)]:

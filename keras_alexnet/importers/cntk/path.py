@@ -92,8 +92,8 @@ class Path:
         dense = [f for f in dense if f.uid not in measures] or dense
         if not dense:
             raise UserError(
-                f"{path} has no dense layer (Times with weights) that an image comes to. {EXPECTED}, with three dense "
-                "layers at the end: give the whole model."
+                f"{path} has no dense layer (Times with weights) that depends on an image. {EXPECTED}, with three "
+                "dense layers at the end: use the whole model."
             )
         logits = dense[-1].uid
         before = self._ancestors(logits)

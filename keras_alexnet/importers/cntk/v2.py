@@ -47,7 +47,7 @@ def read_graph(file: ModelFile) -> CntkGraph:
     if model.items.get("type") != "CompositeFunction":
         if "Learners" in model.items:
             raise UserError(
-                f"{file.path} is the state of CNTK's trainer, which has no network. Give the .model file next to it."
+                f"{file.path} is the state of CNTK's trainer, which has no network. Use the .model file next to it."
             )
         raise file.error("has no dictionary of type 'CompositeFunction', which a model is")
     variables, placeholders = _read_variables(model)
@@ -172,8 +172,8 @@ class _Opener:
             # NOTE: placeholders also stand for functions that come later in the file; these are named like the output.
             if function is None and name in self._placeholders:
                 raise UserError(
-                    f"{self._path}: the placeholder {name!r} stands for nothing. Expected a whole network with its "
-                    "input, not a layer."
+                    f"{self._path}: the placeholder {name!r} is not bound to anything. Expected a whole network with "
+                    "its input, not a layer."
                 )
             if function is None:
                 return name
@@ -189,6 +189,6 @@ class _Opener:
                     "output, as in AlexNet."
                 )
         raise UserError(
-            f"{self._path}: {name!r} stands for itself, by way of blocks. Expected a feed-forward network, such as "
+            f"{self._path}: {name!r} refers to itself through blocks. Expected a feed-forward network, such as "
             "AlexNet; recurrent ones are not read."
         )
