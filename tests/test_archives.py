@@ -199,7 +199,7 @@ def test_two_entries_of_one_name_are_refused_where_they_are_wanted(tmp_path):
         for name in ("a.jpg", "b.jpg", "a.jpg"):
             archives.add(archive, name, name.encode())
     assert a_map(tmp_path, "a.tar@/b.jpg").read(0) == b"b.jpg"
-    with pytest.raises(UserError, match=r"'a.jpg' in .*: it has several entries of this name"):
+    with pytest.raises(UserError, match=r"'a.jpg' in .*: the archive has several entries of this name"):
         a_map(tmp_path, "a.tar@/a.jpg")
 
 

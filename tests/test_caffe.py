@@ -170,8 +170,9 @@ def test_v1_types_have_todays_names(tmp_path):
         ("#" * 2**18 + "\n", "has 262,145 bytes"),
         ("a:1 " * 6_000, "a line of it has 24,000 characters"),
         (b"\x80", "byte 0 is not UTF-8 text. Expected a description of a network (.prototxt)"),
+        (b"layer { pooling_param { kernel_size: 99999999999 } }", "is not a description of a network"),
     ],
-    ids=range(5),
+    ids=range(6),
 )
 def test_wrong_prototxts_are_told(tmp_path, text, expected_text):
     with pytest.raises(UserError) as raised:
@@ -221,8 +222,9 @@ def test_means_per_channel(tmp_path):
         (npy(np.ones(3, complex)), "has 3 values of type complex128"),
         (npy(np.array([{}, 1, 2], object)), "is not a readable NumPy array"),
         (npy(PIXELS).replace(b"(3, 4, 5)", b"(3, 9**9)"), "is not a readable NumPy array"),
+        (npy(PIXELS).replace(b"(3, 4, 5)", b"(3, 4, 5 "), "is not a readable NumPy array"),
     ],
-    ids=range(7),
+    ids=range(8),
 )
 def test_wrong_means_are_told(tmp_path, content, expected_text):
     (tmp_path / "mean").write_bytes(content)

@@ -191,3 +191,13 @@ def test_a_header_that_claims_too_many_pixels_is_refused():
     (result,) = decode_each([claimed], lambda size: (size * 0, tf.reduce_min(size)))
     assert isinstance(result, tf.errors.OpError)
     assert "DecompressionBombError" in str(result)
+
+
+@pytest.mark.parametrize("exif", [b"", exif_with_orientation(1, "<")], ids=["plain", "with EXIF"])
+def test_a_jpeg_that_only_tensorflow_reads_is_decoded(exif):
+    """Its Adobe marker is too short for Pillow."""
+    data = encode(draw(WIDTH, HEIGHT), "JPEG", quality=90, exif=exif)
+    data = data.replace(b"\xff\xdb", b"\xff\xee\0\7Adobe\xff\xdb", 1)
+    expected = accurately_decoded(data)
+    np.testing.assert_array_equal(decode_bytes(data), expected)
+    np.testing.assert_array_equal(decode_each([data])[0], off_centre_part(expected))

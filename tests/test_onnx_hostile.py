@@ -33,6 +33,15 @@ def reshaped(*shape: int) -> dict:
     return {"flatten": (integers("s", *shape), node("Reshape", "p s", "f"))}
 
 
+def referring(proto):
+    """A node whose only attribute is one of a function that it is not in."""
+    (attribute,) = proto.attribute
+    name, kind = attribute.name, attribute.type
+    attribute.Clear()
+    attribute.name, attribute.type, attribute.ref_attr_name = name, kind, "of_the_function"
+    return proto
+
+
 @pytest.mark.parametrize(
     ("parts", "problem"),
     [
@@ -55,6 +64,11 @@ def reshaped(*shape: int) -> dict:
         ({"dense": (node("MaxPool", "f", "q", kernel_shape=[3, 3]), node("Gemm", "q W B", "y"))}, "'q' comes after"),
         (reshaped(-1, 2), "makes the shape [2, 2] of [1, 4, 1, 1]"),
         ({"flatten": (node("Cast", "p", "s", to=7), node("Reshape", "p s", "f"))}, "a shape that cannot be computed"),
+        (
+            {"flatten": (node("ConstantOfShape", "t", "s"), node("Reshape", "p s", "f")), "t": np.complex64([1])},
+            "a shape that cannot be computed",
+        ),
+        ({"pool": (referring(node("MaxPool", "c", "p", kernel_shape=[2, 2])),)}, "refers to attributes of a function"),
         ({"dense": (node("Gemm", "f W B", "y", transB=1, alpha=2.0),)}, "has alpha 2.0"),
         ({"flatten": (node("Mul", "p one", "q"), node("Flatten", "q", "f")), "one": ONE}, "Mul 'q' changes activation"),
         ({"dense": (LOGITS, node("Add", "g B", "y"))}, "Add 'y' changes activations"),

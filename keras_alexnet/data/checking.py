@@ -49,11 +49,12 @@ def mean_over_sample(images: ImageMap, function: Callable[[int, int], float]) ->
 
     The function may raise `UnusableError`, too.
     """
-    results = [
-        examine(images.image(row), lambda opened: function(*opened.image.size))[1]
-        for row in sample_rows(len(images), 100)
-    ]
-    values = [value for value in results if value is not None]
+    values = []
+    for row in sample_rows(len(images), 100):
+        _, size = examine(images.image(row), lambda opened: opened.image.size)
+        if size:
+            with contextlib.suppress(UnusableError):
+                values.append(function(*size))
     return sum(values) / max(len(values), 1)
 
 

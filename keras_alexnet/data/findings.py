@@ -59,7 +59,7 @@ def raise_if_unusable(findings: Sequence[Finding], total: int, table: str | os.P
     )
 
 
-def without_unusable(found: DataSet, findings: Iterable[Finding]) -> DataSet:
+def without_unusable(found: DataSet, findings: Sequence[Finding]) -> DataSet:
     """Leaves the unusable images out.
 
     Raises:

@@ -135,15 +135,14 @@ def raise_if_damaged(image: Image.Image, data: bytes) -> None:
         raise ValueError("its pixels do not fit their checksum")
 
 
-def upright_shape(data: bytes) -> tuple[int, int, int] | None:
-    """(height, width, channels) of an image file that no EXIF orientation turns; None of any other."""
+def orientation(data: bytes) -> int:
+    """The EXIF orientation of an image file, 1 to 8; 1, which is upright, if it says none or cannot be read."""
     try:
         with Image.open(io.BytesIO(data), formats=pillow_formats()) as image:
-            turned = (orientation_of(image) or 1) != 1
-            return None if turned else (image.height, image.width, len(image.getbands()))
+            return orientation_of(image) or 1
     except Exception:
         # Decoding says what is wrong with it.
-        return None
+        return 1
 
 
 def orientation_of(image: Image.Image) -> int | None:

@@ -25,11 +25,11 @@ class LeftOut:
     """Files that a search finds and leaves out, by kind.
 
     Args:
-        used: files that are not counted, as they are read for another purpose.
+        used: files, and folders of files, that are not counted, as they are read for another purpose.
     """
 
     def __init__(self, used: Collection[str] = ()) -> None:
-        self._used = used
+        self._used = [os.path.join(path, "") for path in used]
         self._counts: dict[tuple[str, str], int] = {}  # by the kind in singular and plural
         self._examples: dict[tuple[str, str], str] = {}
 
@@ -38,7 +38,7 @@ class LeftOut:
 
     def add(self, path: str) -> None:
         """Adds a file, by its suffix."""
-        if path in self._used:
+        if f"{path}{os.sep}".startswith(tuple(self._used)):
             return
         suffix = suffix_of(path)
         kind = (f"{suffix} file", f"{suffix} files") if suffix else ("file without a suffix", "files without a suffix")

@@ -43,6 +43,10 @@ def why_unreadable(image_map: ImageMap, row: int) -> str | None:
         data = image_map.read(row)
     except FileNotFoundError:
         return "the file is missing"
+    except MemoryError:
+        raise UserError(
+            f"not enough memory to read the image {image_map.paths[row]}. Free some memory and retry."
+        ) from None
     except (OSError, ValueError) as error:  # No file can have a name with a zero byte.
         return getattr(error, "strerror", None) or str(error)
     try:

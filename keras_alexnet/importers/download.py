@@ -82,11 +82,11 @@ def _download(url: str, path: Path) -> None:
     interactive = keras.config.is_interactive_logging_enabled()
     # And it waits forever for a server that has stopped sending.
     timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_TIMEOUT)
-    if sys.stdout is None or not sys.stdout.isatty():
-        keras.config.disable_interactive_logging()
-        say(f"Downloading {url}")
     try:
+        socket.setdefaulttimeout(_TIMEOUT)
+        if sys.stdout is None or not sys.stdout.isatty():
+            keras.config.disable_interactive_logging()
+            say(f"Downloading {url}")
         keras.utils.get_file(path.name, url, cache_dir=str(path.parent), cache_subdir="")
     except Exception as error:  # Keras raises bare ones about the network.
         if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError | ssl.SSLError):

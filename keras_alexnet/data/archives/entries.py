@@ -57,7 +57,7 @@ class Entries:
         """Makes those entries unusable whose name others have, too."""
         if len(set(self.names)) < len(self.names):
             doubles = [name for name, count in Counter(self.names).items() if count > 1]
-            reason = "it has several entries of this name; write the archive with each once"
+            reason = "the archive has several entries of this name; write it with each name once"
             self.unusable |= dict.fromkeys(doubles, reason)
 
     def extend(self, other: "Entries") -> None:

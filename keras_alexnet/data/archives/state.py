@@ -12,7 +12,7 @@ class ArchiveState(NamedTuple):
     mtime_ns: int
 
     @classmethod
-    def of(cls, path: str | os.PathLike) -> "ArchiveState":
-        """The present state of a file; raises `OSError` if there is none."""
-        status = os.stat(path)
+    def of(cls, path: str | os.PathLike, file: int | None = None) -> "ArchiveState":
+        """The present state of a file, or of what was opened as `file`; raises `OSError` if there is none."""
+        status = os.stat(path if file is None else file)
         return cls(os.fspath(path), status.st_size, status.st_mtime_ns)

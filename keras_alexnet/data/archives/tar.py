@@ -58,7 +58,7 @@ def read_tar(part: TarPart, progress: Callable[[int, int, str], None] | None = N
         UserError: it is truncated or damaged.
     """
     with opened(part.path) as file:
-        entries, inner = Entries(ArchiveState.of(part.path)), []
+        entries, inner = Entries(ArchiveState.of(part.path, file)), []
         size = os.fstat(file).st_size if part.end is None else part.end
         ranges: dict[bytes, tuple[int, int]] = {}
         what = f"MiB of {os.path.basename(part.path)} searched for images"

@@ -43,7 +43,7 @@ def read_tfrecord(path: str | os.PathLike) -> Samples:
     """
     names: list[bytes] = []
     with opened(path) as descriptor, open(descriptor, "rb", buffering=_BUFFER_BYTES, closefd=False) as file:
-        samples = Samples(ArchiveState.of(path))
+        samples = Samples(ArchiveState.of(path, descriptor))
         for number, (start, end) in enumerate(_records(path, file, samples.archive.size)):
             try:
                 features = _features(file, start, end)
@@ -158,6 +158,8 @@ def _bytes_range(file: BinaryIO, values: _Range | None) -> tuple[int, int] | Non
     if values is None or values.kind != _BYTES:
         return None
     items = list(_fields(file, values.start, values.end))
+    if any(end < 0 for _, _, end in items):
+        raise ValueError("a number in place of bytes")
     return (items[0][1], items[0][2] - items[0][1]) if len(items) == 1 else None
 
 

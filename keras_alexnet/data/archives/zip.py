@@ -30,7 +30,7 @@ def read_zip(path: str | os.PathLike) -> Entries:
         UserError: it is truncated or damaged, or a part of several.
     """
     with opened(path) as file:
-        entries = Entries(ArchiveState.of(path))
+        entries = Entries(ArchiveState.of(path, file))
         size = entries.archive.size
         tail_at = max(size - _END.size - 2**16, 0)
         tail = read_range(file, tail_at, size - tail_at)

@@ -22,7 +22,8 @@ class ArchiveTree(Tree):
             self._by_folder.setdefault(self._entries.names[position].rpartition(b"/")[0], []).append(position)
         # Folders that all images share are not classes.
         self._root = os.path.commonpath([b"/" + folder for folder in self._by_folder] or [b"/"])[1:]
-        self.root = self.source = self._path(self._root)
+        self.source = self._path(start[:-1])
+        self.root = self._path(self._root)
 
     def class_folders(self, what: str, flag: str, problems: list[str]) -> dict[str, str]:
         root = self._root

@@ -23,7 +23,7 @@ class Layout:
 
     Attributes:
         description: what was found, for people.
-        train, val: a folder, an archive, or a folder in an archive, as for `trees.open_tree`; None if there is none.
+        train, val: a folder, an archive, or a folder in an archive; None if there is none.
         val_labels: as for `val_labels.validation_labels`; empty where the validation images have their labels with
             them, in shards or folders of a class each; None if there are none.
     """

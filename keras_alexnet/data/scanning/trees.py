@@ -19,7 +19,7 @@ class ScanOptions(NamedTuple):
         progress: called with (done, total, what is counted), often.
         pass_links: take symbolic links for images without looking where they lead, since `checking.check` will.
         mapper: computes a function of each archive.
-        used: files that are not left out, as they are read for another purpose.
+        used: files and folders that are not left out, as they are read for another purpose.
     """
 
     progress: Progress | None = None

@@ -49,7 +49,7 @@ def _read_npy(path: str) -> np.ndarray:
     try:
         # Mapped, so that a false shape takes no memory.
         mean = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError, TypeError, SyntaxError, OverflowError) as error:
+    except Exception as error:  # NumPy parses the header as Python code, which raises nearly anything.
         raise UserError(
             f"{path} is not a readable NumPy array ({first_line(error)}). Expected {_EXPECTED}. Save it again with "
             "numpy.save."

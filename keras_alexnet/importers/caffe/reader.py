@@ -79,6 +79,8 @@ def read_prototxt(path: str | os.PathLike) -> CaffeNet:
         text_format.Merge(description, net, allow_unknown_field=True)
     except text_format.ParseError as error:
         raise _text_error(file.path, str(error), error.GetLine()) from None
+    except ValueError as error:  # a number beyond its type
+        raise _text_error(file.path, first_line(error)) from None
     except RecursionError:
         raise _text_error(file.path, "too many messages within each other") from None
     _check_layers([net.layer, net.layers], file.path)

@@ -10,7 +10,7 @@ import numpy as np
 from keras_alexnet.errors import UserError
 from keras_alexnet.importers.chain import LocalResponseNorm
 from keras_alexnet.importers.cntk.convolution import check_is_plain, read_windows
-from keras_alexnet.importers.cntk.graph import CntkFunction
+from keras_alexnet.importers.cntk.graph import EXPECTED, CntkFunction
 from keras_alexnet.importers.cntk.path import Path
 
 # The functions in their order.
@@ -92,4 +92,4 @@ def _as_written(value: float) -> float:
 
 def _error(path: Path, source: str, functions: list[CntkFunction], why: str) -> UserError:
     problem = f"belongs to branches from {source!r} that are not local response normalization: {why}"
-    return path.graph.error(functions[-1], problem)
+    return UserError(f"{path.graph.described(functions[-1])} {problem}. {EXPECTED}, without other branches.")

@@ -11,7 +11,7 @@ from keras_alexnet.importers.onnx import layers
 from keras_alexnet.importers.onnx.file import ints_text
 from keras_alexnet.importers.onnx.graph import Graph, Node
 from keras_alexnet.importers.onnx.lrn import LrnNodes, lrn_layer
-from keras_alexnet.importers.onnx.values import REARRANGING, evaluate, stand_in
+from keras_alexnet.importers.onnx.values import DAMAGE, REARRANGING, evaluate, stand_in
 from keras_alexnet.presets import WEIGHTED
 
 _CONVOLUTIONS = sum(name.startswith("conv") for name in WEIGHTED)
@@ -186,7 +186,7 @@ class LayerBuilder:
         batch = self._shape[0]
         try:
             shape = evaluate(self._graph, node.outputs[0], self._known).shape
-        except ValueError as error:
+        except DAMAGE as error:
             problem = f"makes a shape that cannot be computed: {error}"
             raise self._graph.error(node, problem, "(batch, numbers)") from None
         if node.op == "Squeeze" and batch == 1 and shape[:1] != (1,):

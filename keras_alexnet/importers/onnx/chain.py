@@ -10,6 +10,7 @@ from keras_alexnet.importers.onnx.file import load_model, text, truncate
 from keras_alexnet.importers.onnx.graph import ONLY_ALEXNET, Graph, Node
 from keras_alexnet.importers.onnx.layers import ARITHMETIC
 from keras_alexnet.importers.onnx.lrn import LrnNodes, find_lrn
+from keras_alexnet.importers.onnx.values import ImpossibleSizeError
 
 # Far more than any export of AlexNet has from the image to the output.
 _MAX_CHAIN = 200
@@ -30,9 +31,12 @@ def read_onnx_chain(path: str | os.PathLike) -> Chain:
     graph = Graph(os.fspath(path), model, tensors)
     steps = _steps_to_output(graph)
     channels_last = any(node.op == "Transpose" for node, _, _ in steps)
-    builder = LayerBuilder(graph, channels_last)
-    for step in steps:
-        builder.add(*step)
+    try:
+        builder = LayerBuilder(graph, channels_last)
+        for step in steps:
+            builder.add(*step)
+    except ImpossibleSizeError as error:
+        raise UserError(f"{graph.path} has {error}. {ONLY_ALEXNET}.") from None
     producer = truncate(text(model.producer_name))
     sizes = graph.image_shape and (graph.image_shape[:2] if channels_last else graph.image_shape[1:])
     return Chain(

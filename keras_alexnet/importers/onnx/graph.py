@@ -13,7 +13,7 @@ import numpy as np
 from keras_alexnet.errors import UserError
 from keras_alexnet.importers.arrays import FLOAT_TYPES, MAX_AXES, as_float32, as_written, shape_text
 from keras_alexnet.importers.onnx.file import ints_text, opset, text, truncate
-from keras_alexnet.importers.onnx.values import CONSTANT_OPS, REARRANGING, evaluate
+from keras_alexnet.importers.onnx.values import CONSTANT_OPS, DAMAGE, REARRANGING, evaluate
 
 ONLY_ALEXNET = "Only AlexNets are read: export the network for inference, without pre- or postprocessing of your own"
 
@@ -34,6 +34,7 @@ class Node:
         name: may be empty.
         inputs, outputs: names of values; one left out is empty.
         attributes: name → value.
+        has_references: whether attributes are missing, as they refer to those of a function.
         graphs, branches: of an If, the graphs for False and True, and the names of what they give; else empty.
     """
 
@@ -47,10 +48,11 @@ class Node:
         self.name = text(proto.name)
         self.inputs = tuple(map(text, proto.input))
         self.outputs = tuple(map(text, proto.output))
-        # A reference to an attribute of a function has no value. onnx's checker permits it outside of one.
         found = [entry for entry in proto.attribute if not entry.ref_attr_name]
         self.attributes = {text(entry.name): helper.get_attribute_value(entry) for entry in found}
-        self.graphs = tuple(self.attributes[name] for name in ("else_branch", "then_branch")) if self.op == "If" else ()
+        self.has_references = len(found) < len(proto.attribute)
+        branches = ("else_branch", "then_branch") if self.op == "If" and not self.has_references else ()
+        self.graphs = tuple(self.attributes[name] for name in branches)
         self.branches = tuple(text(graph.output[0].name) if graph.output else "" for graph in self.graphs)
 
     def layer_name(self, weight: int | None = None) -> str:
@@ -94,6 +96,8 @@ class Graph:
         self.opset = opset(model)
         self.tensors = tensors
         for node in nodes:
+            if node.has_references:  # onnx's checker permits that outside of functions.
+                raise self.error(node, "refers to attributes of a function", "their values")
             for branch in node.graphs:
                 for tensor in branch.initializer:
                     if text(tensor.name) in self.tensors:
@@ -156,7 +160,7 @@ class Graph:
             raise self.error(node, f"takes {truncate(name)!r}, which is not in the file", "a constant")
         try:
             array = evaluate(self, name)
-        except ValueError as error:
+        except DAMAGE as error:
             problem = f"takes {truncate(name)!r}, which cannot be computed: {error}"
             raise self.error(node, problem, "a valid model") from None
         if not array.size:

@@ -16,7 +16,7 @@ import numpy as np
 from keras_alexnet.importers.chain import LocalResponseNorm
 from keras_alexnet.importers.onnx.file import text
 from keras_alexnet.importers.onnx.graph import Graph, Node
-from keras_alexnet.importers.onnx.values import REARRANGING, evaluate, stand_in
+from keras_alexnet.importers.onnx.values import DAMAGE, REARRANGING, evaluate, stand_in
 
 _STEPS = (*REARRANGING, "Identity", "Pad", "AveragePool")
 _MAX_STEPS = 20
@@ -104,7 +104,7 @@ def lrn_layer(
             raise ValueError("another shape in the end")
         if not all(map(math.isfinite, (nodes.alpha, nodes.beta, nodes.k))):
             raise ValueError("numbers that are not finite")
-    except ValueError as error:
+    except DAMAGE as error:
         raise graph.error(
             node,
             f"ends a normalization with {error}",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from keras_alexnet.errors import first_line
+from keras_alexnet.importers.arrays import shape_text
 
 # What exporters apply to weights. None of them makes an array much larger, but for casts to strings.
 CONSTANT_OPS = ("Constant", "Identity", "Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze")
@@ -13,14 +14,20 @@ CONSTANT_OPS = ("Constant", "Identity", "Cast", "Reshape", "Transpose", "Squeeze
 REARRANGING = ("Flatten", "If", "Reshape", "Squeeze", "Unsqueeze")
 # What exporters compute shapes with.
 _SHAPE_OPS = ("Add", "Concat", "ConstantOfShape", "Div", "Equal", "Gather", "Mul", "Shape", "Slice", "Sub")
+# What damaged nodes raise: their inputs are missing, or of another type or shape.
+DAMAGE = (ValueError, TypeError, LookupError)
 _MAX_SMALL = 64
 _MAX_SIZE = 2**40
 
 
+class ImpossibleSizeError(ValueError):
+    """An activation would be empty, or larger than any memory."""
+
+
 def stand_in(shape: tuple[int, ...]) -> np.ndarray:
-    """Zeros of that shape that take no memory, in place of an activation; raises `ValueError` if none has it."""
+    """Zeros of that shape that take no memory, for an activation; raises `ImpossibleSizeError` if none has it."""
     if min(shape, default=1) < 1 or math.prod(shape) > _MAX_SIZE:
-        raise ValueError("an activation of impossible size")
+        raise ImpossibleSizeError(f"an activation of {shape_text(shape)} numbers")
     return np.broadcast_to(np.float32(0), shape)
 
 
@@ -34,7 +41,7 @@ def evaluate(graph, name: str, known: Mapping[str, np.ndarray] | None = None) ->
             small arrays are computed then, and views of activations. Otherwise it has to be a constant of the graph.
 
     Raises:
-        ValueError: it cannot be computed.
+        DAMAGE: it cannot be computed.
     """
     values = dict(known or {})
     is_small = known is not None
