@@ -82,6 +82,8 @@ def _steps_to_output(graph: Graph) -> list[tuple[Node, int, LrnNodes | None]]:
         if node.op not in OPERATORS:
             operators = ", ".join(sorted(OPERATORS))
             raise graph.error(node, "is not a layer of an AlexNet", f"one of {operators}. {ONLY_ALEXNET}")
+        if node.has_references:  # onnx's checker permits that outside of functions.
+            raise graph.error(node, "refers to attributes of a function", "their values")
         if name != node.outputs[0]:
             raise graph.error(node, f"gives {truncate(name)!r} next to its result, which is used", "only the result")
         if len(found) == _MAX_CHAIN:

@@ -96,8 +96,6 @@ class Graph:
         self.opset = opset(model)
         self.tensors = tensors
         for node in nodes:
-            if node.has_references:  # onnx's checker permits that outside of functions.
-                raise self.error(node, "refers to attributes of a function", "their values")
             for branch in node.graphs:
                 for tensor in branch.initializer:
                     if text(tensor.name) in self.tensors:
