@@ -58,6 +58,10 @@ def usage(command: Command, name: str) -> str:
     return f"{name} [--FLAG=VALUE …] {command.arguments}".rstrip()
 
 
+# What a row of a table begins with: indentation, its first column, and the gap after it.
+_ROW = re.compile(r" *\S.*? {2,}")
+
+
 def _flag_help(values: flags.FlagValues, name: str, placeholder: str) -> FlagHelp:
     flag = values[name]
     choices = "|".join(getattr(flag.parser, "enum_values", ()))
@@ -80,18 +84,32 @@ def _paragraphs(text: str, width: int) -> Iterator[str]:
     """Text reflowed to `width`; indented blocks, which are examples and tables, keep their lines."""
     for block in re.split(r"\n\s*\n", text.strip()):
         if re.search(r"^ ", block, re.MULTILINE):
-            for line in block.splitlines():
+            for line in _whole_lines(block):
                 yield from _wrap_indented(line, width)
         else:
             yield from _wrap(" ".join(block.split()), width)
         yield ""
 
 
+def _whole_lines(block: str) -> list[str]:
+    """The rows and commands of a block, each in one line, whatever lines they are written in."""
+    lines: list[str] = []
+    for line in block.splitlines():
+        row = _ROW.match(lines[-1]) if lines else None
+        if lines and lines[-1].endswith("\\"):
+            lines[-1] = f"{lines[-1][:-1].rstrip()} {line.strip()}"
+        elif row and len(line) - len(line.lstrip()) == row.end():
+            lines[-1] += f" {line.strip()}"
+        else:
+            lines.append(line)
+    return lines
+
+
 def _wrap_indented(line: str, width: int) -> list[str]:
     """A row of a table continues in its last column, a command after a backslash, so that it can be pasted."""
     if len(line) <= width:
         return [line]
-    if row := re.match(r" *\S.*? {2,}", line):
+    if row := _ROW.match(line):
         return _wrap(line[row.end() :], width, " " * row.end(), first=row[0])
     indent = line[: len(line) - len(line.lstrip())]
     *lines, last = _wrap(line.lstrip(), width - 2, indent + " " * 4, first=indent)

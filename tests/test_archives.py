@@ -14,6 +14,7 @@ from keras_alexnet.data import map_file
 from keras_alexnet.data.archives import index
 from keras_alexnet.data.archives.directory import read_archive
 from keras_alexnet.data.archives.locations import Reader
+from keras_alexnet.data.archives.state import ArchiveState
 from keras_alexnet.data.pipeline import evaluation_dataset, readable_images, training_dataset
 from keras_alexnet.data.unreadable import find_unreadable
 from keras_alexnet.errors import UserError
@@ -110,6 +111,29 @@ def test_an_archive_that_is_not_the_indexed_one_is_found_out(tree, tmp_path):
     (tmp_path / "images.bin").unlink()
     with pytest.raises(UserError, match=r"the archive .*images.bin does not exist. Is its disk mounted\?"):
         map_file.read_map(tmp_path / "map.txt")
+
+
+def write_one_record(path, files):
+    archives.write_tfrecord(path, [{"image": data, "file_name": name.encode()} for name, data in files.items()])
+
+
+@pytest.mark.parametrize("write", [archives.write_tar, archives.write_zip, write_one_record])
+def test_an_archive_that_is_replaced_while_it_is_searched(tmp_path, monkeypatch, write):
+    path, other = tmp_path / "a", tmp_path / "other"
+    write(path, {"a.jpg": b"1"})
+    write(other, {"a.jpg": b"2"})
+    os.utime(other, (1, 1))
+    state_of = ArchiveState.of
+
+    def replaced(*arguments):
+        if other.exists():
+            os.replace(other, path)
+        return state_of(*arguments)
+
+    monkeypatch.setattr(ArchiveState, "of", replaced)
+    image_map = a_map(tmp_path, "a@/a.jpg")
+    with pytest.raises(OSError, match="has changed since its entries were found"):
+        image_map.read(0)
 
 
 # CNTK: Source/Readers/ImageReader/ImageDataDeserializer.cpp.

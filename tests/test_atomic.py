@@ -112,6 +112,9 @@ def test_what_cannot_be_written_is_found_before_the_work(tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             check_writable(path)
+    with pytest.raises(UserError, match="not a regular file"):
+        write_text(tmp_path / "pipe", "text")
+    assert (tmp_path / "pipe").is_fifo()
     check_writable(tmp_path / "new" / "folder" / "file.json")
     assert check_folder(tmp_path / "new" / "folder") == tmp_path
     assert os.listdir(tmp_path) == before
@@ -167,3 +170,22 @@ def test_folders_that_cannot_be_made_are_reported(tmp_path):
     ):
         with pytest.raises(UserError, match=reason), exclusive(tmp_path / name):
             pass
+
+
+def test_nfs_and_other_users_files(tmp_path, monkeypatch):
+    """NFS may answer with EACCES where another process holds the lock; another user's lock file is opened to read."""
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="another process is writing to"):
+        patch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(PermissionError(errno.EACCES, "denied")))
+        with exclusive(tmp_path):
+            pass
+    open_file, flags = os.open, []
+
+    def open_anothers(path, flag, mode=0o777):
+        flags.append(flag)
+        if flag & os.O_RDWR:
+            raise PermissionError(errno.EACCES, "denied")
+        return open_file(path, flag, mode)
+
+    monkeypatch.setattr(os, "open", open_anothers)
+    with exclusive(tmp_path):
+        assert flags[-1] == os.O_RDONLY

@@ -98,6 +98,21 @@ def test_defaults_are_caffes(tmp_path):
     assert (conv["bias_term"], dropout["dropout_ratio"], relu["negative_slope"]) == (True, 0.5, 0.0)
 
 
+def test_height_and_width_apart(tmp_path):
+    def pairs(layer_type: str, number: int, settings: dict[int, list[int]]) -> list[tuple[int, int]]:
+        content = b"".join(field(key, value) for key, values in settings.items() for value in values)
+        parameters = read(tmp_path, layer("x", layer_type, field(number, content))).layers[0].parameters
+        return [parameters.get(name) for name in ("pad", "kernel", "stride", "dilation")]
+
+    apart = {1: [2]} | {key: [key] for key in range(9, 15)} | {18: [18, 19]}
+    assert pairs("Convolution", CONVOLUTION, apart) == [(9, 10), (11, 12), (13, 14), (18, 19)]
+    twice = {1: [2]} | {key: [key, key + 1] for key in (3, 4, 6)}
+    assert pairs("Convolution", CONVOLUTION, twice) == [(3, 4), (4, 5), (6, 7), (1, 1)]
+    apart = {key: [key] for key in range(5, 11)}
+    assert pairs("Pooling", POOLING, apart) == [(9, 10), (5, 6), (7, 8), None]
+    assert pairs("Pooling", POOLING, {2: [2], 3: [3], 4: [4]}) == [(4, 4), (2, 2), (3, 3), None]
+
+
 def test_inputs_of_old_networks_are_a_layer(tmp_path):
     old_dims = b"".join(field(4, size) for size in (1, 3, 5, 5))
     for shape in (old_dims, field(8, field(1, b"\x01\x03\x05\x05"))):

@@ -121,6 +121,16 @@ def test_a_description_for_use_leaves_the_data_layer_of_the_weights_its_say(tmp_
     assert (first.scale, first.offset) == (0.5, [-0.5])
 
 
+def test_of_two_data_layers_that_with_means_counts(tmp_path):
+    data = """
+        layer { name: "train" type: "Data" top: "data" transform_param { crop_size: 224 scale: 0.5 } }
+        layer { name: "test" type: "Data" top: "data" transform_param { mean_value: 100 } }
+    """
+    network = read_caffe_chain(NEW, with_data_layer(tmp_path, data))
+    assert (network.layers[0].name, network.layers[0].scale, network.image_size) == ("test", 1, (224, 224))
+    assert kinds(network) == [chain.Scaling, *kinds(read_caffe_chain(NEW))]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "expected_text"),
     [
@@ -169,6 +179,12 @@ def test_a_deploy_file_gives_the_layers_and_another_file_the_weights(tmp_path):
         read_caffe_chain(path)
 
 
+def test_transposed_dense_layers(tmp_path):
+    kernel, bias = TRAINED["fc8"]
+    deploy = edited_deploy(tmp_path, "num_output: 10", "num_output: 10 transpose: true")
+    check_weights(read_caffe_chain(hdf5(tmp_path, TRAINED | {"fc8": [kernel.T, bias]}), deploy))
+
+
 @pytest.mark.parametrize(("declared", "size"), [(227, (227, 227)), (224, (224, 224)), (451, None)])
 def test_fully_convolutional_networks_have_dense_layers(tmp_path, declared, size):
     """Casts usually declare larger images, for which they give a map of results."""
@@ -192,6 +208,7 @@ def test_wrong_hdf5_is_told(tmp_path):
         (r"'fc8' .* has as its weights 10 × 64\. Expected a kernel and a bias", lambda group: None),
         ("/data/fc8 has no dataset '1'", lambda group: group.update({"1": h5py.ExternalLink("other.h5", "/data")})),
         (not_floats, lambda group: group.create_dataset("1", data=[b"text"])),
+        (not_floats, lambda group: group.create_dataset("1", (10,), "f4")),
         (not_floats, lambda group: group.create_dataset("1", (10**10,), "f4", chunks=(10**5,))),
         (not_floats, lambda group: group.create_dataset("1", (10,), "f4", external=external)),
     ):

@@ -70,6 +70,8 @@ def test_pools(changes, window, strides, padding):
 def test_unusual_windows_are_refused():
     for name, changes in (
         ("transpose", {"transpose": True}),
+        ("sequential", {"sequential": True}),
+        ("ceilOutDim", {"ceilOutDim": True}),
         ("dilation", {"dilation": (2, 2, 1)}),
         ("sharing", {"sharing": [False]}),
         ("imageLayout", {"imageLayout": 0}),
@@ -81,6 +83,7 @@ def test_unusual_windows_are_refused():
         refused(lambda network, x, own=changes: network.convolution(x, **own), "Convolution 'f0'", name)
     for changes in (
         {"poolingType": 1},
+        {"imageLayout": 0},
         {"poolingWindowShape": (3, 3, 3)},
         {"strides": (2, 2, 2)},
         {"lowerPad": (0, 0, 1)},
@@ -134,6 +137,12 @@ def test_convolutions_of_slices_are_one_in_groups_in_the_order_of_the_splice(axi
         ({"axis": 1}, "Splice 'f4' has axis 1"),
         ({"sliceStrides": 2}, "Slice 'f0' has sliceStrides 2"),
         ({"own": {"filters": 4}}, "Convolution 'f3' has weights, strides and padding of ((4, 2, 3, 3)"),
+        (
+            # Padded as the first one, so that only the strides differ.
+            {"own": {"strides": (2, 2, 2), "autoPadding": [False], "lowerPad": (1, 1, 0), "upperPad": (1, 1, 0)}},
+            "Convolution 'f3' has weights, strides and padding of",
+        ),
+        ({"own": {"autoPadding": [False]}}, "Convolution 'f3' has weights, strides and padding of"),
         ({"own": {"groups": 2}}, "Convolution 'f3' has groups 2"),
     ],
 )
@@ -141,15 +150,34 @@ def test_other_slices_than_equal_ones_in_order_are_refused(changes, message):
     refused(lambda network, x: convolved_slices(network, x, **changes), message, image=(4, 9, 9))
 
 
-def test_slices_with_biases_of_their_own_are_refused():
-    def add(network, x):
-        parts = []
-        for begin in (0, 2):
-            part = network.convolution(network.add("Slice", x, axis=2, beginIndex=begin, endIndex=begin + 2), 2)
-            parts.append(network.add("Plus", part, numbers(4, 1, 1)))
+def test_slices_of_which_something_else_is_made_are_refused():
+    def sliced(network, *inputs, begin=0):
+        return network.add("Slice", *inputs, axis=2, beginIndex=begin, endIndex=begin + 2)
+
+    def with_all(network, x):
+        parts = [network.convolution(sliced(network, x), 2), network.convolution(network.add("ReLU", x), 4)]
         return network.add("Splice", *parts, axis=2)
 
-    refused(add, "Convolution 'f1' is followed by Plus 'f2', not only by one Splice", image=(4, 9, 9))
+    def of_two_inputs(network, x):
+        parts = [network.convolution(sliced(network, *inputs), 2) for inputs in ([x], [x, numbers(1)])]
+        return network.add("Splice", *parts, axis=2)
+
+    def with_biases(network, x):
+        parts = [network.convolution(sliced(network, x, begin=begin), 2) for begin in (0, 2)]
+        return network.add("Splice", *(network.add("Plus", part, numbers(4, 1, 1)) for part in parts), axis=2)
+
+    def of_shared_weights(network, x):
+        weights = network.value(numbers(4, 2, 3, 3))
+        parts = [network.add("Convolution", weights, sliced(network, x, begin=begin)) for begin in (0, 2)]
+        return network.add("Splice", *parts, axis=2)
+
+    for add, message in (
+        (with_all, "ReLU 'f2' takes 'image', of which another function is a Slice"),
+        (of_two_inputs, "Slice 'f2' takes 'image', of which another function is a Slice"),
+        (with_biases, "Convolution 'f1' is followed by Plus 'f4', not only by one Splice"),
+        (of_shared_weights, "Splice 'f4' joins convolutions with the same weights"),
+    ):
+        refused(add, message, image=(4, 9, 9))
 
 
 # Local response normalization.
@@ -182,6 +210,12 @@ def test_other_windows_and_constants_of_normalizations_are_refused(changes):
     refused(lambda network, x: normalized(network, x, **changes), "ElementTimes 'f9'", message)
 
 
+def test_unusual_convolutions_in_normalizations_are_refused():
+    for changes in ({"transpose": True}, {"dilation": (1, 1, 2, 1)}, {"groups": 2}):
+        (name,) = changes
+        refused(lambda network, x, own=changes: normalized(network, x, **own), "Convolution 'f2'", name)
+
+
 def test_other_branches_are_refused():
     def residual(network, x):
         x = network.add("ReLU", x)
@@ -190,5 +224,20 @@ def test_other_branches_are_refused():
     def cubed(network, x):
         return network.add("ElementTimes", x, network.add("ElementTimes", x, x))
 
+    def of_rows(network, x):
+        norm = normalized(network, x)
+        for function in network.functions:
+            if function.op == "Reshape":
+                function.attributes["beginAxis"] = 1
+        return norm
+
+    def of_another(network, x):
+        """Divides something else by it."""
+        normalized(network, x)
+        network.functions.pop()
+        return network.add("ElementTimes", network.add("ReLU", x), "f8")
+
     refused(residual, "belongs to branches from 'f0' that are not local response normalization", "of its squares")
     refused(cubed, "they are ElementTimes ElementTimes, not ElementTimes Reshape")
+    refused(of_rows, "'f1' does not reshape just the channels")
+    refused(of_another, "they do not multiply it by a function of its squares")

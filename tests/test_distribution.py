@@ -80,12 +80,12 @@ def test_compiled_and_not_give_nearly_the_same(data_dir, tmp_path):
 
 
 def test_clusters_of_the_environment(monkeypatch):
-    for strategy, tf_config, told in (
-        ("multi_worker", "", "TF_CONFIG names no cluster"),
+    for strategy, tf_config, expected_text in (
+        ("multi_worker", "", "TF_CONFIG does not define a cluster"),
         ("auto", "{", "TF_CONFIG is not JSON"),
     ):
         monkeypatch.setenv("TF_CONFIG", tf_config)
-        with pytest.raises(UserError, match=told), choose_devices(strategy):
+        with pytest.raises(UserError, match=expected_text), choose_devices(strategy):
             pass
     one = {"cluster": {"worker": ["localhost:1"]}, "task": {"type": "worker", "index": 0}}
     monkeypatch.setenv("TF_CONFIG", json.dumps(one))

@@ -55,8 +55,11 @@ def test_what_we_export_comes_back(tmp_path, preset):
     exported = onnx.load(tmp_path / "a.onnx")
     exported.producer_name = "onnxsim"
     onnx.save(exported, tmp_path / "rewritten.onnx")
-    for path in (tmp_path / "a.onnx", tmp_path / "rewritten.onnx"):
-        model = import_model(path).model
+    older = onnx.load(tmp_path / "a.onnx")
+    del older.metadata_props[:]  # Our exports were RGB before they said so.
+    onnx.save(older, tmp_path / "older.onnx")
+    for name in ("a.onnx", "rewritten.onnx", "older.onnx"):
+        model = import_model(tmp_path / name).model
         assert [layer.name for layer in model.layers] == [layer.name for layer in network.layers]
         for weight, original in zip(model.weights, network.weights, strict=True):
             np.testing.assert_array_equal(weight.numpy(), original.numpy())
@@ -64,7 +67,7 @@ def test_what_we_export_comes_back(tmp_path, preset):
     bgr, rgb = Preprocessing(channel_order="bgr"), Preprocessing(channel_order="rgb")
     with pytest.raises(UserError, match=r"channel_order is bgr, and .*a\.onnx says rgb"):
         import_model(tmp_path / "a.onnx", preprocessing=bgr)
-    # Without metadata, the order is asked for.
+    # Without metadata and producer, the order is asked for.
     del exported.metadata_props[:]
     onnx.save(exported, tmp_path / "bare.onnx")
     if preset == "caffenet":

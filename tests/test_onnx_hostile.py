@@ -99,6 +99,13 @@ def test_other_graphs_are_refused(tmp_path):
     model.opset_import.append(helper.make_opsetid("com.acme", 1))
     assert "com.acme.Relu 'mine' is not a laye" in refused(tmp_path, model)
     model = small()
+    values, indices = (numpy_helper.from_array(array, "S") for array in (np.float32([1]), np.int64([0])))
+    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [5]))
+    assert "has sparse weights" in refused(tmp_path, model)
+    model = small()
+    model.graph.output.append(helper.make_tensor_value_info("p", TensorProto.FLOAT, [1]))
+    assert "2 outputs ('y', 'p')" in refused(tmp_path, model)
+    model = small()
     model.graph.input[0].type.tensor_type.shape.dim.pop()
     assert "images of the shape 0 × 3 × 4" in refused(tmp_path, model)
 

@@ -172,6 +172,27 @@ def test_archives_with_a_folder_per_class(write, top):
     assert found.labels == expected.labels
 
 
+def test_a_class_whose_name_begins_with_that_of_another():
+    archives.write_zip(Path("a.zip"), {"cat/1.jpg": b"1", "cat_black/1.jpg": b"2"})
+    call("--train_dir=a.zip", "--val_dir=a.zip", "--val_annotations_dir=")
+    found = map_file.read_map("data/train_map.txt")
+    assert (list(found.labels), found.read_many(range(len(found)))) == ([0, 1], [b"1", b"2"])
+
+
+@pytest.mark.parametrize(("packed", "labels"), [(True, "val.tar@/ann"), (False, "val.tar/ann")])
+def test_annotations_beside_the_images_are_not_left_out(capsys, packed, labels):
+    unpack(TRAIN, "train")
+    files = {f"images/{name}": data for name, data in VAL.items()} | {"notes.txt": b""}
+    files |= {f"ann/{Path(name).name}": text for name, text in ANNOTATIONS.items()}
+    write = archives.write_tar if packed else lambda path, files: unpack(files, path)
+    write(Path("val.tar"), files)
+    call("--train_dir=train", "--val_dir=val.tar", f"--val_labels={labels}")
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("Left out of "))
+    assert ": 1 .txt file (" in line
+    assert ".xml" not in line
+    assert list(map_file.read_map("data/val_map.txt").labels) == list(LABEL_OF.values())
+
+
 def assert_refused(expected_text, *arguments):
     with pytest.raises(UserError, match=expected_text):
         call(*arguments)

@@ -65,6 +65,11 @@ def test_where_the_file_says_its_framework_one_reading_is_usual(framework, prese
     assert (found.preset.input_offset, found.channel_order) == (PRESETS[preset].input_offset, "bgr")
 
 
+def test_a_cntk_model_whose_pools_round_as_caffes_has_caffes_pixels():
+    for pool, mean in (("caffe", (104, 117, 123)), ("valid", (114, 114, 114))):
+        assert pixels(layers(pool=pool), formats.CNTK).mean == mean
+
+
 def test_torchvisions_architecture_has_torchvisions_pixels():
     found = pixels(without_normalization(conv1_padding=2))
     assert (found.preset.input_offset, found.channel_order) == (PRESETS["torchvision"].input_offset, "rgb")

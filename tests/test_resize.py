@@ -131,7 +131,7 @@ def test_copies_of_other_settings_are_refused(tree, small):
 def test_flags_that_contradict_each_other_are_refused(tree):
     for flags, message in (
         (["--resized_dir=x"], "go together"),
-        (["--resized_format=tar"], "is of the copies in --resized_dir"),
+        (["--resized_format=tar"], "is the format of the copies in --resized_dir"),
         (resize_to("a\tb"), "a map cannot hold"),
     ):
         with pytest.raises(UserError, match=message):

@@ -4,7 +4,7 @@ import os
 import tarfile
 
 import pytest
-from image_tree import Tree, call, flip_a_bit, start
+from image_tree import Tree, call, flip_a_bit, mapped, start
 
 from keras_alexnet.data import map_file
 
@@ -98,6 +98,21 @@ def test_it_continues_after_the_last_complete_copy(tree, small, damage):
     call(tree, *into_tar(small))
     assert contents(small / "train.tar") == expected | {names[1]: marked[names[1]]}
     assert not partial.exists()
+
+
+def test_it_goes_on_with_new_copies_beside_a_finished_tar(tree, small):
+    """As if the first images had come later, and the run had been killed while it appended the older copies."""
+    names = names_of(tree)
+    call(tree, *into_tar(small))
+    expected = contents(small / "train.tar")
+    (small / "train.tar").rename(small / "all.tar")
+    for path, chosen in (("train.tar", names[2:]), ("train.tar.partial", names[:2])):
+        with tarfile.open(small / "all.tar") as old, tarfile.open(small / path, "w") as new:
+            for name in chosen:
+                new.addfile(old.getmember(name), old.extractfile(name))
+    call(tree, *into_tar(small))
+    assert contents(small / "train.tar") == expected
+    assert mapped(tree) == [f"{small}/train.tar@/{name}" for name in names]
 
 
 def test_a_full_disk_costs_no_older_copies(tree, small):

@@ -56,6 +56,12 @@ def sigterm_twice():
     sigterm()
 
 
+def sighup_twice():
+    """A closed terminal sends one to the shell's jobs, and the shell another; neither ends the process at once."""
+    os.kill(os.getpid(), signal.SIGHUP)
+    os.kill(os.getpid(), signal.SIGHUP)
+
+
 def copy_of(whole: TrainConfig, folder: Path) -> TrainConfig:
     return dataclasses.replace(whole, output_dir=str(shutil.copytree(whole.output_dir, folder / "run")))
 
@@ -101,13 +107,13 @@ def test_interrupted_anywhere_it_resumes_bit_identically(whole, tmp_path, monkey
     """A first signal saves within the step; a second one does not wait."""
     saves = Saves(monkeypatch)
     run = dataclasses.replace(whole, output_dir=str(tmp_path / "run"))
-    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     positions = []
     for saves_before, interruption, expected, position in [
         (1, sigterm_twice, SystemExit, (1, 0)),
         (2, sigint, KeyboardInterrupt, (3, 0)),  # in the validation
         (1, sigterm, SystemExit, (3, 1)),  # at the end of an epoch
-        (1, sigterm, SystemExit, (5, 1)),  # in the middle
+        (1, sighup_twice, SystemExit, (5, 1)),  # in the middle
         (1, killed, ZeroDivisionError, (6, 1)),
         (1, killed, ZeroDivisionError, (6, 2)),
     ]:
@@ -116,11 +122,11 @@ def test_interrupted_anywhere_it_resumes_bit_identically(whole, tmp_path, monkey
             loop.train(run)
         assert saves.seen[-1] == position
         positions.append(position)
-        assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
+        assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == handlers
         if expected is SystemExit:
-            assert raised.value.code == 143
+            assert raised.value.code == (129 if interruption is sighup_twice else 143)
         told = f"Stopped and saved after step {position[0]}, in epoch" in capsys.readouterr().out
-        assert told == (interruption in (sigint, sigterm))
+        assert told == (interruption in (sigint, sigterm, sighup_twice))
     saves.then(0, None)
     assert len(loop.train(run)) == 2
     assert saves.seen == []

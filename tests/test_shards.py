@@ -10,6 +10,7 @@ from archives import prepare as call
 from drawn_images import draw, encode
 
 from keras_alexnet.data import map_file
+from keras_alexnet.data.archives.directory import read_archive
 from keras_alexnet.data.class_mappings import read_class_mappings, write_class_mappings
 from keras_alexnet.data.scanning.ilsvrc2012_classes import CLASS_IDS
 from keras_alexnet.data.scanning.shards import find_shards
@@ -140,6 +141,11 @@ def test_labels_count_from_one_only_where_no_label_is_zero(folder, first):
     # Without names the records are numbered.
     assert set(found.paths) == {f"{folder}/train.tfrecord@/{row:08}" for row in range(8)}
     assert list(map_file.read_map("data/val_map.txt").labels) == [1 - first]
+
+
+def test_records_that_share_a_name_are_numbered(folder):
+    archives.write_tfrecord(folder / "a", [{"image": b"", "file_name": b"x.jpg"}] * 2)
+    assert read_archive(str(folder / "a")).names == [b"00000000", b"00000001"]
 
 
 @pytest.mark.parametrize("first", [0, 1])

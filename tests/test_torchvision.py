@@ -5,6 +5,7 @@ import collections
 import enum
 import sys
 import warnings
+import zipfile
 from pathlib import Path
 
 import ml_dtypes
@@ -71,6 +72,16 @@ def test_float_types_and_memory_layouts_of_pth(tmp_path, torch, is_zip, dtype):
     state["features.3.weight"] = state["features.3.weight"].to(memory_format=torch.channels_last)
     torch.save(state, tmp_path / "net.pth", _use_new_zipfile_serialization=is_zip)
     check(read_torchvision(tmp_path / "net.pth"), {key: array.float().numpy() for key, array in state.items()})
+
+
+def test_numbers_of_big_endian_machines(tmp_path):
+    with zipfile.ZipFile(REFERENCE / "torchvision_c9_fc96.pth") as old, zipfile.ZipFile(tmp_path / "a", "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if "/data/" in name:
+                content = np.frombuffer(content, "<f4").astype(">f4").tobytes()
+            new.writestr(name, b"big" if name.endswith("/byteorder") else content)
+    check(read_torchvision(tmp_path / "a"), STATE)
 
 
 def test_names_of_wrapped_models_and_layers(tmp_path):

@@ -77,6 +77,13 @@ def same(a: list[np.ndarray], b: list[np.ndarray]) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
+def test_where_epochs_end_changes_no_step(base, base_run, tmp_path):
+    """24 images in batches of 8: two epochs of three steps, or three of two."""
+    finer = dataclasses.replace(base, output_dir=str(tmp_path / "run"), steps_per_epoch=2, epochs=3)
+    loop.train(finer)
+    assert same(final_weights(finer), base_run[1])
+
+
 def test_what_a_run_leaves_behind(base, base_run):
     history, _ = base_run
     folder = Path(base.output_dir)
