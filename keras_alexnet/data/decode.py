@@ -72,9 +72,7 @@ def decode_image(data: tf.Tensor) -> tf.Tensor:
 
 def decode_bytes(data: bytes) -> np.ndarray:
     """`decode_image` outside of a graph, with as few operations as can be, as each takes longer there."""
-    is_jpeg = data.startswith(_JPEG_START) and data.endswith(image_file.JPEG_END)
-    is_upright = is_jpeg and (_EXIF not in data or _is_upright(data))
-    if is_upright and (tf.io.extract_jpeg_shape(data).numpy() <= _PLAIN).all():
+    if (_plain_jpeg_shape(data) <= _PLAIN).all():
         return tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE").numpy()
     return image_file.decode(data)
 
@@ -97,24 +95,18 @@ def plain_jpeg_shape(data: tf.Tensor) -> tf.Tensor:
     start = tf.strings.substr(data, 0, len(_JPEG_START))
     end = tf.strings.substr(data, tf.maximum(length - len(image_file.JPEG_END), 0), len(image_file.JPEG_END))
     is_jpeg = tf.equal(start + end, _JPEG_START + image_file.JPEG_END)
-    none_found = tf.equal(tf.strings.length(without_exif), length)
-
-    def shape_of_jpeg() -> tf.Tensor:
-        return tf.io.extract_jpeg_shape(data)
-
-    def other() -> tf.Tensor:
-        return tf.constant(_OTHER)
-
-    def with_exif() -> tf.Tensor:
-        is_upright = tf.ensure_shape(_call_with_bytes(_is_upright, data, tf.bool), ())
-        return tf.cond(is_upright, shape_of_jpeg, other)
-
-    # A single condition decides for most files: each costs as much as four operations.
-    return tf.cond(is_jpeg & none_found, shape_of_jpeg, lambda: tf.cond(is_jpeg, with_exif, other))
+    # A single condition, since each costs an image as much as four operations do.
+    return tf.cond(
+        is_jpeg & tf.equal(tf.strings.length(without_exif), length),
+        lambda: tf.io.extract_jpeg_shape(data),
+        lambda: tf.ensure_shape(_call_with_bytes(_plain_jpeg_shape, data, tf.int32), (3,)),
+    )
 
 
-def _is_upright(data: bytes) -> bool:
-    return image_file.orientation(data) == 1
+def _plain_jpeg_shape(data: bytes) -> np.ndarray:
+    is_jpeg = data.startswith(_JPEG_START) and data.endswith(image_file.JPEG_END)
+    is_upright = is_jpeg and (_EXIF not in data or image_file.orientation(data) == 1)
+    return tf.io.extract_jpeg_shape(data).numpy() if is_upright else _OTHER
 
 
 def _is_plain(shape: tf.Tensor) -> tf.Tensor:
