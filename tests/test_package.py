@@ -75,6 +75,7 @@ def test_the_pictures_of_figures_are_up_to_date():
     """They follow from the model and from BENCHMARKS.md: python scripts/pictures.py docs"""
     assert (ROOT / "docs/network.svg").read_text() == pictures.network_svg()
     assert (ROOT / "docs/throughput.svg").read_text() == pictures.throughput_svg()
+    assert (ROOT / "docs/agreement.svg").read_text() == pictures.agreement_svg(ROOT / "docs/agreement.csv")
 
 
 def test_messages_name_extras_that_exist():
