@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from unittest import mock
 
-NUM_DEVICES = 4  # of JAX: parts of the CPU, of which training takes one unless told otherwise
+NUM_DEVICES = 4  # of JAX: parts of the CPU, of which training takes one unless asked otherwise
 
 
 class BackendProcess:

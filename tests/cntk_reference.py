@@ -1,4 +1,4 @@
-"""CNTK's tiny reference network; reference/README.md tells what CNTK computed with it."""
+"""CNTK's tiny reference network; reference/README.md says what CNTK computed with it."""
 
 from pathlib import Path
 

@@ -10,7 +10,7 @@ NARROW = {"filters": (4, 6, 6, 6, 6), "dense_units": 9, "image_size": SIDE}
 
 
 def narrow_network(num_classes: int = 5, **settings) -> keras.Model:
-    """With random weights of a size at which every layer's output tells."""
+    """With random weights of a size at which every layer's output counts."""
     network = build_alexnet(num_classes, **NARROW | settings)
     rng = np.random.default_rng(1)
     for weight in network.weights:

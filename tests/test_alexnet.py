@@ -62,7 +62,7 @@ def test_normalization_after_the_pool_and_none():
     [
         ({"pool": "caffe"}, (224, 224), ("caffe", 224)),
         ({"pool": "cntk", "side": 7}, None, ("cntk", 227)),
-        # Of no size that is told, the one that fc6 fits; padding that no window reaches is none.
+        # Where no size is stated, the one that fc6 fits; padding that no window reaches is none.
         ({"pool": "valid", "conv1_padding": 2}, None, ("valid", 224)),
         ({"pool": "valid", "side": 5}, None, ("valid", 224)),
         ({"pool": ((0, 1), (0, 1))}, (224, 224), ("caffe", 224)),
@@ -168,7 +168,7 @@ def test_a_network_may_scale_its_pixels_itself():
         pixels(formats.CNTK, made, mean=(1, 2, 3))
 
 
-def test_a_network_of_pixels_of_0_to_1_has_to_be_told():
+def test_a_network_of_pixels_of_0_to_1_has_to_be_stated():
     """PyTorch's exports often normalize what they take for 0 to 1."""
     scalings = [chain.Scaling("a", offset=-np.array([0.485, 0.456, 0.406])), chain.Scaling("b", scale=1 / 0.225)]
     made = [*scalings, *layers()]

@@ -147,7 +147,7 @@ def with_bias(content: bytes) -> bytes:
     ],
     ids=range(17),
 )
-def test_wrong_files_are_told(tmp_path, content, expected_text):
+def test_wrong_files_are_reported(tmp_path, content, expected_text):
     with pytest.raises(UserError) as raised:
         read(tmp_path, content)
     message = str(raised.value)
@@ -189,7 +189,7 @@ def test_v1_types_have_todays_names(tmp_path):
     ],
     ids=range(6),
 )
-def test_wrong_prototxts_are_told(tmp_path, text, expected_text):
+def test_wrong_prototxts_are_reported(tmp_path, text, expected_text):
     with pytest.raises(UserError) as raised:
         read_text(tmp_path, text)
     assert expected_text in str(raised.value)
@@ -241,7 +241,7 @@ def test_means_per_channel(tmp_path):
     ],
     ids=range(8),
 )
-def test_wrong_means_are_told(tmp_path, content, expected_text):
+def test_wrong_means_are_reported(tmp_path, content, expected_text):
     (tmp_path / "mean").write_bytes(content)
     with pytest.raises(UserError, match=expected_text):
         read_mean(tmp_path / "mean")

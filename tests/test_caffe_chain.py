@@ -201,7 +201,7 @@ def test_fully_convolutional_networks_have_dense_layers(tmp_path, declared, size
     assert match_alexnet(network).preset.image_size == (declared if size else 227)
 
 
-def test_wrong_hdf5_is_told(tmp_path):
+def test_wrong_hdf5_is_reported(tmp_path):
     external = [(str(tmp_path / "numbers"), 0, 40)]
     not_floats = "/data/fc8/1 is not an array of floats stored in this file"
     for expected_text, change in (

@@ -93,10 +93,10 @@ def test_damaged_newest_falls_back_to_the_one_before(trained, tmp_path):
     flipped[middle] ^= 1
     for damaged in (data[:middle], flipped, b"", b"hello"):
         newest.write_bytes(damaged)
-        told = []
-        assert load_newest_checkpoint(tmp_path, told.append).progress.steps == 2
-        assert len(told) == 1
-        assert str(newest) in told[0]
+        messages = []
+        assert load_newest_checkpoint(tmp_path, messages.append).progress.steps == 2
+        assert len(messages) == 1
+        assert str(newest) in messages[0]
 
 
 def test_damage_of_all_is_an_error_and_what_cannot_be_read_is_no_damage(trained, tmp_path, monkeypatch):

@@ -43,7 +43,7 @@ def test_class_ids_of_any_characters_and_their_names_come_back(tmp_path):
     assert (find_classes(model).ids, find_classes(model).names) == (IDS, [""] * 4)
 
 
-def test_a_damaged_class_file_is_told(tmp_path):
+def test_a_damaged_class_file_is_reported(tmp_path):
     message = r"model\.classes\.txt(?s:.*)lists the classes of .*model\.keras.*or remove"
     for content in (b"", b"n01\t0\nn02\t0\n", b"\x00\xff" * 40):
         (tmp_path / "model.classes.txt").write_bytes(content)
@@ -63,7 +63,7 @@ def test_a_damaged_class_file_is_told(tmp_path):
         ([*IDS[:3], f"{IDS[3]}\u200b"], r"only look the same: label 3 is n01491361 in .*, but n01491361\\u200b in"),
     ],
 )
-def test_classes_that_disagree_are_told(tmp_path, of_data, message):
+def test_classes_that_disagree_are_reported(tmp_path, of_data, message):
     model = tmp_path / "model.keras"
     check_classes(model, of_data, "a model without a class file")
     write_classes(model, IDS)

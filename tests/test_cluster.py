@@ -47,7 +47,7 @@ def test_the_chief_comes_first_and_roles_that_do_not_train_do_not_count(role, in
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected_text"),
     [
         ("worker 0", "is not JSON (Expecting value"),
         ("[1]", "is [1], not a JSON object"),
@@ -58,14 +58,14 @@ def test_the_chief_comes_first_and_roles_that_do_not_train_do_not_count(role, in
         ('{"cluster": {"worker": ["a:1", "http://b:1"]}}', 'has the address "http://b:1"; expected host:port'),
     ],
 )
-def test_a_malformed_tf_config_is_told(text, told):
+def test_a_malformed_tf_config_is_reported(text, expected_text):
     with pytest.raises(UserError) as caught:
         tensorflow_cluster({"TF_CONFIG": text})
-    assert f"TF_CONFIG {told}" in str(caught.value)
+    assert f"TF_CONFIG {expected_text}" in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("task", "told"),
+    ("task", "expected_text"),
     [
         (None, 'no "task"'),
         ({"type": "ps", "index": 0}, 'of type "ps", but only "chief" and "worker" train'),
@@ -73,10 +73,10 @@ def test_a_malformed_tf_config_is_told(text, told):
         ({"type": "worker", "index": 2}, "makes this process worker 2, counted from 0, but its cluster has 2 worker"),
     ],
 )
-def test_a_task_that_cannot_train_is_told(task, told):
+def test_a_task_that_cannot_train_is_reported(task, expected_text):
     with pytest.raises(UserError) as caught:
         tensorflow_cluster(tf_config({"worker": TWO, "evaluator": ["e:5"], "ps": ["p:4"]}, task))
-    assert told in str(caught.value)
+    assert expected_text in str(caught.value)
 
 
 def test_addresses():
@@ -97,7 +97,7 @@ def test_the_variables_of_keras_make_a_cluster():
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "expected_text"),
     [
         (("a:1,b:2", None, "0"), "NUM_PROCESSES is not set, but other"),
         (("a:1,b:2", "two", "0"), "NUM_PROCESSES is 'two'; expected an integer of at least 1"),
@@ -107,10 +107,10 @@ def test_the_variables_of_keras_make_a_cluster():
         (("a:1,", "2", "0"), 'JOB_ADDRESSES has the address ""; expected host:port'),
     ],
 )
-def test_wrong_variables_of_keras_are_told(values, told):
+def test_wrong_variables_of_keras_are_reported(values, expected_text):
     with pytest.raises(UserError) as caught:
         jax_cluster(keras_variables(*values))
-    assert f"KERAS_DISTRIBUTION_{told}" in str(caught.value)
+    assert f"KERAS_DISTRIBUTION_{expected_text}" in str(caught.value)
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def address_of(server):
     return f"127.0.0.1:{server.getsockname()[1]}"
 
 
-def test_a_port_in_use_is_told_whatever_the_host(listener):
+def test_a_port_in_use_is_reported_whatever_the_host(listener):
     port = listener.getsockname()[1]
     with pytest.raises(UserError, match=f"cannot listen on port {port} of not.ours:{port}, .*: another process"):
         check_port_is_free(f"not.ours:{port}")

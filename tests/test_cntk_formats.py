@@ -157,18 +157,18 @@ def parameter_of(*parts: bytes) -> bytes:
     ],
     ids=range(20),
 )
-def test_bad_files_are_told(read, content, expected_text):
+def test_bad_files_are_reported(read, content, expected_text):
     with pytest.raises(UserError, match=expected_text):
         read(content)
 
 
-def test_too_many_values_are_told(read, monkeypatch):
+def test_too_many_values_are_reported(read, monkeypatch):
     monkeypatch.setattr(cntk_dictionary, "_MAX_VALUES", 100)
     with pytest.raises(UserError, match="has more than 100 values, too many for a network"):
         read(model_of(functions=[TIMES, function("U", 3, *["X"] * 100)]))
 
 
-def test_deep_files_are_told(read):
+def test_deep_files_are_reported(read):
     items = {}
     for _ in range(60):
         items = {"a": items}

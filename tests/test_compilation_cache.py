@@ -59,7 +59,7 @@ def test_damaged_and_unknown_files_are_removed(gpu_machine, tmp_path, monkeypatc
         assert compilation_cache.start(str(tmp_path), "jax").startswith("Compiling")
 
 
-def test_a_folder_that_cannot_be_used_is_told_and_not_used(gpu_machine, tmp_path):
+def test_a_folder_that_cannot_be_used_is_reported_and_not_used(gpu_machine, tmp_path):
     message = compilation_cache.start(str(tmp_path / "my programs"), "tensorflow")
     assert "a folder with a space in its name" in message  # XLA would cut it.
     (tmp_path / "file").write_text("")

@@ -66,7 +66,7 @@ def test_the_flagfile_of_a_config_reproduces_every_setting(tmp_path):
         *("momentum=1", "precision=float16", "profile_steps=a:b", "profile_steps=5:5", "profile_steps="),
     ],
 )
-def test_flags_out_of_bounds_are_told(flag):
+def test_flags_out_of_bounds_are_reported(flag):
     name = flag.split("=")[0]
     with pytest.raises(UserError, match=f"{name}.*(expected|should be)"):
         parse(f"--{flag}")

@@ -82,7 +82,7 @@ def test_classes_are_sorted_once_and_keep_their_names(tmp_path):
 
 
 def test_class_lists_for_a_model_of_cntk(tmp_path, capsys):
-    """Without one, and with one that is probably of other labels, its user is told; no list is that of another file."""
+    """A message says that there is none, or that it is probably of other labels; no list is that of another file."""
     model, folder = f"--output={tmp_path}/a.keras", f"--output={tmp_path}/a"
     convert_here(f"--input={CNTK}", model)
     assert "pass the class list of that training as --classmappings" in capsys.readouterr().out

@@ -56,7 +56,7 @@ class Workers(Devices):
         return [max(each) for each in zip(*self.given, strict=True)]
 
 
-def test_workers_with_other_settings_or_another_checkpoint_are_told(tmp_path):
+def test_workers_with_other_settings_or_another_checkpoint_are_reported(tmp_path):
     devices = Workers()
     check_same_settings(devices, {"learning_rate": 0.1}, 3)
     check_same_settings(devices, {"learning_rate": 0.1}, 3)

@@ -90,7 +90,7 @@ def test_first_and_last_images_are_read_before_any_step(config, own_data_dir, mo
         dry_run(config)
 
 
-def test_a_folder_that_cannot_be_written_and_a_disk_that_is_too_small_are_told(config, no_steps, monkeypatch):
+def test_a_folder_that_cannot_be_written_and_a_disk_that_is_too_small_are_reported(config, no_steps, monkeypatch):
     with pytest.raises(UserError, match=r"cannot write to /proc/run: .*Choose another folder"):
         dry_run(dataclasses.replace(config, output_dir="/proc/run"))
     usage = shutil.disk_usage("/")

@@ -75,7 +75,7 @@ def test_other_files_are_named(tmp_path, content, expected_text):
         detect_format(written(tmp_path, content))
 
 
-def test_hdf5_is_told_by_its_groups(tmp_path):
+def test_hdf5_is_identified_by_its_groups(tmp_path):
     files = {name: tmp_path / f"{name}.keras" for name in ("data", "history", "model_weights")}
     for name, path in files.items():
         with h5py.File(path, "w") as file:

@@ -68,7 +68,7 @@ def test_a_device_that_is_not_there_is_named(backend, tmp_path):
     assert "Traceback" not in result.stderr
 
 
-def test_too_little_memory_is_told_with_the_batch_that_fits(model, monkeypatch):
+def test_too_little_memory_is_reported_with_the_batch_that_fits(model, monkeypatch):
     fixed, per_image = bytes_needed(model)
     monkeypatch.setattr(memory, "gpu_bytes", lambda: int((fixed + 100 * per_image) / 0.9) + 1)
     for error in (

@@ -50,7 +50,7 @@ def damaged(content: bytes, dice: random.Random) -> bytes:
 
 
 @pytest.mark.parametrize(("content", "read"), WHOLE.values(), ids=WHOLE)
-def test_damaged_files_are_read_or_told(tmp_path, content, read):
+def test_damaged_files_are_read_or_reported(tmp_path, content, read):
     dice = random.Random(1)
     outcomes = {"network": 0, "error": 0}
     tracemalloc.start()
@@ -68,7 +68,7 @@ def test_damaged_files_are_read_or_told(tmp_path, content, read):
     assert min(outcomes.values()) > 5
 
 
-def test_truncated_and_too_large_files_are_told(tmp_path):
+def test_truncated_and_too_large_files_are_reported(tmp_path):
     (tmp_path / "truncated").write_bytes(NEW.read_bytes()[:900_000])
     with pytest.raises(UserError, match=" is something else, corrupted, or truncated"):
         read_caffemodel(tmp_path / "truncated")

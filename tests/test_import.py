@@ -106,7 +106,7 @@ def test_a_keras_file_and_its_classes(tmp_path):
 
 
 def mutated(content: bytes, rng: random.Random) -> bytes:
-    """`content` cut off, or with some bytes changed, added or left out: mostly where it is no weights."""
+    """`content` cut off, or with some bytes changed, added or left out: mostly outside of the weights."""
     at = rng.choice([rng.randrange(len(content)), rng.randrange(4000), len(content) - 1 - rng.randrange(4000)])
     if rng.randrange(5) == 0:
         return content[:at]

@@ -16,7 +16,6 @@ SCRIPT = Path(__file__).parent.parent / "scripts" / "launch_local.sh"
 # In place of keras_alexnet.fit: it runs the program that it is given.
 FIT = r"""
 import json, os, signal, sys, time
-HUP = [signal.SIGHUP] * (signal.getsignal(signal.SIGHUP) != signal.SIG_IGN)
 worker = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
 
 def say(text):
@@ -26,7 +25,7 @@ def wait():
     def handle(number, frame):
         say(f"got {signal.Signals(number).name}")
         sys.exit(128 + number)
-    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, *HUP):
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, handle)
     say("is ready")
     open(f"{worker}-is-ready", "w").close()
@@ -108,19 +107,6 @@ def test_signals_are_forwarded(launcher, name):
     stdout, stderr = process.communicate(timeout=10)
     assert sorted(stdout.splitlines()) == [f"0 got {name}", f"[worker 1] 1 got {name}"]
     assert (stderr, process.returncode) == ("", 128 + signal.Signals[name])
-
-
-def test_sighup_is_ignored_under_nohup(launcher):
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup passes it on
-    try:
-        process = launcher.start("wait()")
-    finally:
-        signal.signal(signal.SIGHUP, before)
-    wait_until_ready(process)
-    os.killpg(process.pid, signal.SIGHUP)
-    process.terminate()
-    stdout, _ = process.communicate(timeout=10)
-    assert sorted(stdout.splitlines()) == ["0 got SIGTERM", "[worker 1] 1 got SIGTERM"]
 
 
 # A time limit of timeout(1) kills the process group.

@@ -1,6 +1,5 @@
 """What PyTorch exports of an AlexNet to ONNX gives PyTorch's logits."""
 
-import importlib.util
 import io
 import warnings
 
@@ -65,8 +64,6 @@ def export(network: nn.Module, training: bool, dynamic: bool, dynamo: bool) -> b
 def test_logits_of_pytorchs_exports(tmp_path, norm, fully_convolutional, training, dynamic, dynamo):
     """As they are, and as ONNX Runtime rewrites them."""
     onnxruntime = pytest.importorskip("onnxruntime")
-    if dynamo and not importlib.util.find_spec("onnxscript"):
-        pytest.skip("no onnxscript installed")
     torch.manual_seed(0)
     network = narrow_alexnet(norm, fully_convolutional).eval()
     # Large enough that the normalization counts.

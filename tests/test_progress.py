@@ -47,7 +47,7 @@ def lines_of(output):
 
 
 class Clock:
-    """Stands for the time module: goes on when told."""
+    """Stands for the time module: continues when asked to."""
 
     def __init__(self):
         self.now = 100.0

@@ -113,7 +113,7 @@ def test_no_script_runs_but_those_of_the_page_and_nothing_is_loaded(source):
     assert not re.search(r'<(script|link|img|iframe)[^>]* (src|href)="(?!data:)', source)
 
 
-def test_names_are_text_and_told_apart_wherever_they_stand(source):
+def test_names_are_text_and_distinct_wherever_they_stand(source):
     body = source[source.index("<body>") :]
     assert "alert(1)</script>" not in body
     assert "<img src=x" not in body

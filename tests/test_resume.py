@@ -125,8 +125,8 @@ def test_interrupted_anywhere_it_resumes_bit_identically(whole, tmp_path, monkey
         assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == handlers
         if expected is SystemExit:
             assert raised.value.code == (129 if interruption is sighup_twice else 143)
-        told = f"Stopped and saved after step {position[0]}, in epoch" in capsys.readouterr().out
-        assert told == (interruption in (sigint, sigterm, sighup_twice))
+        was_reported = f"Stopped and saved after step {position[0]}, in epoch" in capsys.readouterr().out
+        assert was_reported == (interruption in (sigint, sigterm, sighup_twice))
     saves.then(0, None)
     assert len(loop.train(run)) == 2
     assert saves.seen == []

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import archives
 import pytest
+import tensorflow as tf
 from archives import prepare as call
 from drawn_images import draw, encode
 
@@ -214,6 +215,9 @@ def test_damaged_tfrecord_files_are_refused(folder):
     assert "b.tfrecord is compressed (gzip)" in refusal_of(gzip.compress(sound))
     # Only the length has a checksum that is looked at.
     assert "record 0 at byte 12 is not a tf.train.Example" in refusal_of(sound[:12] + b"\xff" * (len(sound) - 12))
+    with tf.io.TFRecordWriter(str(path)) as writer:  # The name of a feature is a number, not bytes.
+        writer.write(b"\x0a\x04\x0a\x02\x08\x00")
+    assert "record 0 at byte 12 is not a tf.train.Example" in refusal_of(path.read_bytes())
 
 
 def test_missing_shards_are_named(folder):

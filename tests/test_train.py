@@ -276,7 +276,7 @@ def test_a_folder_is_one_runs_at_a_time(base, tmp_path):
     assert list(files(tmp_path)) == [tmp_path / ".lock"]
 
 
-def test_images_that_have_moved_are_told_before_the_work(base, own_data_dir, tmp_path):
+def test_images_that_have_moved_are_reported_before_the_work(base, own_data_dir, tmp_path):
     moved = own_data_dir / "val_map.txt"
     moved.write_text("".join(f"/nowhere{line}\n" for line in moved.read_text().splitlines()))
     with pytest.raises(UserError, match=r"images of .*val_map\.txt are missing: .*\n  /nowhere"):
@@ -285,17 +285,17 @@ def test_images_that_have_moved_are_told_before_the_work(base, own_data_dir, tmp
 
 
 def test_an_unreadable_image_is_named(base, own_data_dir, tmp_path):
-    def told(split: str, reason: str):
+    def reported(split: str, reason: str):
         return pytest.raises(UserError, match=rf"{split}/5\.JPEG \(line 6 of .*{split}_map\.txt\): .*{reason}")
 
     run = dataclasses.replace(base, data_dir=str(own_data_dir), output_dir=str(tmp_path / "run"), steps_per_epoch=1)
     (own_data_dir / "val/5.JPEG").write_bytes(b"no image")
-    with told("val", "it is not an image"):
+    with reported("val", "it is not an image"):
         loop.train(run)
-    with told("val", "it is not an image"):
+    with reported("val", "it is not an image"):
         evaluate_model(build_alexnet(3, preset="small"), read_training_data(own_data_dir).validation, 2)
     (own_data_dir / "train/5.JPEG").unlink()
-    with told("train", "the file is missing"):
+    with reported("train", "the file is missing"):
         loop.train(dataclasses.replace(run, batch_size=24), restart=True)
 
 

@@ -29,7 +29,7 @@ class LeftOut:
     """
 
     def __init__(self, used: Collection[str] = ()) -> None:
-        self._used = [os.path.join(path, "") for path in used]
+        self._used = tuple(os.path.join(path, "") for path in used)
         self._counts: dict[tuple[str, str], int] = {}  # by the kind in singular and plural
         self._examples: dict[tuple[str, str], str] = {}
 
@@ -38,7 +38,7 @@ class LeftOut:
 
     def add(self, path: str) -> None:
         """Adds a file, by its suffix."""
-        if f"{path}{os.sep}".startswith(tuple(self._used)):
+        if f"{path}{os.sep}".startswith(self._used):
             return
         suffix = suffix_of(path)
         kind = (f"{suffix} file", f"{suffix} files") if suffix else ("file without a suffix", "files without a suffix")

@@ -71,6 +71,8 @@ def read_tfrecord(path: str | os.PathLike) -> Samples:
 
 
 def _read(file: BinaryIO, start: int, size: int) -> bytes:
+    if size < 0:  # A number stands in place of bytes: see `_fields`. Python would read all of the file.
+        raise ValueError
     file.seek(start)
     return file.read(size)
 
@@ -159,7 +161,7 @@ def _bytes_range(file: BinaryIO, values: _Range | None) -> tuple[int, int] | Non
         return None
     items = list(_fields(file, values.start, values.end))
     if any(end < 0 for _, _, end in items):
-        raise ValueError("a number in place of bytes")
+        raise ValueError
     return (items[0][1], items[0][2] - items[0][1]) if len(items) == 1 else None
 
 
