@@ -1,6 +1,8 @@
 """Crops of decoded images, from a pixel store or a cache."""
 
 import os
+import subprocess
+import sys
 import tarfile
 from unittest import mock
 
@@ -101,6 +103,27 @@ def test_threads_copy_the_same_crops_as_a_loop(stored):
     found.copy_crops(crops, by_threads)
     np.testing.assert_array_equal(by_threads, one_by_one)
     assert 50 < crops.flipped.sum() < 150
+
+
+# Ends while threads of its dataset run Python code.
+EXITING = """
+import sys
+import tensorflow as tf
+from keras_alexnet import read_map, training_dataset
+(cpu,) = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+images = read_map(sys.argv[1]).take([0] * 8192)
+dataset = training_dataset(images, 4096, seed=0, image_size=28)
+if sys.argv[2] == "mirrored":
+    dataset = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).experimental_distribute_dataset(dataset)
+iterator = iter(dataset)
+next(iterator)
+"""
+
+
+@pytest.mark.parametrize("kind", ["dataset", "mirrored"])
+def test_a_script_exits_while_its_dataset_is_read(stored, kind):
+    subprocess.run([sys.executable, "-c", EXITING, stored.source, kind], check=True, timeout=60)
 
 
 def test_a_buffer_is_reused_only_when_nothing_refers_to_it():

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_alexnet.data.decoded import BufferPool, Crops, Decoded, concatenate_crops
+from keras_alexnet.data.exit import end_iterators_at_exit
 from keras_alexnet.data.image_map import ImageMap
 from keras_alexnet.data.pixel_store import PixelStore
 from keras_alexnet.data.transforms import resize_square
@@ -52,6 +53,7 @@ def full_batches(
         choose_crops: (sizes of images, their numbers) → the crops that `transform` makes; None if it does more.
         decoded: the images of the map, decoded; None to use their pixel store, if they are in one.
     """
+    end_iterators_at_exit()
     if choose_crops is None:
         decoded = None
     elif decoded is None:

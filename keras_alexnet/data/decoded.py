@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from keras_alexnet.data.crops import FLIPPED_BELOW, crop_side
+from keras_alexnet.data.flip import flip_reversed
 
 # TensorFlow uses arrays that begin at a multiple of this many bytes without copying them.
 _ALIGNMENT = 64
@@ -60,7 +61,7 @@ class ImageList(list[np.ndarray]):
         side = out.shape[1]
         for image, (top, left), flipped, crop in zip(self, crops.corners.tolist(), crops.flipped, out, strict=True):
             found = image[top : top + side, left : left + side]
-            crop[...] = found[:, ::-1] if flipped else found
+            crop[...] = flip_reversed(np.ascontiguousarray(found[np.newaxis, ::-1])) if flipped else found
 
 
 def concatenate_crops(images: Images, crops: Crops) -> np.ndarray:

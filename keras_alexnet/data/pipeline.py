@@ -13,6 +13,7 @@ from keras_alexnet.data.archives.index import locate
 from keras_alexnet.data.batches import NUM_THREADS, alive, full_batches
 from keras_alexnet.data.crops import check_batch_size, check_crops, ratio_numerator
 from keras_alexnet.data.decoded import Crops, Decoded, center_crops, random_crops
+from keras_alexnet.data.exit import end_iterators_at_exit
 from keras_alexnet.data.image_map import ImageMap
 from keras_alexnet.data.order import batch_rows, crop_numbers, steps_per_pass
 from keras_alexnet.data.transforms import evaluation_image, ten_crops, training_image
@@ -212,6 +213,7 @@ def readable_images(
         `unreadable.why_unreadable` returns why.
     """
     check_crops(preprocessing, crops, image_size)
+    end_iterators_at_exit()
     crop = ten_crops if crops > 1 else evaluation_image
     reference = weakref.ref(image_map)  # See `full_batches`.
 

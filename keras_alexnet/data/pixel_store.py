@@ -13,11 +13,12 @@ from keras_alexnet.data.archives.entries import read_range
 from keras_alexnet.data.archives.locations import Locations
 from keras_alexnet.data.archives.state import ArchiveState
 from keras_alexnet.data.decoded import Crops
+from keras_alexnet.data.flip import flip_reversed
 from keras_alexnet.data.image_map import ImageMap
 from keras_alexnet.system.process_pool import cpu_count
 
-# Crops that a thread copies at a time, in 2 to 4 ms.
-_PER_THREAD = 32
+# Crops that a thread copies at a time, in about a millisecond.
+_PER_THREAD = 16
 
 
 class PixelStore:
@@ -100,18 +101,16 @@ class StoredImages:
         first = self._starts + 3 * (crops.corners[:, 0] * widths + crops.corners[:, 1])
         starts = first[:, np.newaxis] + 3 * widths[:, np.newaxis] * np.arange(side)  # of each row of each crop
         # Item k begins at byte k and is as long as a row of a crop.
-        lines = np.lib.stride_tricks.as_strided(
-            self._data, (len(self._data) - 3 * side + 1, 3 * side), (1, 1), writeable=False
-        )
+        row = np.dtype((np.void, 3 * side))
+        rows = np.ndarray(len(self._data) - row.itemsize + 1, row, self._data, strides=(1,))
 
         def copy(begin: int) -> None:
             part = slice(begin, begin + _PER_THREAD)
             to, flipped = out[part], crops.flipped[part]
-            to[~flipped] = lines[starts[part][~flipped].ravel()].reshape(-1, side, side, 3)
-            found = lines[starts[part][flipped].ravel()].reshape(-1, side, side, 3)
-            # NumPy copies single bytes backwards three times as fast as pixels of three bytes.
-            for channel in range(3):
-                to[flipped, :, :, channel] = found[:, :, ::-1, channel]
+            to[~flipped] = rows[starts[part][~flipped]].view(np.uint8).reshape(-1, side, side, 3)
+            if flipped.any():
+                backwards = rows[starts[part][flipped][::-1, ::-1]]
+                to[flipped] = flip_reversed(backwards.view(np.uint8).reshape(-1, side, side, 3))
 
         parts = range(0, len(self), _PER_THREAD)
         try:
