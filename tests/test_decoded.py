@@ -13,7 +13,7 @@ from image_tree import Tree, call, flip_a_bit
 from map_files import write_map
 from PIL import Image
 
-from keras_alexnet.data import decoded, image_cache, image_file, map_file, pipeline, unreadable
+from keras_alexnet.data import decoded, image_cache, image_file, map_file, pipeline, pixel_store, unreadable
 from keras_alexnet.data.image_cache import ImageCache, image_caches
 from keras_alexnet.data.image_map import ImageMap
 from keras_alexnet.data.pixel_store import PixelStore
@@ -103,6 +103,17 @@ def test_threads_copy_the_same_crops_as_a_loop(stored):
     found.copy_crops(crops, by_threads)
     np.testing.assert_array_equal(by_threads, one_by_one)
     assert 50 < crops.flipped.sum() < 150
+
+
+@pytest.mark.parametrize("free", [10**9, 0])
+def test_images_are_read_ahead_once_if_they_stay_in_memory(stored, monkeypatch, free):
+    monkeypatch.setattr(pixel_store, "available_bytes", lambda: free)
+    with mock.patch("os.posix_fadvise") as advise:
+        store = PixelStore.find(stored)
+        store.read_ahead(np.array([0, 1]))
+        store.read_ahead(np.array([1, 2]))
+    offsets = [call.args[1] for call in advise.call_args_list]
+    assert offsets == [stored.locations.offset[row] for row in ([0, 1, 2] if free else [0, 1, 1, 2])]
 
 
 # Ends while threads of its dataset run Python code.

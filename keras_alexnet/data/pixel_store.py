@@ -15,10 +15,13 @@ from keras_alexnet.data.archives.state import ArchiveState
 from keras_alexnet.data.decoded import Crops
 from keras_alexnet.data.flip import flip_reversed
 from keras_alexnet.data.image_map import ImageMap
+from keras_alexnet.system.machine import available_bytes
 from keras_alexnet.system.process_pool import cpu_count
 
 # Crops that a thread copies at a time, in about a millisecond.
 _PER_THREAD = 16
+# Of the available memory, the part that a store may take and still count on staying there.
+_MAX_SHARE = 1 / 2
 
 
 class PixelStore:
@@ -31,6 +34,9 @@ class PixelStore:
         # Per row, the first byte of the pixels, and height and width; 0 until its header has been read.
         self._starts = np.zeros(len(locations), np.int64)
         self._sizes = np.zeros((len(locations), 2), np.int32)
+        # An image that was read stays in memory if all of them fit.
+        self._fits_in_memory = len(self._file.bytes) < _MAX_SHARE * (available_bytes() or 0)
+        self._was_read_ahead = np.zeros(len(locations), bool)
 
     @classmethod
     def find(cls, image_map: ImageMap) -> "PixelStore | None":
@@ -69,6 +75,9 @@ class PixelStore:
 
     def read_ahead(self, rows: np.ndarray) -> None:
         """Asks the system to bring the images of some rows into memory, where it can do that, without waiting."""
+        if self._fits_in_memory:
+            rows = rows[~self._was_read_ahead[rows]]
+            self._was_read_ahead[rows] = True
         if hasattr(os, "posix_fadvise"):
             offsets, sizes = (values[rows].tolist() for values in (self._locations.offset, self._locations.size))
             for offset, size in zip(offsets, sizes, strict=True):
