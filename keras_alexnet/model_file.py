@@ -71,7 +71,8 @@ def load_model(path: str) -> keras.Model:
             reason = "there is no such file" if isinstance(error, FileNotFoundError) else error.strerror
         raise UserError(
             f"cannot load the model {path}: {reason}. Expected a .keras file, such as the model.keras that "
-            "python -m keras_alexnet.fit writes."
+            "python -m keras_alexnet.fit writes. python -m keras_alexnet.convert makes one of a model of CNTK, Caffe, "
+            "PyTorch or ONNX."
         ) from None
 
 

@@ -18,6 +18,7 @@ from keras_alexnet.data.image_map import ImageMap, PathList, is_missing
 from keras_alexnet.data.tab_separated import TEXT, WRITE_AGAIN, clip, open_for_reading
 from keras_alexnet.errors import UserError, raise_if_any
 from keras_alexnet.system.file_names import to_utf8
+from keras_alexnet.system.text_file import with_lf
 
 TRAIN_MAP = "train_map.txt"
 VAL_MAP = "val_map.txt"
@@ -27,7 +28,7 @@ _PIECE = 2**22  # bytes of a map that are read at a time
 
 
 def read_map(path: str | os.PathLike, num_classes: int | None = None) -> ImageMap:
-    """Reads a map file of `<path>\\t<integer label>` lines, UTF-8, with LF or CRLF; blank lines are passed over.
+    """Reads a map file of `<path>\\t<integer label>` lines, UTF-8; blank lines are passed over.
 
     A relative path is relative to the map's folder. CNTK's maps are read as they are: `.../` at the start of a path is
     the map's folder, a column in front of the path (a sequence id) is passed over, and relative paths may have
@@ -109,7 +110,7 @@ def _read_lines(file: BinaryIO) -> tuple[bytes, bytes]:
     pieces: list[bytes] = []
     folder = None
     while piece := file.read(_PIECE):
-        piece = (piece + file.readline()).replace(b"\r\n", b"\n")
+        piece = with_lf(piece + file.readline())
         piece = b"\n" + piece.removesuffix(b"\n")
         if folder is None:
             first = piece[1:].split(b"\t", 1)[0]
@@ -201,7 +202,7 @@ def _checked_rows(text: bytes, limit: int, path: str | os.PathLike) -> tuple[Seq
     end = 0
     for number, line in enumerate(io.BytesIO(text), 1):
         start, end = end, end + len(line)
-        columns, tab, label = line.decode(**TEXT).rstrip("\r\n").rpartition("\t")
+        columns, tab, label = line.decode(**TEXT).rstrip("\n").rpartition("\t")
         name = columns.rpartition("\t")[2]
         # isdigit() alone also takes digits such as '²', which int() refuses.
         if not (name and label.isdecimal()):

@@ -28,9 +28,14 @@ def strip_mark(data: bytes, name: str | os.PathLike, *, has_zeros: bool = False)
     return data.removeprefix(_UTF8_MARK)
 
 
+def with_lf(data: bytes) -> bytes:
+    """Replaces line ends of Windows (CRLF) and of old Macs (CR) by LF."""
+    return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+
 def decode(data: bytes, name: str | os.PathLike) -> str:
     """The text of a file, without a byte-order mark and with LF; raises as `strip_mark`.
 
     Bytes that are not UTF-8 become surrogate escapes, since file names are bytes: see `file_names`.
     """
-    return strip_mark(data, name).decode("utf-8", "surrogateescape").replace("\r\n", "\n")
+    return with_lf(strip_mark(data, name)).decode("utf-8", "surrogateescape")

@@ -4,6 +4,7 @@ import csv
 import io
 import os
 import tarfile
+import unicodedata
 from array import array
 from collections.abc import Sequence
 
@@ -95,7 +96,7 @@ def _listed_labels(
     if class_of is None:
         named = _ground_truth(file, images, problems) or []
     else:
-        named = [class_of.get(_stem(image)) for image in images]
+        named = [class_of.get(_composed(_stem(image))) for image in images]
     found: dict[int, int] = {}
     for position, class_id in enumerate(named):
         if class_id in label_of:
@@ -136,7 +137,7 @@ def _unambiguous(images: Sequence[str], problems: list[str]) -> dict[str, int]:
 
 
 def _class_of_images(path: str) -> dict[str, str] | None:
-    """The class id of each image of a list, by its name without suffix; None if the file is not such a list."""
+    """The class id of each image of a list, by its `_composed` name without suffix; None if the file is not such a list."""
     if path.lower().endswith(".csv"):
         rows = list(csv.reader(io.StringIO(decode(read_file(path), path), newline="")))
         if not rows or rows[0][:2] != ["ImageId", "PredictionString"]:
@@ -149,7 +150,16 @@ def _class_of_images(path: str) -> dict[str, str] | None:
         rows = [line.split("\t") for line in text.split("\n")]
     else:
         return None
-    return {_stem(from_utf8(row[0])): from_utf8(row[1].split()[0]) for row in rows if len(row) > 1 and row[1].split()}
+    return {
+        _composed(_stem(from_utf8(row[0]))): from_utf8(row[1].split()[0])
+        for row in rows
+        if len(row) > 1 and row[1].split()
+    }
+
+
+def _composed(name: str) -> str:
+    """A file name with composed letters: macOS may write é as e and an accent where the list has one letter."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _ground_truth_below(folder: str) -> str | None:
