@@ -137,7 +137,7 @@ def _unambiguous(images: Sequence[str], problems: list[str]) -> dict[str, int]:
 
 
 def _class_of_images(path: str) -> dict[str, str] | None:
-    """The class id of each image of a list, by its `_composed` name without suffix; None if the file is not such a list."""
+    """The class id of each image of a list, by its `_composed` stem; None if it is not such a list."""
     if path.lower().endswith(".csv"):
         rows = list(csv.reader(io.StringIO(decode(read_file(path), path), newline="")))
         if not rows or rows[0][:2] != ["ImageId", "PredictionString"]:
