@@ -68,11 +68,13 @@ def compute_form(
         An uncompiled functional model that shares the variables of `model`, in the same order. If `model` is not a
         plain chain of layers with AlexNet's local response normalization, it uses the model's own layers throughout.
     """
-    result = model.output if output is None else model.get_layer(output).output
+    # Sequential models have no `output` under PyTorch, nor before they were called.
+    (images,) = model.inputs
+    result = model.outputs[0] if output is None else model.get_layer(output).output
     chain = _chain(model, result, forms) if forms != PORTABLE else None
     if chain is None:
-        return network_class(model.input, result, name=model.name)
-    inputs = keras.Input(batch_shape=model.input.shape, dtype=model.input.dtype)
+        return network_class(images, result, name=model.name)
+    inputs = keras.Input(batch_shape=images.shape, dtype=images.dtype)
     return network_class(inputs, _Chain(chain, result)(inputs), name=model.name)
 
 
@@ -100,7 +102,7 @@ def _chain(model: keras.Model, result: keras.KerasTensor, forms: Forms) -> list[
 
     A Multiply layer has to be the last operation of a local response normalization, and stands for all of them.
     """
-    chain, output = [], model.input
+    chain, output = [], model.inputs[0]
     for layer in model.layers:
         if isinstance(layer, layers.InputLayer):
             continue

@@ -1,6 +1,9 @@
-"""The exception for errors that the user can fix."""
+"""The exceptions for errors that the user can fix, and checks that raise them."""
 
+import numbers
+import operator
 from collections.abc import Sequence
+from typing import Any
 
 _SHOWN = 10
 
@@ -22,7 +25,29 @@ class SettingError(UserError):
     """
 
     def __init__(self, name: str, problem: str):
-        super().__init__(f"{name} {problem}")
+        super().__init__(name, problem)  # Both, so that it can be pickled.
+
+    def __str__(self) -> str:
+        return "{} {}".format(*self.args)
+
+
+def integer_setting(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """Returns an integer of any kind as Python's own; raises `SettingError` for other values, or beyond the bounds."""
+    bounds = f"at least {least}" if most is None else f"{least} up to {most}"
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise SettingError(name, f"is {value!r}; expected an integer, {bounds}.") from None
+    if number < least or (most is not None and number > most):
+        raise SettingError(name, f"is {number}; expected {bounds}.")
+    return number
+
+
+def real_setting(name: str, value: Any) -> float:
+    """Returns a number of any kind as Python's own; raises `SettingError` for other values."""
+    if not isinstance(value, numbers.Real):
+        raise SettingError(name, f"is {value!r}; expected a number.")
+    return value if isinstance(value, int | float) else float(value)
 
 
 def first_line(error: BaseException) -> str:

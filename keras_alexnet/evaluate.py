@@ -16,9 +16,9 @@ from absl import flags
 
 from keras_alexnet import cli
 from keras_alexnet.data.class_names import find_classes
-from keras_alexnet.data.crops import PREPROCESSINGS, check_batch_size, check_crops
+from keras_alexnet.data.crops import PREPROCESSINGS, check_crops
 from keras_alexnet.data.map_file import VAL_MAP, read_map
-from keras_alexnet.errors import UserError
+from keras_alexnet.errors import UserError, integer_setting
 from keras_alexnet.report.check import check_report
 from keras_alexnet.system.atomic import check_writable, write_text
 from keras_alexnet.system.progress import say
@@ -68,7 +68,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
 def main(values: flags.FlagValues, arguments: list[str]) -> None:
     """Evaluates, prints the results, and writes the files that were asked for."""
     cli.reject_positional(arguments)
-    check_batch_size(values.batch_size)
+    integer_setting("batch_size", values.batch_size, 1)
     check_crops(values.preprocessing, values.crops)
     if values.metrics_file:
         check_writable(values.metrics_file)

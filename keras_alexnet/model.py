@@ -7,6 +7,8 @@ without this package.
 """
 
 import dataclasses
+import numbers
+import operator
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -81,10 +83,13 @@ def build_alexnet(
     for name, known in (("normalization", NORMALIZATIONS), ("pool_padding", POOL_PADDINGS)):
         if getattr(preset, name) not in known:
             raise ValueError(f"{name} is {getattr(preset, name)!r}, expected one of {', '.join(known)}.")
+    rates = (dropout, dropout) if isinstance(dropout, numbers.Real) else dropout
+    if not all(0 <= rate < 1 for rate in rates):
+        raise ValueError(f"dropout is {dropout}, expected 0 or above and below 1.")
     if spatial_sizes(preset)[-1] < 1:
         raise ValueError(f"image_size is {preset.image_size}, too small: nothing would be left for fc6.")
 
-    rng = random if seed is None else random.Random(seed)
+    rng = random if seed is None else random.Random(operator.index(seed))
     inputs = keras.Input((preset.image_size, preset.image_size, 3), name="image")
     scale, offset = preset.input_scale, preset.input_offset
     if not (isinstance(scale, int | float) and isinstance(offset, int | float)):
@@ -106,13 +111,12 @@ def build_alexnet(
     x = _max_pool(x, "pool5", preset.pool_padding)
     x = layers.Flatten(data_format=DATA_FORMAT, name="flatten")(x)
 
-    rates = (dropout, dropout) if isinstance(dropout, int | float) else dropout
     for n, units, rate in zip("67", preset.dense_units, rates, strict=True):
         x = _dense(x, f"fc{n}", units, weights, rng, stddev=0.005, bias=0.1)
         x = layers.ReLU(name=f"relu{n}")(x)
         # Without a seed, PyTorch's dropout has its state in no variable.
-        x = layers.Dropout(rate, seed=_layer_seed(rng), name=f"drop{n}")(x)
-    logits = _dense(x, "fc8", num_classes, weights, rng, stddev=0.01, bias=0.0, dtype="float32")
+        x = layers.Dropout(float(rate), seed=_layer_seed(rng), name=f"drop{n}")(x)
+    logits = _dense(x, "fc8", operator.index(num_classes), weights, rng, stddev=0.01, bias=0.0, dtype="float32")
     return keras.Model(inputs, logits, name="alexnet")
 
 

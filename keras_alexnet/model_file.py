@@ -55,7 +55,7 @@ def _without_defaults(config: dict) -> dict:
     return config
 
 
-def load_model(path: str) -> keras.Model:
+def load_model(path: str | os.PathLike[str]) -> keras.Model:
     """Loads a `.keras` file, not compiled; raises `UserError` for a file that is not one."""
     try:
         with open(path, "rb") as file:

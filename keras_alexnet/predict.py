@@ -21,10 +21,10 @@ from absl import flags
 from keras_alexnet import cli
 from keras_alexnet.data.class_file import class_file, names_file
 from keras_alexnet.data.class_names import Classes, find_classes
-from keras_alexnet.data.crops import PREPROCESSINGS, check_batch_size, check_crops
+from keras_alexnet.data.crops import PREPROCESSINGS, check_crops
 from keras_alexnet.data.find import find_images
 from keras_alexnet.data.image_search import LeftOut
-from keras_alexnet.errors import SettingError, UserError
+from keras_alexnet.errors import UserError, integer_setting
 from keras_alexnet.inference.listing import FORMATS, entry_writer, header
 from keras_alexnet.system.atomic import atomic_path, check_writable
 from keras_alexnet.system.file_names import to_utf8
@@ -132,9 +132,8 @@ def _check(values: flags.FlagValues, arguments: list[str]) -> None:
         raise UserError(
             "no images are given. Name files, directories, quoted patterns, or - for a list of paths on standard input."
         )
-    if values.top_k < 1:
-        raise SettingError("top_k", f"is {values.top_k}; expected at least 1.")
-    check_batch_size(values.batch_size)
+    integer_setting("top_k", values.top_k, 1)
+    integer_setting("batch_size", values.batch_size, 1)
     check_crops(values.preprocessing, values.crops)
     if values.data_dir and values.classmappings:
         raise UserError("both --data_dir and --classmappings are given. Use one of them.")

@@ -1,5 +1,6 @@
 import gzip
 import os
+import pickle
 import tarfile
 import threading
 import zipfile
@@ -71,6 +72,7 @@ def test_images_are_those_of_files(tree, tmp_path, monkeypatch, layout):
     os.utime(tmp_path / "images.bin", (1, 1))
     packed = map_file.read_map(tmp_path / "map.txt")
     assert packed.read_many(rows) == expected
+    assert pickle.loads(pickle.dumps(packed)).read_many(rows) == expected
     with open(tmp_path / "images.bin", "ab") as file:
         file.write(b"more")
     error = str(find_unreadable(packed, [3]))

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -116,7 +117,7 @@ def run(monkeypatch, error):
 )
 def test_a_mistake_is_one_message(monkeypatch, capsys, error, status, message):
     with pytest.raises(SystemExit, match=str(status)):
-        run(monkeypatch, error)
+        run(monkeypatch, pickle.loads(pickle.dumps(error)))  # As another process hands it over.
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith(f"command: {message}")

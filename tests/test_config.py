@@ -2,6 +2,7 @@ import dataclasses
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from keras_alexnet import cli, fit
@@ -77,12 +78,19 @@ def test_flags_out_of_bounds_are_reported(flag):
     [
         *({"steps_per_epoch": 0}, {"batch_size": 0}, {"lr_drop_factor": 2}, {"weight_decay": -1}, {"dropout": 1}),
         *({"seed": 2**32}, {"strategy": "tpu"}, {"jit_compile": "maybe"}, {"freeze_through": "fc8"}, {"cache": "on"}),
-        *({"checkpoint_minutes": 0}, {"log_every": -1}, {"data_dir": ""}),
+        *({"checkpoint_minutes": 0}, {"log_every": -1}, {"data_dir": ""}, {"output_dir": None}, {"epochs": 2.0}),
+        *({"seed": "1"}, {"learning_rate": "0.1"}, {"lr_drop_epochs": None}, {"lr_drop_epochs": (1.5,)}),
     ],
 )
 def test_library_use_is_checked_too(settings):
     with pytest.raises(UserError, match=f"{next(iter(settings))} is .*; expected"):
         TrainConfig(**settings)
+
+
+def test_numbers_of_numpy_and_paths_are_taken_as_plain_values():
+    config = TrainConfig(Path("data"), batch_size=np.int32(8), dropout=np.float32(0.5), lr_drop_epochs=[np.int64(3)])
+    assert config == TrainConfig("data", batch_size=8, dropout=0.5, lr_drop_epochs=(3,))
+    assert {type(value) for value in (config.data_dir, config.batch_size, config.dropout)} == {str, int, float}
 
 
 def test_a_run_must_not_replace_the_model_that_it_starts_from(tmp_path):

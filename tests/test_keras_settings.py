@@ -14,7 +14,7 @@ from keras_alexnet.data.map_file import VAL_MAP, read_map
 from keras_alexnet.errors import UserError
 from keras_alexnet.inference.files import predict_images
 from keras_alexnet.model import build_alexnet
-from keras_alexnet.system.keras_settings import keras_defaults, select_backend
+from keras_alexnet.system.keras_settings import select_backend
 from keras_alexnet.training import loop
 
 
@@ -56,13 +56,15 @@ def test_what_keras_would_reject_in_keras_json_is_named(keras_json, monkeypatch,
 def test_networks_and_predictions_are_the_same_whatever_the_defaults_are(data_dir):
     images = read_map(data_dir / VAL_MAP)
     expected = predict_images(build_alexnet(3, preset="tiny", seed=7), images, crops=10)
-    with keras_defaults():
+    try:
         keras.config.set_floatx("float16")
         keras.config.set_dtype_policy("mixed_float16")
         model = build_alexnet(3, preset="tiny", seed=7)
         found = predict_images(model, images, crops=10)
         assert (keras.config.floatx(), keras.config.dtype_policy().name) == ("float16", "mixed_float16")
-    assert keras.config.floatx() == "float32"
+    finally:
+        keras.config.set_floatx("float32")
+        keras.config.set_dtype_policy("float32")
     assert model.input.dtype == "float32"
     np.testing.assert_array_equal(found, expected)
 

@@ -4,11 +4,11 @@ import sys
 
 import pytest
 
-from keras_alexnet.system.log_suppression import stderr_held_back
+from keras_alexnet.system.log_suppression import silenced_but_python, stderr_held_back
 
 PROGRAM = """
 import os, signal, sys
-from keras_alexnet.system.log_suppression import stderr_held_back
+from keras_alexnet.system.log_suppression import silenced_but_python, stderr_held_back
 with stderr_held_back():
     os.write(2, b"no AVX" * 20_000)
     {end}
@@ -42,3 +42,17 @@ def test_nothing_is_held_back_where_no_process_can_be_started(monkeypatch, capfd
     with stderr_held_back():
         os.write(2, b"chatter")
     assert capfd.readouterr().err == "chatter"
+
+
+def test_threads_share_the_descriptor(capfd):
+    first, second = silenced_but_python(), silenced_but_python()
+    stderr = sys.stderr
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    os.write(2, b"chatter")
+    print("said", file=sys.stderr)
+    second.__exit__(None, None, None)
+    os.write(2, b"after")
+    assert sys.stderr is stderr
+    assert capfd.readouterr().err == "said\nafter"

@@ -155,12 +155,21 @@ def test_what_the_network_makes_of_pixels(preset, pixel, expected):
     assert np.count_nonzero(result) == 3 * size**2
 
 
+def test_numbers_may_be_numpys():
+    settings = {"filters": (1,) * 5, "dense_units": (1, 1)}
+    model = build_alexnet(np.int64(3), seed=np.int64(1), dropout=np.float32(0.25), **settings)
+    expected = build_alexnet(3, seed=1, dropout=0.25, **settings)
+    assert model.get_layer("drop6").get_config() == expected.get_layer("drop6").get_config()
+    assert all(map(np.array_equal, model.get_weights(), expected.get_weights()))
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected_text"),
     [
         ({"preset": "vgg"}, "'vgg', expected one of cntk, cntk_python, bvlc"),
         ({"pool_padding": "same"}, "pool_padding is 'same', expected one of valid, cntk, caffe"),
         ({"image_size": 50}, "image_size is 50, too small"),
+        ({"dropout": 1}, "dropout is 1, expected 0 or above and below 1"),
         ({"filters": (1, 2, 3)}, "3 entries, expected five"),
         ({"dense_units": (1, 2, 3)}, "3 entries, expected two"),
     ],

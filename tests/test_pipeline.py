@@ -54,6 +54,37 @@ def assert_same(one, other) -> None:
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *(
+            {"batch_size": 0},
+            {"batch_size": "8"},
+            {"image_size": 0},
+            {"image_size": (8, 8)},
+            {"seed": -1},
+            {"seed": 1.5},
+        ),
+        *({"first_step": -1}, {"num_workers": 0}, {"worker": 1}, {"worker": -1, "num_workers": 2}),
+    ],
+)
+def test_arguments_out_of_bounds_are_refused(eleven, settings):
+    with pytest.raises(UserError, match=r"is .*; expected (an integer, )?(at least|0 up to)"):
+        training_dataset(eleven, **{"batch_size": 4, "seed": 0} | settings)
+    evaluation = settings.keys() & {"batch_size", "image_size", "worker", "num_workers"}
+    if evaluation:
+        with pytest.raises(UserError, match=rf"{next(reversed(settings))} is|worker is"):
+            padded_evaluation_dataset(eleven, **{"batch_size": 4} | settings)
+
+
+def test_what_is_no_map_is_refused(eleven):
+    for dataset in (evaluation_dataset, lambda images, size: training_dataset(images, size, seed=0)):
+        with pytest.raises(UserError, match=r"the images are 'train_map\.txt'; expected a map"):
+            dataset("train_map.txt", 4)
+    with pytest.raises(UserError, match="has 11 paths and 3 labels; expected one each"):
+        ImageMap(eleven.paths, [0, 1, 2])
+
+
 def test_datasets_leave_no_permutation_behind(eleven, monkeypatch):
     """TensorFlow keeps a dataset's Python functions, and all that they refer to, until the process ends."""
     permutations = {}

@@ -108,6 +108,10 @@ def test_errors_of_the_functions(folder, model, good):
             predict_images(model, paths)
     with pytest.raises(UserError, match=r"no layer 'fc9'; it has input_mean, conv1, relu1, .*, fc8\."):
         extract_features(model, good, "fc9")
+    nested = keras.Sequential([keras.Input(model.input.shape[1:]), model])
+    np.testing.assert_array_equal(predict_images(nested, good), predict_images(model, good))
+    with pytest.raises(UserError, match="alexnet is a model inside the model"):
+        extract_features(nested, good, "alexnet")
     probabilities = keras.Model(model.input, keras.layers.Softmax(name="prob")(model.output))
     with pytest.raises(UserError, match="the model's last layer, prob, outputs probabilities; expected logits"):
         predict_images(probabilities, good)

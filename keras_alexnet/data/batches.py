@@ -12,6 +12,7 @@ from keras_alexnet.data.exit import end_iterators_at_exit
 from keras_alexnet.data.image_map import ImageMap
 from keras_alexnet.data.pixel_store import PixelStore
 from keras_alexnet.data.transforms import resize_square
+from keras_alexnet.system.gpu import leave_gpus_to_the_backend
 from keras_alexnet.system.process_pool import cpu_count
 
 NUM_THREADS = cpu_count()
@@ -53,6 +54,7 @@ def full_batches(
         choose_crops: (sizes of images, their numbers) → the crops that `transform` makes; None if it does more.
         decoded: the images of the map, decoded; None to use their pixel store, if they are in one.
     """
+    leave_gpus_to_the_backend()
     end_iterators_at_exit()
     if choose_crops is None:
         decoded = None

@@ -44,9 +44,3 @@ def check_crops(preprocessing: str, crops: int, image_size: int | None = None) -
             f"the model takes images of {image_size}×{image_size} pixels, but preprocessing={preprocessing} has crops "
             f"of at most {RESIZED_SIDE}. Use preprocessing=cntk."
         )
-
-
-def check_batch_size(batch_size: int) -> None:
-    """Raises `UserError` for a batch without images."""
-    if batch_size < 1:
-        raise SettingError("batch_size", f"is {batch_size}; expected at least 1.")

@@ -18,6 +18,7 @@ def end_iterators_at_exit() -> None:
 
 
 def _end_iterators() -> None:
+    gc.unfreeze()  # Objects that a server has frozen would not be listed.
     kinds = (tf.data.Iterator, tf.distribute.DistributedIterator)
     iterators = [found for found in gc.get_objects() if issubclass(type(found), kinds)]
     for iterator in iterators:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import reprlib
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -95,6 +96,12 @@ class ImageMap:
     source: str = "the map"
     locations: Locations | None = field(default=None, compare=False)
 
+    def __post_init__(self) -> None:
+        if len(self.paths) != len(self.labels):
+            raise UserError(
+                f"{self.source} has {len(self.paths):,} paths and {len(self.labels):,} labels; expected one each."
+            )
+
     def __len__(self) -> int:
         return len(self.paths)
 
@@ -143,6 +150,12 @@ class ImageMap:
         if isinstance(self.paths, PathList):
             return self.paths.encoded(rows)
         return [os.fsencode(self.paths[row]) for row in rows]
+
+
+def check_map(images: object) -> None:
+    """Raises `UserError` for anything but a map, such as the path of one."""
+    if not isinstance(images, ImageMap):
+        raise UserError(f"the images are {reprlib.repr(images)}; expected a map, such as read_map returns.")
 
 
 def sample_rows(total: int, count: int) -> list[int]:

@@ -11,14 +11,15 @@ import tensorflow as tf
 
 from keras_alexnet.data.archives.index import locate
 from keras_alexnet.data.batches import NUM_THREADS, alive, full_batches
-from keras_alexnet.data.crops import check_batch_size, check_crops, ratio_numerator
+from keras_alexnet.data.crops import check_crops, ratio_numerator
 from keras_alexnet.data.decoded import Crops, Decoded, center_crops, random_crops
 from keras_alexnet.data.exit import end_iterators_at_exit
-from keras_alexnet.data.image_map import ImageMap
+from keras_alexnet.data.image_map import ImageMap, check_map
 from keras_alexnet.data.order import batch_rows, crop_numbers, steps_per_pass
 from keras_alexnet.data.transforms import evaluation_image, ten_crops, training_image
-from keras_alexnet.errors import SettingError, UserError
+from keras_alexnet.errors import SettingError, UserError, integer_setting
 from keras_alexnet.presets import IMAGE_SIZE
+from keras_alexnet.system.gpu import leave_gpus_to_the_backend
 
 _PREFETCH = 2
 
@@ -49,8 +50,13 @@ def training_dataset(
         A dataset of (uint8 (batch_size / num_workers, image_size, image_size, 3) RGB, int32 labels).
 
     Raises:
-        UserError: fewer images than a batch, or workers that do not divide it.
+        UserError: fewer images than a batch, workers that do not divide it, or an argument out of its bounds.
     """
+    check_map(image_map)
+    batch_size, image_size = _check_sizes(batch_size, image_size)
+    seed = integer_setting("seed", seed, 0, 2**64 - 1)
+    first_step = integer_setting("first_step", first_step, 0)
+    share = _share(batch_size, worker, num_workers)
     num_images = len(image_map)
     steps_per_pass(num_images, batch_size)  # Raises the error here, and not in a thread.
 
@@ -63,7 +69,7 @@ def training_dataset(
         image_map,
         rows_at,
         lambda data, numbers: training_image(data, numbers, image_size),
-        _share(batch_size, num_workers),
+        share,
         (image_size, image_size, 3),
         first_step=first_step,
         choose_crops=random_crops,
@@ -109,7 +115,6 @@ def image_dataset(
     Raises:
         UserError: there are no images, or an unknown `preprocessing` or `crops`.
     """
-    check_batch_size(batch_size)
     settings: dict[str, Any] = {"image_size": image_size, "preprocessing": preprocessing, "crops": crops}
     if isinstance(images, ImageMap):
         return evaluation_dataset(images, batch_size, **settings)
@@ -158,7 +163,10 @@ def padded_evaluation_dataset(
     Raises:
         UserError: an unknown `preprocessing` or `crops`, or workers that do not divide the batch.
     """
+    check_map(image_map)
+    batch_size, image_size = _check_sizes(batch_size, image_size)
     check_crops(preprocessing, crops, image_size)
+    share = _share(batch_size, worker, num_workers)
     crop, choose_crops = evaluation_image, None
     shape: tuple[int, ...] = (image_size, image_size, 3)
     if crops > 1:
@@ -184,7 +192,7 @@ def padded_evaluation_dataset(
         image_map,
         rows_at,
         lambda data, _: crop(data, image_size, preprocessing),
-        _share(batch_size, num_workers),
+        share,
         shape,
         num_steps=num_steps,
         choose_crops=choose_crops,
@@ -212,7 +220,9 @@ def readable_images(
         (batch, 10, image_size, image_size, 3). The last batch may be smaller. What is missing could not be read:
         `unreadable.why_unreadable` returns why.
     """
+    batch_size, image_size = _check_sizes(batch_size, image_size)
     check_crops(preprocessing, crops, image_size)
+    leave_gpus_to_the_backend()
     end_iterators_at_exit()
     crop = ten_crops if crops > 1 else evaluation_image
     reference = weakref.ref(image_map)  # See `full_batches`.
@@ -229,7 +239,14 @@ def readable_images(
     return images.ignore_errors().batch(batch_size).prefetch(_PREFETCH)
 
 
-def _share(batch_size: int, num_workers: int) -> int:
+def _check_sizes(batch_size: int, image_size: int) -> tuple[int, int]:
+    return integer_setting("batch_size", batch_size, 1), integer_setting("image_size", image_size, 1)
+
+
+def _share(batch_size: int, worker: int, num_workers: int) -> int:
+    """Images per batch of a worker."""
+    integer_setting("num_workers", num_workers, 1)
+    integer_setting("worker", worker, 0, num_workers - 1)
     if batch_size % num_workers:
         raise SettingError("batch_size", f"is {batch_size}, which is not divisible by the {num_workers} workers.")
     return batch_size // num_workers

@@ -3,16 +3,15 @@
 import keras
 import numpy as np
 
-from keras_alexnet.data.crops import check_batch_size, check_crops
-from keras_alexnet.data.image_map import ImageMap, raise_if_missing
+from keras_alexnet.data.crops import check_crops
+from keras_alexnet.data.image_map import ImageMap, check_map, raise_if_missing
 from keras_alexnet.data.pipeline import padded_evaluation_dataset
 from keras_alexnet.data.unreadable import evaluation_errors
-from keras_alexnet.errors import UserError
+from keras_alexnet.errors import UserError, integer_setting
 from keras_alexnet.inference.outputs import Outputs
 from keras_alexnet.inference.predictions import Predictions, concatenate, predictions_of
 from keras_alexnet.model_file import model_sizes
 from keras_alexnet.system.progress import WorkProgress
-from keras_alexnet.training.devices.platform import leave_gpus_to_the_backend
 
 
 def evaluate_model(
@@ -48,10 +47,10 @@ def predict_map(
     """
     image_size, num_classes = model_sizes(model)
     check_crops(preprocessing, crops, image_size)
-    check_batch_size(batch_size)
+    check_map(image_map)
+    batch_size = integer_setting("batch_size", batch_size, 1)
     if not len(image_map):
         raise UserError(f"{image_map.source} has no images to evaluate the model on.")
-    leave_gpus_to_the_backend()
     if min(image_map.labels) < 0:
         raise UserError(f"{image_map.source} has the label {min(image_map.labels)}; expected 0 or above.")
     if max(image_map.labels) >= num_classes:

@@ -7,16 +7,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_alexnet.data.crops import check_batch_size, check_crops
+from keras_alexnet.data.crops import check_crops
 from keras_alexnet.data.image_map import ImageMap
 from keras_alexnet.data.pipeline import readable_images, unlabeled_map
 from keras_alexnet.data.unreadable import why_unreadable
-from keras_alexnet.errors import UserError
+from keras_alexnet.errors import UserError, integer_setting
 from keras_alexnet.inference.outputs import Outputs
 from keras_alexnet.inference.predictions import log_softmax
 from keras_alexnet.model_file import model_sizes
 from keras_alexnet.system.log_suppression import silenced_but_python
-from keras_alexnet.training.devices.platform import leave_gpus_to_the_backend
 
 # Called with a path and the reason why it cannot be read.
 Skip = Callable[[str, str], None]
@@ -94,8 +93,7 @@ class FileOutputs:
     ):
         self._image_size, _ = model_sizes(model)
         check_crops(preprocessing, crops, self._image_size)
-        check_batch_size(batch_size)
-        leave_gpus_to_the_backend()
+        batch_size = integer_setting("batch_size", batch_size, 1)
         self._outputs = Outputs(model, crops, layer)
         self._is_logits = layer is None
         self._batch_size = max(batch_size // crops, 1)

@@ -99,6 +99,8 @@ def _refuse_probabilities(model: keras.Model) -> None:
 def _check_layer(model: keras.Model, name: str) -> None:
     if name not in layer_names(model):
         raise UserError(f"the model has no layer {name!r}; it has {', '.join(layer_names(model))}.")
+    if isinstance(model.get_layer(name), keras.Model):
+        raise UserError(f"{name} is a model inside the model. Use that model, model.get_layer({name!r}), by itself.")
 
 
 def _mean_of_logits(logits):

@@ -1,5 +1,6 @@
 """The NVIDIA GPUs of this machine, and why a framework does not see them. Imports a framework only to ask it."""
 
+import contextlib
 import importlib.util
 import os
 import subprocess
@@ -33,6 +34,20 @@ def memory_bytes() -> int | None:
         return int(printed.splitlines()[0]) * 2**20
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):
         return None
+
+
+def leave_gpus_to_the_backend() -> None:
+    """Hides the GPUs from TensorFlow, if it is loaded, where it only reads images: it would take all their memory."""
+    if "keras" not in sys.modules or "tensorflow" not in sys.modules:
+        return
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        import tensorflow as tf
+
+        # It cannot be changed once TensorFlow has computed something: then it has been done, or it is too late.
+        with contextlib.suppress(RuntimeError):
+            tf.config.set_visible_devices([], "GPU")
 
 
 def check_gpu_is_used(backend: str, platform: str) -> None:

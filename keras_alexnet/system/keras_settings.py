@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from keras_alexnet.errors import UserError
+from keras_alexnet.system.shared_context import shared_by_threads
 
 _BACKENDS = ("tensorflow", "jax", "torch")
 # Keras stops at the import where keras.json has other values, and does not name the file.
@@ -65,17 +66,29 @@ def keras_defaults() -> Iterator[None]:
     """
     import keras
 
-    floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
+    policy = keras.config.dtype_policy()
+    with _process_defaults():
+        keras.config.set_dtype_policy("float32")
+        try:
+            yield
+        finally:
+            keras.config.set_dtype_policy(policy)
+
+
+@shared_by_threads
+@contextlib.contextmanager
+def _process_defaults() -> Iterator[None]:
+    import keras
+
+    floatx = keras.config.floatx()
     max_epochs, max_steps = keras.config.max_epochs(), keras.config.max_steps_per_epoch()
     keras.config.set_floatx("float32")
-    keras.config.set_dtype_policy("float32")
     keras.config.set_max_epochs(None)
     keras.config.set_max_steps_per_epoch(None)
     try:
         yield
     finally:
         keras.config.set_floatx(floatx)
-        keras.config.set_dtype_policy(policy)
         keras.config.set_max_epochs(max_epochs)
         keras.config.set_max_steps_per_epoch(max_steps)
 

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from typing import TextIO
 
+from keras_alexnet.system.shared_context import shared_by_threads
+
 # Of the process that holds back what is written: it reads until one of its two arguments comes, or until the end.
 _HOLDER = """
 import os, sys
@@ -71,6 +73,7 @@ def _start_holder(drop: str, show: str) -> subprocess.Popen | None:
         return None
 
 
+@shared_by_threads
 @contextlib.contextmanager
 def silenced(descriptor: int) -> Iterator[None]:
     """Drops what is written to the file descriptor, 1 for stdout or 2 for stderr, meanwhile."""
@@ -86,6 +89,7 @@ def silenced(descriptor: int) -> Iterator[None]:
         os.close(saved)
 
 
+@shared_by_threads
 @contextlib.contextmanager
 def silenced_but_python() -> Iterator[None]:
     """Drops what C++ code, such as libjpeg, writes to stderr; Python's `sys.stderr` still works."""

@@ -3,7 +3,7 @@
 import os
 from dataclasses import asdict, dataclass
 
-from keras_alexnet.errors import SettingError
+from keras_alexnet.errors import SettingError, integer_setting, real_setting
 from keras_alexnet.presets import FREEZABLE, PRESETS
 from keras_alexnet.system.file_names import to_utf8
 from keras_alexnet.system.flagfile import flag_line
@@ -28,6 +28,8 @@ _MAY_CHANGE = {
     "cache",
 }
 _PATHS = ("data_dir", "output_dir", "initial_model")
+_INTEGERS = {"epochs": (1,), "batch_size": (1,), "seed": (0, 2**32 - 1), "log_every": (0,)}
+_NUMBERS = ("learning_rate", "lr_drop_factor", "momentum", "weight_decay", "dropout", "checkpoint_minutes")
 
 
 @dataclass(frozen=True)
@@ -94,14 +96,22 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Checks every bound; raises `UserError`."""
         for name in _PATHS:
-            _check(name, repr(getattr(self, name)), getattr(self, name) != "", "a path")
+            path = getattr(self, name)
+            is_unset = path is None and name == "initial_model"
+            _check(name, repr(path), is_unset or (isinstance(path, str | os.PathLike) and path != ""), "a path")
+            self._set(name, path if is_unset else os.fspath(path))
+        for name, bounds in _INTEGERS.items():
+            self._set(name, integer_setting(name, getattr(self, name), *bounds))
+        if self.steps_per_epoch is not None:
+            self._set("steps_per_epoch", integer_setting("steps_per_epoch", self.steps_per_epoch, 1))
+        for name in _NUMBERS:
+            self._set(name, real_setting(name, getattr(self, name)))
         _check("preset", self.preset, self.preset in PRESETS, " or ".join(PRESETS))
-        _check("epochs", self.epochs, self.epochs >= 1, "at least 1")
-        steps = self.steps_per_epoch
-        _check("steps_per_epoch", steps, steps is None or steps >= 1, "at least 1, or unset for a pass over the data")
-        _check("batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
         _check("learning_rate", self.learning_rate, 0 < self.learning_rate < float("inf"), "a number above 0")
         drops = self.lr_drop_epochs
+        _check("lr_drop_epochs", repr(drops), isinstance(drops, tuple | list), "a tuple of epochs")
+        drops = tuple(integer_setting("lr_drop_epochs", epoch, 1) for epoch in drops)
+        self._set("lr_drop_epochs", drops)
         ascending = all(a < b for a, b in zip((0, *drops), drops, strict=False))
         _check("lr_drop_epochs", drops, ascending, "ascending epochs above 0, such as 25,50,75, or nothing")
         _check("lr_drop_factor", self.lr_drop_factor, 0 < self.lr_drop_factor <= 1, "above 0 and at most 1")
@@ -109,7 +119,6 @@ class TrainConfig:
         _check("weight_decay", self.weight_decay, 0 <= self.weight_decay < float("inf"), "0 or above")
         _check("dropout", self.dropout, 0 <= self.dropout < 1, "0 or above and below 1")
         _check("precision", self.precision, self.precision in PRECISIONS, " or ".join(PRECISIONS))
-        _check("seed", self.seed, 0 <= self.seed < 2**32, "0 up to 4294967295")
         _check("strategy", self.strategy, self.strategy in STRATEGIES, ", ".join(STRATEGIES))
         _check("cache", self.cache, self.cache in CACHES, ", ".join(CACHES))
         _check("jit_compile", self.jit_compile, self.jit_compile in JIT_COMPILE, ", ".join(JIT_COMPILE))
@@ -123,10 +132,13 @@ class TrainConfig:
             )
         minutes = self.checkpoint_minutes
         _check("checkpoint_minutes", minutes, 0 < minutes < float("inf"), "a number above 0; fractions are minutes too")
-        _check("log_every", self.log_every, self.log_every >= 0, "0 or above")
         if self.profile_steps:
             first, last = self.profile_steps
             _check("profile_steps", f"{first}:{last}", 0 <= first < last, "FROM:TO with 0 <= FROM < TO, such as 10:20")
+
+    def _set(self, name: str, value: object) -> None:
+        """Sets an attribute of the frozen object: plain values, as files have them, in place of NumPy's and `Path`s."""
+        object.__setattr__(self, name, value)
 
     def identity(self) -> dict:
         """The settings that make a run what it is, as JSON has them: a checkpoint of other ones is another run's."""

@@ -14,9 +14,9 @@ from keras_alexnet.errors import UserError
 from keras_alexnet.system import machine
 from keras_alexnet.system.atomic import make_folder, write_text
 from keras_alexnet.system.file_names import to_utf8
+from keras_alexnet.system.gpu import leave_gpus_to_the_backend
 from keras_alexnet.system.process_pool import cpu_count
 from keras_alexnet.training.config import TrainConfig
-from keras_alexnet.training.devices.platform import leave_gpus_to_the_backend
 from keras_alexnet.training.run_files import RUN_FILE, TENSORBOARD_FOLDER
 
 

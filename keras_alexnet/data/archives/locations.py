@@ -123,6 +123,9 @@ class Locations:
         self.reader = Reader()
         self._file = functools.lru_cache(_MAX_OPEN_FILES)(_File)
 
+    def __reduce__(self):  # For other processes, which open the archives themselves.
+        return Locations, (self.archives, self.archive, self.offset, self.size, self.method)
+
     def __len__(self) -> int:
         return len(self.archive)
 

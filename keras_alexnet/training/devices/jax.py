@@ -18,6 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from keras_alexnet.errors import UserError
+from keras_alexnet.system.gpu import leave_gpus_to_the_backend
 from keras_alexnet.system.log_suppression import silenced
 from keras_alexnet.system.progress import say
 from keras_alexnet.training.devices.base import Devices
@@ -30,7 +31,7 @@ from keras_alexnet.training.devices.cluster import (
     jax_cluster,
 )
 from keras_alexnet.training.devices.feed import Put, device_feed
-from keras_alexnet.training.devices.platform import current_platform, leave_gpus_to_the_backend
+from keras_alexnet.training.devices.platform import current_platform
 
 _START_SECONDS = 300  # in which all processes have to appear
 _HEARTBEAT_SECONDS = 30  # without a sign of life, after which a process counts as lost

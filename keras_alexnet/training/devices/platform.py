@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import sys
 from collections.abc import Iterator
 
 import keras
@@ -53,13 +52,3 @@ def prefers_xla(platform: str) -> bool:
     backend = keras.backend.backend()
     # On CPUs, XLA is two to three times slower than TensorFlow's own kernels.
     return backend == "jax" or (backend == "tensorflow" and platform == "gpu")
-
-
-def leave_gpus_to_the_backend() -> None:
-    """Hides the GPUs from TensorFlow, if it is loaded, where it only reads images: it would take all their memory."""
-    if keras.backend.backend() != "tensorflow" and "tensorflow" in sys.modules:
-        import tensorflow as tf
-
-        # It cannot be changed once TensorFlow has computed something: then it has been done, or it is too late.
-        with contextlib.suppress(RuntimeError):
-            tf.config.set_visible_devices([], "GPU")

@@ -9,9 +9,10 @@ import torch
 from keras.src.backend.torch.core import get_device
 
 from keras_alexnet.errors import SettingError
+from keras_alexnet.system.gpu import leave_gpus_to_the_backend
 from keras_alexnet.training.devices.base import Devices
 from keras_alexnet.training.devices.feed import Put, device_feed
-from keras_alexnet.training.devices.platform import current_platform, leave_gpus_to_the_backend
+from keras_alexnet.training.devices.platform import current_platform
 
 
 @contextlib.contextmanager
