@@ -44,7 +44,8 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     define(
         flags.DEFINE_integer,
         "steps_per_epoch",
-        "Training steps per epoch; validation and a checkpoint follow each epoch. Default: one pass over the data. "
+        "Training steps per epoch; validation and a checkpoint follow each epoch. Default: one pass over the data, "
+        "without the images that do not fill a batch. "
         "Does not change the order of images.",
     )
     define(flags.DEFINE_integer, "batch_size", "Images per step, over all devices.")

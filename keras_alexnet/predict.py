@@ -53,9 +53,10 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_integer("top_k", 5, "Top predictions to print; at least 1.", flag_values=flag_values)
     flags.DEFINE_enum(
         "format",
-        "table",
+        None,
         list(FORMATS),
-        "table: readable text; json: one object per line and image; csv: one row per predicted class.",
+        "table: readable text; json: one object per line and image; csv: one row per predicted class. Default: that of "
+        "the suffix of --output, .json, .jsonl or .csv; otherwise table.",
         flag_values=flag_values,
     )
     flags.DEFINE_string(
@@ -135,6 +136,8 @@ def _check(values: flags.FlagValues, arguments: list[str]) -> None:
     integer_setting("top_k", values.top_k, 1)
     integer_setting("batch_size", values.batch_size, 1)
     check_crops(values.preprocessing, values.crops)
+    if values.output == "-":
+        values.output = None
     if values.data_dir and values.classmappings:
         raise UserError("both --data_dir and --classmappings are given. Use one of them.")
     if values.features:
@@ -146,6 +149,9 @@ def _check(values: flags.FlagValues, arguments: list[str]) -> None:
         unused = [name for name in ("format", "top_k", "data_dir", "classmappings") if values[name].present]
         if unused:
             raise UserError(f"--{unused[0]} applies to classes, and --features writes none. Leave out one of the two.")
+    elif values.format is None:
+        suffix = os.path.splitext(values.output or "")[1].lower()
+        values.format = {".csv": "csv", ".json": "json", ".jsonl": "json"}.get(suffix, "table")
     if values.output:
         check_writable(values.output)
 

@@ -93,6 +93,11 @@ def test_numbers_of_numpy_and_paths_are_taken_as_plain_values():
     assert {type(value) for value in (config.data_dir, config.batch_size, config.dropout)} == {str, int, float}
 
 
+def test_frozen_layers_need_a_model_to_start_from():
+    with pytest.raises(UserError, match="freeze_through is conv5, but without --initial_model"):
+        TrainConfig(freeze_through="conv5")
+
+
 def test_a_run_must_not_replace_the_model_that_it_starts_from(tmp_path):
     with pytest.raises(UserError, match=r"initial_model is .*best\.keras, in the output directory"):
         TrainConfig(initial_model=f"{tmp_path}/run/best.keras", output_dir=f"{tmp_path}/other/../run")
@@ -100,7 +105,7 @@ def test_a_run_must_not_replace_the_model_that_it_starts_from(tmp_path):
 
 @pytest.mark.parametrize("path", FLAGFILES, ids=lambda path: path.name)
 def test_flagfiles_parse_and_are_headed(path):
-    parse(f"--flagfile={path}")
+    parse(f"--flagfile={path}", "--initial_model=model.keras")
     head = path.read_text(encoding="utf-8").split("\n--")[0]
     for word in ("Purpose:", "Command: python -m keras_alexnet.", "Hardware:", "Expected result:", "Source of the"):
         assert f"# {word}" in head

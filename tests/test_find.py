@@ -129,6 +129,11 @@ def test_lists(tree, separator, end):
     assert problems == [("*.png", "there is no such file or folder")]
 
 
+def test_files_of_a_list_come_as_often_as_they_are_listed(tree):
+    paths, _ = find_images(["a.png", "-", "a.png"], io.BytesIO(b"b.JPG\na.png\nb.JPG\nsub\nsub"))
+    assert paths == ["a.png", "b.JPG", "a.png", "b.JPG", "sub/deep/c.webp"]
+
+
 def test_subfolders_come_in_the_order_of_their_names(tree):
     write_folder(tree / "many", dict.fromkeys(("d/z.jpg", "b/y.jpg", "c/x.jpg", "b/a/w.jpg"), b""))
     assert find_images("many")[0] == ["many/b/y.jpg", "many/b/a/w.jpg", "many/c/x.jpg", "many/d/z.jpg"]

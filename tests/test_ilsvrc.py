@@ -71,6 +71,9 @@ def test_validation_labels_come_from_class_folders(tree, tmp_path):
     found = data_set.scan_image_folders(tree.train, tmp_path / "val", "")
     names = [(f"{TENCH}/z.jpg", 0), (f"{SHARK}/a.png", 2), (f"{SHARK}/b.JPEG", 2)]
     assert rows_of(found.val) == [(f"{tmp_path}/val/{name}", label) for name, label in names]
+    assert not any("has the training images too" in note for note in found.notes)
+    (note, *_) = data_set.scan_image_folders(tmp_path / "val", tmp_path / "val" / ".", "").notes[-1:]
+    assert "has the training images too" in note
 
 
 def split_names(train_dir, fraction, seed=0):
@@ -137,17 +140,19 @@ def test_problems_of_training_images_are_named(tree):
     make_files(train, "others/notes.txt", f"{GOLDFISH}/{TENCH}_7.JPEG", "Cat/1.jpg", "cat/1.jpg")
     (train / TENCH / "gone.JPEG").symlink_to("none.JPEG")
     (train / TENCH / "loop.JPEG").symlink_to("loop.JPEG")
+    (train / "lost").symlink_to("unmounted")
     found = "\n".join(sorted(problems_of(tree)))
     for expected in (
         f"class folder {train}/empty has no images: expected ",
         f"class folder {train}/others has no images, but 1 .txt file (such as {train}/others/notes.txt)",
         f"{train}/{GOLDFISH}/{TENCH}_7.JPEG is named as an image of class {TENCH} but is in the folder of {GOLDFISH}",
         f"class folders {train}/Cat and {train}/cat differ only in case",
-        f"{train}/{TENCH}/gone.JPEG is a broken link",
+        f"{train}/{TENCH}/gone.JPEG is a broken link: expected an image",
+        f"{train}/lost is a broken link: expected a class",
         f"{train}/{TENCH}/loop.JPEG: Too many levels of symbolic links",
     ):
         assert expected in found
-    assert len(found.splitlines()) == 6
+    assert len(found.splitlines()) == 7
 
 
 def test_problems_of_validation_images_are_named(tree, tmp_path):

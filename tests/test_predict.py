@@ -190,7 +190,7 @@ def test_json_and_csv_say_the_same_and_bad_files_do_not_stop_the_others(folder, 
 
 def test_a_list_in_standard_input_and_an_output_file(folder, good, tmp_path, capsys, monkeypatch):
     output = tmp_path / "new" / "predictions.csv"
-    arguments = [f"--model={folder}/model.keras", "-", "--format=csv", f"--output={output}"]
+    arguments = [f"--model={folder}/model.keras", "-", f"--output={output}"]  # The suffix is the format.
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\n")))
     with pytest.raises(UserError, match="standard input lists no images"):
         predict(*arguments)
@@ -202,6 +202,8 @@ def test_a_list_in_standard_input_and_an_output_file(folder, good, tmp_path, cap
     assert capsys.readouterr() == ("", "")
     _, *rows = csv.reader(output.read_text(errors="surrogateescape").splitlines())
     assert [row[0] for row in rows[::4]] == good
+    predict(f"--model={folder}/model.keras", good[0], "--output=-", "--format=json")
+    assert json.loads(capsys.readouterr().out)["path"] == good[0]
     assert os.listdir(output.parent) == ["predictions.csv"]
 
 

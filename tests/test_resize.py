@@ -152,6 +152,8 @@ def test_folders_inside_each_other_are_refused(tree, tmp_path, small):
     (small / "resize.json").write_text('{"version": 1, "shorter_side": 32, "quality": 92}')
     with pytest.raises(UserError, match="--resized_dir must be apart from the images"):
         call(tree, *resize_to(small))
+    with pytest.raises(UserError, match=r"--output_dir is .*, inside --train_dir"):
+        call(tree, f"--output_dir={tmp_path}/link/data")
     assert all(path.read_bytes().endswith(b"\xff\xd9") for path in tree.images)
 
 

@@ -141,17 +141,18 @@ def test_settings_reach_the_network(base):
     assert not same(built(seed=4).get_weights(), network.get_weights())
 
 
-def test_fine_tuning_starts_from_a_model_and_leaves_frozen_layers_alone(base, base_run, tmp_path):
+def test_fine_tuning_starts_from_a_model_and_leaves_frozen_layers_alone(base, base_run, tmp_path, capsys):
     """Whatever the preset says."""
     tuned = dataclasses.replace(
         base,
         output_dir=str(tmp_path / "run"),
-        preset="cntk",
+        preset="bvlc",
         epochs=1,
         initial_model=f"{base.output_dir}/model.keras",
         freeze_through="fc7",
     )
     (row,) = loop.train(tuned)
+    assert "Note: the network is that of" in capsys.readouterr().out
     weights, initial = final_weights(tuned), base_run[1]
     assert same(weights[:-2], initial[:-2])
     assert not same(weights[-2:], initial[-2:])
@@ -295,7 +296,7 @@ def test_an_unreadable_image_is_named(base, own_data_dir, tmp_path):
     with reported("val", "it is not an image"):
         evaluate_model(build_alexnet(3, preset="small"), read_training_data(own_data_dir).validation, 2)
     (own_data_dir / "train/5.JPEG").unlink()
-    with reported("train", "the file is missing"):
+    with reported("train", r"the file is missing\. Restore it"):
         loop.train(dataclasses.replace(run, batch_size=24), restart=True)
 
 

@@ -32,24 +32,28 @@ def find_images(
         left_out: the other files in folders are added here.
 
     Returns:
-        The paths, none of them twice, and (path or argument, what is wrong with it) for those that give no image.
+        The paths, and (path or argument, what is wrong with it) for those that give no image. A file
+        of several arguments comes once; files in `listed` come as often as they are listed.
 
     Raises:
         UserError: standard input is closed, or an archive is damaged.
     """
     left_out = LeftOut() if left_out is None else left_out
-    paths: dict[str, str] = {}
+    paths: list[str] = []
+    known: set[str] = set()
     problems: list[tuple[str, str]] = []
     for argument, is_pattern in _arguments(arguments, listed):
         if not os.path.lexists(argument) and (archived := split_archive(argument)):
             inside = _images_inside(*archived, left_out)
-            paths.update((path, path) for path, problem in inside.items() if not problem)
+            paths += [path for path, problem in inside.items() if not (problem or (is_pattern and path in known))]
+            known.update(inside)
             problems += [(path, problem) for path, problem in inside.items() if problem]
             if not inside:
                 problems.append((argument, "the archive has no such image or folder of images"))
             continue
         before = len(problems)
-        if os.path.isdir(argument):
+        found_below = os.path.isdir(argument)
+        if found_below:
             found = _images_below(argument, problems, left_out)
             problem = "the folder has no images"
         elif is_pattern and glob.has_magic(argument) and not os.path.lexists(argument):
@@ -66,11 +70,14 @@ def find_images(
             problems.append((argument, problem))
         for path in found:
             if os.path.isfile(path):
-                paths.setdefault(os.path.abspath(path), path)
+                absolute = os.path.abspath(path)
+                if absolute not in known or not (is_pattern or found_below):
+                    paths.append(path)
+                known.add(absolute)
             else:
                 # To read from a pipe could take for ever.
                 problems.append((path, "it is not a regular file" if os.path.exists(path) else "it leads to no file"))
-    return list(paths.values()), problems
+    return paths, problems
 
 
 def _arguments(

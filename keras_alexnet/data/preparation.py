@@ -92,6 +92,12 @@ def prepare_data(config: PreparationConfig) -> tuple[DataSet, list[str]]:
     resized_dir = check_resized_dir(
         config.resized_dir, config.resize_shorter_side, config.resized_format, [train_dir, val_dir]
     )
+    is_inside = train_dir and os.path.realpath(train_dir) in map(str, Path(os.path.realpath(config.output_dir)).parents)
+    if is_inside and find_shards(train_dir, "train") is None:
+        raise UserError(
+            f"--output_dir is {config.output_dir}, inside --train_dir, where the next run would take it for a class. "
+            "Choose another folder."
+        )
     reads_images = bool(config.check_images or config.skip_bad_images or resized_dir)
     if config.check_archives:
         with WorkProgress() as progress:

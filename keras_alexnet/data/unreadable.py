@@ -20,6 +20,8 @@ from keras_alexnet.system.process_pool import cpu_count
 # read; Keras and the strategies ask for a few batches ahead.
 READ_AHEAD = 6
 
+_MISSING = "the file is missing"
+
 
 def find_unreadable(image_map: ImageMap, rows: Iterable[int]) -> UserError | None:
     """Reads the images of `rows` and describes the first that cannot be read: TensorFlow names no file."""
@@ -30,10 +32,15 @@ def find_unreadable(image_map: ImageMap, rows: Iterable[int]) -> UserError | Non
         pool.shutdown(cancel_futures=True)
     if reason is None:
         return None
+    remedy = (
+        "Restore it. Or leave it out: python -m keras_alexnet.prepare writes maps of the images that are there"
+        if reason == _MISSING
+        else "Replace it with an intact image. Or leave it out: python -m keras_alexnet.prepare --skip_bad_images "
+        "writes maps without unusable images"
+    )
     return UserError(
-        f"cannot read the image {image_map.paths[row]} (line {row + 1} of {image_map.source}): {reason}. "
-        "Replace it with an intact image. Or leave it out: python -m keras_alexnet.prepare --skip_bad_images writes "
-        "maps without unusable images; a training that began with it needs --restart, since its batches change."
+        f"cannot read the image {image_map.paths[row]} (line {row + 1} of {image_map.source}): {reason}. {remedy}; a "
+        "training that began with it needs --restart, since its batches change."
     )
 
 
@@ -42,7 +49,7 @@ def why_unreadable(image_map: ImageMap, row: int) -> str | None:
     try:
         data = image_map.read(row)
     except FileNotFoundError:
-        return "the file is missing"
+        return _MISSING
     except MemoryError:
         raise UserError(
             f"not enough memory to read the image {image_map.paths[row]}. Free some memory and retry."

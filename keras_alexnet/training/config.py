@@ -124,6 +124,12 @@ class TrainConfig:
         _check("jit_compile", self.jit_compile, self.jit_compile in JIT_COMPILE, ", ".join(JIT_COMPILE))
         layers, layer = FREEZABLE, self.freeze_through
         _check("freeze_through", layer, layer is None or layer in layers, ", ".join(layers))
+        if layer and not self.initial_model:
+            raise SettingError(
+                "freeze_through",
+                f"is {layer}, but without --initial_model: the frozen layers would keep their random weights. Pass the "
+                "model to start from, or leave out --freeze_through.",
+            )
         if self.initial_model and _folder(self.initial_model) == os.path.realpath(self.output_dir):
             raise SettingError(
                 "initial_model",

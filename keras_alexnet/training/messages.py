@@ -5,7 +5,9 @@ import math
 import keras
 
 from keras_alexnet.data.class_file import read_classes
+from keras_alexnet.presets import PRESETS, describe
 from keras_alexnet.system.progress import duration
+from keras_alexnet.training.build import architecture
 from keras_alexnet.training.checkpoint import Progress
 from keras_alexnet.training.config import TrainConfig
 from keras_alexnet.training.top_k import informative_ranks
@@ -28,6 +30,8 @@ def start_message(
             lines[-1] += f" and {first_batch:,} steps"
     if data.num_classes == 1:
         lines.append("Note: there is only one class, so there is nothing to learn")
+    if config.preset != TrainConfig.preset and describe(PRESETS[config.preset]) != architecture(config, model):
+        lines.append(f"Note: the network is that of {config.initial_model}; --preset={config.preset} has no effect")
     if config.initial_model and not config.synthetic_data and not progress.steps:
         classes = read_classes(config.initial_model)
         if classes and len(classes) == data.num_classes and classes != data.classes:

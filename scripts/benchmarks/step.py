@@ -44,6 +44,8 @@ QUICK = {
     "layouts": ["channels_last"],
 }
 _WARM_UP_STEPS = 2
+# The first ones are slower: a median needs some more.
+_MIN_REPEATS = 3
 _EXIT_SECONDS = 20
 # Settings that only this project's variants have, and only the baselines.
 _OURS_ONLY, _BASELINES_ONLY = ("strategy", "batches", "forms"), ("layout", "fast_lrn")
@@ -97,7 +99,10 @@ def run(options: argparse.Namespace) -> list[dict]:
                 shared = {"mode": mode, "precision": precision, "network": options.network, "batch_size": batch_size}
                 variants = _variants(options, shared | {"device": device})
                 measured = measure(variants, options.steps, options.repeats)
-                _print_ratios(measured)
+                if options.repeats >= _MIN_REPEATS:
+                    _print_ratios(measured)
+                else:
+                    print(f"No ratios: they need at least {_MIN_REPEATS} repeats.")
                 rows += measured
     return rows
 

@@ -102,6 +102,8 @@ def scan_image_folders(
             val = scan_validation(val_dir, val_labels, classes, problems, notes, options)
         else:
             val = scan_validation_tree(val_dir, classes, problems, notes, options)
+    if train_dir and val_dir and not train_shards and os.path.realpath(train_dir) == os.path.realpath(val_dir):
+        notes.append(f"Note: {val_dir} has the training images too, so validation says nothing about other images")
     class_names = read_synset_names(synset_mapping, classes, problems, notes) if synset_mapping else None
     raise_if_any(problems, "the images cannot be used as they are, nothing was written")
     return DataSet(classes, class_names, train, val, notes)

@@ -34,6 +34,8 @@ class FolderTree(Tree):
                         tars[entry.name[: -len(".tar")]] = os.path.join(self.source, entry.name)
                     elif is_image_name(entry.name):
                         self.left_out.add_stray(entry.path)
+                    elif entry.is_symlink() and not os.path.exists(entry.path):
+                        problems.append(f"{entry.path} is a broken link: expected a class; fix or remove the link")
                     else:
                         self.left_out.add(entry.path)
         except OSError as error:
