@@ -7,7 +7,6 @@ without this package.
 """
 
 import dataclasses
-import numbers
 import operator
 import random
 from collections.abc import Callable, Sequence
@@ -83,7 +82,7 @@ def build_alexnet(
     for name, known in (("normalization", NORMALIZATIONS), ("pool_padding", POOL_PADDINGS)):
         if getattr(preset, name) not in known:
             raise ValueError(f"{name} is {getattr(preset, name)!r}, expected one of {', '.join(known)}.")
-    rates = (dropout, dropout) if isinstance(dropout, numbers.Real) else dropout
+    rates = dropout if isinstance(dropout, Sequence) else (dropout, dropout)
     if not all(0 <= rate < 1 for rate in rates):
         raise ValueError(f"dropout is {dropout}, expected 0 or above and below 1.")
     if spatial_sizes(preset)[-1] < 1:
