@@ -170,7 +170,9 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
         say(f"Next: python -m keras_alexnet.evaluate --model=MODEL --data_dir={data_dir}")
         return
     recipe = "fit_imagenet" if len(data_set.train) > 100_000 else "fit_small"
-    say(f"Next: python -m keras_alexnet.fit --flagfile={recipe} --data_dir={data_dir}")
+    # The batch size of the smaller recipe is 64.
+    batch_size = f" --batch_size={len(data_set.train)}" if len(data_set.train) < 64 else ""
+    say(f"Next: python -m keras_alexnet.fit --flagfile={recipe} --data_dir={data_dir}{batch_size}")
 
 
 def _report(data_set: DataSet, files: list[str]) -> None:

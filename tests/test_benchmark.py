@@ -35,7 +35,7 @@ def test_step_is_compared_with_pytorch(measure, tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", f"{tmp_path}/none")  # as if there were no compiler
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", f"{tmp_path}/cache")
     arguments = ("--backends=tensorflow", "--precision=bfloat16", "--batch_size=2", "--mode=train", "--network=tiny")
-    settings = ("--steps=1", "--layouts=channels_last", "--device=cpu", "--batches=resident")
+    settings = ("--steps=1", "--layouts=channels_last", "--device=cpu", "--batches=resident", "--repeats=3")
     rows, printed = measure("step", *arguments, *settings)
     eager = ["PyTorch eager, channels_last", "PyTorch eager, channels_last, fast LRN"]
     ours = "keras_alexnet, tensorflow, resident"

@@ -155,6 +155,14 @@ def test_problems_of_training_images_are_named(tree):
     assert len(found.splitlines()) == 7
 
 
+def test_links_to_other_classes_are_named(tree):
+    (tree.train / "twice").symlink_to(TENCH)
+    (tree.train / "above").symlink_to(".")
+    found = "\n".join(problems_of(tree))
+    assert f"{tree.train}/twice is a link to {tree.train}/{TENCH}: expected a class of its own" in found
+    assert f"{tree.train}/above is a link to {tree.train}: expected a class of its own" in found
+
+
 def test_problems_of_validation_images_are_named(tree, tmp_path):
     (problem,) = problems_of(tree, val_labels="")
     assert problem.startswith(f"validation folder {tree.val} has no class folders, but 3 images outside")

@@ -6,6 +6,7 @@ import random
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 from map_files import write_map
 
@@ -31,6 +32,7 @@ def test_map_round_trip(tmp_path):
     assert images.paths[1:] == [path for path, _ in rows[1:]]
     assert images.encoded_paths([2, 0]) == [b"/data/../caf\xe9.png", b"/data/a.JPEG"]
     assert pickle.loads(pickle.dumps(images)) == images
+    assert images.take(np.arange(len(images)) == 1) == images.take([1])
 
 
 def test_the_fingerprint_is_that_of_the_same_images_elsewhere(tmp_path):

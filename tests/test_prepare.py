@@ -50,7 +50,9 @@ runpy.run_module("keras_alexnet.prepare", run_name="__main__", alter_sys=True)
         f"3 classes: {output_dir}/classmappings.txt, {output_dir}/classnames.txt",
     ]
     assert seconds.endswith(" s")
-    assert next_command == (f"Next: python -m keras_alexnet.fit --flagfile=fit_small --data_dir='{output_dir}'")
+    assert next_command == (
+        f"Next: python -m keras_alexnet.fit --flagfile=fit_small --data_dir='{output_dir}' --batch_size=6"
+    )
     assert loaded == "loaded: set()"
 
 

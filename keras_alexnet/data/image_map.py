@@ -7,6 +7,8 @@ from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from keras_alexnet.data.archives.locations import ArchivedImage, Locations
 from keras_alexnet.errors import UserError
 
@@ -136,7 +138,9 @@ class ImageMap:
         return list(self.paths) if self.locations is None else [self.image(row) for row in range(len(self))]
 
     def take(self, rows: Sequence[int]) -> "ImageMap":
-        """A map of some rows."""
+        """A map of some rows: their numbers, or a NumPy array of a bool per row."""
+        if getattr(rows, "dtype", None) == bool:
+            rows = np.flatnonzero(rows).tolist()
         return replace(
             self,
             paths=[self.paths[row] for row in rows],

@@ -131,7 +131,12 @@ def prepare_data(config: PreparationConfig) -> tuple[DataSet, list[str]]:
         for folder in sorted(set(map(os.path.realpath, folders))):
             held.enter_context(exclusive(folder))
         if reads_images:
-            data_set = _read_images(config, data_set, resized_dir, num_processes)
+            try:
+                data_set = _read_images(config, data_set, resized_dir, num_processes)
+            except KeyboardInterrupt:
+                if resized_dir:
+                    say("The copies written so far are kept. Run the same command again to continue.")
+                raise
         images = data_set.train, data_set.val
         files = write_data_dir(
             config.output_dir, *images, data_set.classes, data_set.class_names, config.relative_paths

@@ -3,7 +3,7 @@
 The variants are the training and evaluation pipelines on the images of the map, and the training pipeline on the same
 images kept decoded in memory (`fit --cache`) and on copies made by `prepare --resize_shorter_side=256`: files, a tar,
 and decoded pixels. The baseline is libjpeg-turbo, which decodes the same files, held in memory, to whole images, in as
-many threads as there are cores; it skips files that it cannot decode. Results are images per second of wall-clock time,
+many threads as there are cores; it skips files of other formats. Results are images per second of wall-clock time,
 and per CPU core, that is per second of CPU time of all threads. It needs the extra `bench`.
 
 A running pipeline reads ahead. Its CPU time is therefore taken between two moments at which it has read ahead as far as
@@ -27,7 +27,7 @@ from pathlib import Path
 
 from benchmarks import common
 from keras_alexnet import ImageMap, cli, read_map
-from keras_alexnet.errors import UserError
+from keras_alexnet.errors import UserError, first_line
 from keras_alexnet.system.process_pool import cpu_count
 
 LIBJPEG_TURBO = "libjpeg-turbo, full decode"
@@ -81,7 +81,7 @@ def run(options: argparse.Namespace) -> dict:
             samples = common.interleave(_variants(chosen, options.batch_size, Path(folder)), options.repeats)
         except (OSError, tf.errors.OpError) as error:
             raise UserError(
-                f"cannot read an image of {options.map}: {error}. To find all of them: python -m keras_alexnet.prepare "
+                f"cannot read an image of {options.map}: {_described(error)}. To find all of them: python -m keras_alexnet.prepare "
                 "--check_images"
             ) from error
     print(f"{options.images:,} images per repeat from {options.map or 'drawn images'}, batch size {options.batch_size}")
@@ -95,6 +95,12 @@ def run(options: argparse.Namespace) -> dict:
     print(f"{TRAINING}: {ratio:.2f} relative to {LIBJPEG_TURBO}, per CPU core")
     settings = {name: getattr(options, name) for name in ("images", "batch_size", "repeats")}
     return {"variants": figures, "ratio": ratio} | settings
+
+
+def _described(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return first_line(error)
 
 
 def _drawn_map(folder: str) -> ImageMap:
@@ -142,7 +148,8 @@ def _copies(image_map: ImageMap, folder: Path, resized_format: str) -> ImageMap:
         tar = str(folder / f"{resized_format}.tar")
         findings, copies = resized_tar.write_copies(unique, tar, 256, cpu_count(), resized_format=resized_format)
     if len(copies) < len(unique):
-        raise UserError(f"{next(found.path for found in findings if not found.usable)} cannot be read.")
+        bad = next(found for found in findings if not found.usable)
+        raise UserError(f"cannot read {bad.path}: {bad.problems[0]}.")
     position = {path: number for number, path in enumerate(unique.paths)}
     return copies.take([position[path] for path in image_map.paths])
 

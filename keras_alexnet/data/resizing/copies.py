@@ -127,8 +127,15 @@ def _claim_resized_dir(folder: str, shorter_side: int, resized_format: str) -> N
         raise UserError(f"cannot read {path}, which says what the copies next to it are: {error}. {remedy}") from None
     else:
         if found != settings:
-            expected, received = (json.dumps(value, sort_keys=True) for value in (settings, found))
+            expected, received = map(_described, (settings, found))
             raise UserError(f"{folder} has copies of other settings: expected {expected}, found {received}. {remedy}")
+
+
+def _described(settings: object) -> str:
+    """What resize.json says, in words; files are the format that it does not name."""
+    if not isinstance(settings, dict):
+        return json.dumps(settings)
+    return ", ".join(f"{name} {value}" for name, value in sorted(({"format": "files"} | settings).items()))
 
 
 def _folders_of(maps) -> set[str]:

@@ -1,6 +1,7 @@
 """A tree of images in folders."""
 
 import os
+from collections.abc import Iterator
 
 from keras_alexnet.data.archives.directory import read_archive
 from keras_alexnet.data.file_kinds import is_hidden, is_image_name
@@ -46,6 +47,7 @@ class FolderTree(Tree):
                     f"{what} {self.source} has no class folders{what_else(self.left_out)}: expected one folder of "
                     f"images per class in it; unpack the images so, or choose another {flag}"
                 )
+        problems.extend(self._same_folders(folders))
         # ILSVRC2012_img_train.tar holds a tar per class; one that has been unpacked as well is not read twice.
         tars = {name: path for name, path in tars.items() if name not in folders}
         paths = list(tars.values())
@@ -53,6 +55,14 @@ class FolderTree(Tree):
         folders = dict(sorted((folders | tars).items(), key=lambda item: os.fsencode(item[0])))
         problems.extend(breaking_lines(list(folders.values()), len(os.path.join(self.source, ""))))
         return folders
+
+    def _same_folders(self, folders: dict[str, str]) -> Iterator[str]:
+        """What is wrong with links to other class folders, or to the folder of them all."""
+        by_place = {os.path.realpath(self.source): self.source}
+        for path in sorted(folders.values(), key=os.path.islink):
+            first = by_place.setdefault(os.path.realpath(path), path)
+            if first != path:
+                yield f"{path} is a link to {first}: expected a class of its own; remove the link"
 
     def add_images(self, folder: str, what: str, rows: ImageRows, problems: list[str]) -> list[str]:
         if folder in self._tars:
