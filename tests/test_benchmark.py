@@ -14,8 +14,9 @@ from map_files import write_map
 def measure(tmp_path, capsys):
     """A function that runs a benchmark, and returns what it writes with --json and what it prints."""
 
-    def run(*arguments: object) -> tuple[dict | list, str]:
-        benchmark.run(benchmark.parse([*map(str, arguments), "--repeats=1", f"--json={tmp_path}/figures.json"]))
+    def run(name: str, *arguments: object) -> tuple[dict | list, str]:
+        options = ["--repeats=1", *map(str, arguments), f"--json={tmp_path}/figures.json"]
+        benchmark.run(benchmark.parse([name, *options]))
         return json.loads((tmp_path / "figures.json").read_text()), capsys.readouterr().out
 
     return run

@@ -139,7 +139,7 @@ class ImageMap:
 
     def take(self, rows: Sequence[int]) -> "ImageMap":
         """A map of some rows: their numbers, or a NumPy array of a bool per row."""
-        if getattr(rows, "dtype", None) == bool:
+        if isinstance(rows, np.ndarray) and rows.dtype.kind == "b":
             rows = np.flatnonzero(rows).tolist()
         return replace(
             self,

@@ -81,8 +81,8 @@ def run(options: argparse.Namespace) -> dict:
             samples = common.interleave(_variants(chosen, options.batch_size, Path(folder)), options.repeats)
         except (OSError, tf.errors.OpError) as error:
             raise UserError(
-                f"cannot read an image of {options.map}: {_described(error)}. To find all of them: python -m keras_alexnet.prepare "
-                "--check_images"
+                f"cannot read an image of {options.map}: {_described(error)}. To find all of them: "
+                "python -m keras_alexnet.prepare --check_images"
             ) from error
     print(f"{options.images:,} images per repeat from {options.map or 'drawn images'}, batch size {options.batch_size}")
     print(f"{'images/s':45}{'wall-clock':>25}{'per CPU core':>25}")
