@@ -233,3 +233,16 @@ def test_say_takes_any_stdout_and_gives_up_once(monkeypatch, capsys):
     assert capsys.readouterr().err.count("stdout cannot be written (No space left on device)") == 1
     monkeypatch.setattr(sys, "stdout", None)
     assert not progress.say("a line")
+
+
+def test_work_goes_on_after_its_terminal_has_closed(monkeypatch):
+    ours, theirs = pty.openpty()
+    terminal = open(theirs, "w")  # noqa: SIM115
+    monkeypatch.setattr(sys, "stderr", terminal)
+    line = progress.StatusLine()
+    os.close(ours)
+    for _ in range(2):
+        line.show([progress.Part(1, "at work")], 0.5)
+    line.clear()
+    with pytest.raises(OSError, match="Input/output error"):
+        terminal.close()

@@ -32,8 +32,8 @@ def find_images(
         left_out: the other files in folders are added here.
 
     Returns:
-        The paths, and (path or argument, what is wrong with it) for those that give no image. A file
-        of several arguments comes once; files in `listed` come as often as they are listed.
+        The paths, and (path or argument, what is wrong with it) for those that give no image. A file of several
+        arguments comes once; files in `listed` come as often as they are listed.
 
     Raises:
         UserError: standard input is closed, or an archive is damaged.

@@ -5,6 +5,7 @@ rich renders what a terminal shows. It is imported when something is shown, so t
 
 import collections
 import contextlib
+import io
 import math
 import os
 import shutil
@@ -115,7 +116,8 @@ def _render(parts: Sequence[Part], share: float | None, stream: TextIO) -> str:
     # A longer line would wrap, and the next one could not overwrite it.
     width = columns(stream) - 1
     console = Console(
-        file=stream,
+        # Not the stream itself, which rich would flush: that fails once the terminal has closed.
+        file=io.TextIOWrapper(io.BytesIO(), encoding=stream.encoding),
         width=width,
         force_terminal=True,
         force_jupyter=False,
