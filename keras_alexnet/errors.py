@@ -47,7 +47,7 @@ def real_setting(name: str, value: Any) -> float:
     """Returns a number of any kind as Python's own; raises `SettingError` for other values."""
     if not isinstance(value, numbers.Real):
         raise SettingError(name, f"is {value!r}; expected a number.")
-    return value if isinstance(value, int | float) else float(value)
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
 def first_line(error: BaseException) -> str:

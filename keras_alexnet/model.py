@@ -82,7 +82,9 @@ def build_alexnet(
     for name, known in (("normalization", NORMALIZATIONS), ("pool_padding", POOL_PADDINGS)):
         if getattr(preset, name) not in known:
             raise ValueError(f"{name} is {getattr(preset, name)!r}, expected one of {', '.join(known)}.")
-    rates = dropout if isinstance(dropout, Sequence) else (dropout, dropout)
+    rates = (dropout,) * 2 if np.ndim(dropout) == 0 else tuple(dropout)
+    if len(rates) != 2:
+        raise ValueError(f"dropout has {len(rates)} entries, expected one or two, for fc6 and fc7.")
     if not all(0 <= rate < 1 for rate in rates):
         raise ValueError(f"dropout is {dropout}, expected 0 or above and below 1.")
     if spatial_sizes(preset)[-1] < 1:

@@ -55,8 +55,8 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         "format",
         None,
         list(FORMATS),
-        "table: readable text; json: one object per line and image; csv: one row per predicted class. Default: that of "
-        "the suffix of --output, .json, .jsonl or .csv; otherwise table.",
+        "table: readable text; json: one object per line and image; csv: one row per predicted class. Default: "
+        "according to the suffix of --output, .jsonl, .json or .csv; otherwise table.",
         flag_values=flag_values,
     )
     flags.DEFINE_string(
@@ -65,7 +65,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         "Write the outputs of this layer, such as relu7, to --output instead of classes. An unknown name lists all.",
         flag_values=flag_values,
     )
-    path("output", None, "Write to this file instead of standard output. For features: .npz or .csv.")
+    path("output", None, "Write to this file instead of standard output (-). For features: .npz or .csv.")
     flags.DEFINE_enum(
         "preprocessing",
         "cntk",

@@ -169,6 +169,9 @@ def test_images_inside_archives(tree):
     # A file is taken whatever it is called.
     paths = [f"{tree}/a.zip@/x/notes", f"{tree}/a.zip@/y/3.jpg"]
     assert find_images(["a.zip@/x/notes", "a.zip@/y/3.jpg", "a.zip@/y"])[0] == paths
+    listed = b"a.zip@/x\na.zip@/x\na.zip@/y/3.jpg\na.zip@/y/3.jpg"
+    images = [f"{tree}/a.zip@/x/1.png", f"{tree}/a.zip@/x/2.jpg", *paths[1:] * 2]
+    assert find_images("-", io.BytesIO(listed))[0] == images
     assert find_images(["a.zip@/z"]) == ([], [("a.zip@/z", "the archive has no such image or folder of images")])
     # An entry that cannot be read does not stop the others.
     with tarfile.open(tree / "a.tar", "w") as archive:

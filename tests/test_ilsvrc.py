@@ -159,8 +159,8 @@ def test_links_to_other_classes_are_named(tree):
     (tree.train / "twice").symlink_to(TENCH)
     (tree.train / "above").symlink_to(".")
     found = "\n".join(problems_of(tree))
-    assert f"{tree.train}/twice is a link to {tree.train}/{TENCH}: expected a class of its own" in found
-    assert f"{tree.train}/above is a link to {tree.train}: expected a class of its own" in found
+    assert f"{tree.train}/twice and {tree.train}/{TENCH} are the same folder: expected one folder per class" in found
+    assert f"{tree.train}/above and {tree.train} are the same folder: expected one folder per class" in found
 
 
 def test_problems_of_validation_images_are_named(tree, tmp_path):

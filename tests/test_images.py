@@ -4,6 +4,8 @@ import errno
 import os
 import re
 import signal
+import subprocess
+import sys
 from unittest import mock
 
 import numpy as np
@@ -213,6 +215,26 @@ def test_an_interrupt_while_the_workers_start_is_reported_once(tree):
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "python -m keras_alexnet.prepare: interrupted\n")
+
+
+# The second interrupt comes while it waits for the processes.
+TWICE = """
+import os, signal, threading, time
+from keras_alexnet.system.process_pool import map_in_processes
+def interrupt():
+    time.sleep(1.5)
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.5)
+if __name__ == "__main__":
+    threading.Thread(target=interrupt).start()
+    map_in_processes(time.sleep, [40] * 4, 2)
+"""
+
+
+def test_a_second_interrupt_ends_the_processes():
+    result = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True, check=False, timeout=30)
+    assert result.stderr.rstrip().endswith("KeyboardInterrupt")
 
 
 def test_map_in_processes():

@@ -157,7 +157,7 @@ def test_what_the_network_makes_of_pixels(preset, pixel, expected):
 
 def test_numbers_may_be_numpys():
     settings = {"filters": (1,) * 5, "dense_units": (1, 1)}
-    model = build_alexnet(np.int64(3), seed=np.int64(1), dropout=np.float32(0.25), **settings)
+    model = build_alexnet(np.int64(3), seed=np.int64(1), dropout=np.array([0.25, 0.25]), **settings)
     expected = build_alexnet(3, seed=1, dropout=0.25, **settings)
     assert model.get_layer("drop6").get_config() == expected.get_layer("drop6").get_config()
     assert all(map(np.array_equal, model.get_weights(), expected.get_weights()))
@@ -169,6 +169,7 @@ def test_numbers_may_be_numpys():
         ({"preset": "vgg"}, "'vgg', expected one of cntk, cntk_python, bvlc"),
         ({"pool_padding": "same"}, "pool_padding is 'same', expected one of valid, cntk, caffe"),
         ({"image_size": 50}, "image_size is 50, too small"),
+        ({"dropout": (0.5, 0.5, 0.5)}, "dropout has 3 entries, expected one or two"),
         ({"dropout": 1}, "dropout is 1, expected 0 or above and below 1"),
         ({"filters": (1, 2, 3)}, "3 entries, expected five"),
         ({"dense_units": (1, 2, 3)}, "3 entries, expected two"),

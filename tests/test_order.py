@@ -32,6 +32,10 @@ def test_permutations_of_passes_and_seeds_are_unrelated():
         assert np.abs(correlations - np.eye(len(correlations))).max() < 5 / np.sqrt(size)
 
 
+def test_large_seeds_are_distinct():
+    assert not np.array_equal(permutation(100, 2**64 - 1, 0), permutation(100, 2**64 - 2, 0))
+
+
 def test_batch_rows_cut_the_permutation_of_each_pass():
     assert steps_per_pass(11, 4) == 2
     for pass_index in range(3):

@@ -126,3 +126,13 @@ def test_classes_without_validation_images_are_noted(tree, tmp_path, capsys):
     (tree.val / "ILSVRC2012_val_00000001.JPEG").unlink()
     call(f"--imagenet_dir={tree.root}", f"--output_dir={tmp_path}/data")
     assert f"Note: no validation images for 1 of the 3 classes: {SHARK}\n" in capsys.readouterr().out
+
+
+def test_output_is_refused_where_it_would_be_a_class(tree):
+    train = f"--train_dir={tree.train}"
+    with pytest.raises(UserError, match="inside --train_dir, where the next run would treat it as a class"):
+        call(train, "--val_fraction=0.5", f"--output_dir={tree.train}/maps")
+    with pytest.raises(UserError, match="inside --val_dir"):
+        call(train, f"--val_dir={tree.val}", "--val_annotations_dir=", f"--output_dir={tree.val}/maps")
+    call(train, "--val_fraction=0.5", f"--output_dir={tree.train}/.maps")
+    assert (tree.train / ".maps" / "train_map.txt").exists()

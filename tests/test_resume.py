@@ -17,6 +17,7 @@ from keras_alexnet.errors import UserError
 from keras_alexnet.model_file import load_model
 from keras_alexnet.training import build, loop, outputs, run_folder
 from keras_alexnet.training.config import TrainConfig
+from keras_alexnet.training.messages import stop_message
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +182,11 @@ def test_weights_of_a_loss_that_is_not_finite_are_not_saved(whole, tmp_path, mon
     step = int(re.search(r"between (\d)", str(raised.value))[1])
     assert step < 6
     assert saves.seen[-1] == (step - 1, 0)
+
+
+def test_a_run_may_be_stopped_before_it_has_anything_to_save():
+    assert stop_message(0, 0, True, False).startswith("Stopped before the first step. Run the same command again")
+    assert stop_message(3, 0, True, False).startswith("Stopped and saved after step 3, in epoch 1")
 
 
 def test_a_run_with_other_settings_or_on_another_backend_is_refused(whole, tmp_path):

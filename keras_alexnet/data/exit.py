@@ -1,4 +1,4 @@
-"""Ends the threads of datasets before the interpreter ends."""
+"""Stops the threads of datasets before the interpreter exits."""
 
 import atexit
 import functools

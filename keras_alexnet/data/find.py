@@ -45,7 +45,8 @@ def find_images(
     for argument, is_pattern in _arguments(arguments, listed):
         if not os.path.lexists(argument) and (archived := split_archive(argument)):
             inside = _images_inside(*archived, left_out)
-            paths += [path for path, problem in inside.items() if not (problem or (is_pattern and path in known))]
+            once = is_pattern or list(inside) != ["@/".join(archived)]
+            paths += [path for path, problem in inside.items() if not (problem or (once and path in known))]
             known.update(inside)
             problems += [(path, problem) for path, problem in inside.items() if problem]
             if not inside:

@@ -140,6 +140,10 @@ class ImageMap:
     def take(self, rows: Sequence[int]) -> "ImageMap":
         """A map of some rows: their numbers, or a NumPy array of a bool per row."""
         if isinstance(rows, np.ndarray) and rows.dtype.kind == "b":
+            if rows.shape != (len(self),):
+                raise UserError(
+                    f"the mask has the shape {rows.shape}; expected one bool for each of {len(self):,} rows."
+                )
             rows = np.flatnonzero(rows).tolist()
         return replace(
             self,

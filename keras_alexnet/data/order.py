@@ -25,7 +25,9 @@ def permutation(num_images: int, seed: int, pass_index: int) -> np.ndarray:
 # ends. Two entries, since batches that are read ahead may belong to the next pass.
 @functools.lru_cache(maxsize=2)
 def _permutation(num_images: int, seed: int, pass_index: int) -> np.ndarray:
-    order = np.argsort(np.random.Philox(key=[seed, pass_index]).random_raw(num_images), kind="stable")
+    order = np.argsort(
+        np.random.Philox(key=np.array([seed, pass_index], np.uint64)).random_raw(num_images), kind="stable"
+    )
     if num_images < 2**31:
         order = order.astype(np.int32)  # Half the memory.
     order.flags.writeable = False

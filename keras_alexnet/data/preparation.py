@@ -16,6 +16,7 @@ from keras_alexnet.data.archives.small_files import exists
 from keras_alexnet.data.class_ids import alike_pairs, escaped
 from keras_alexnet.data.class_mappings import read_class_mappings
 from keras_alexnet.data.data_dir import write_data_dir
+from keras_alexnet.data.file_kinds import is_hidden
 from keras_alexnet.data.map_file import TRAIN_MAP
 from keras_alexnet.data.resizing.copies import check_resized_dir, write_all_copies
 from keras_alexnet.data.scanning.data_set import DataSet, scan_image_folders
@@ -92,12 +93,9 @@ def prepare_data(config: PreparationConfig) -> tuple[DataSet, list[str]]:
     resized_dir = check_resized_dir(
         config.resized_dir, config.resize_shorter_side, config.resized_format, [train_dir, val_dir]
     )
-    is_inside = train_dir and os.path.realpath(train_dir) in map(str, Path(os.path.realpath(config.output_dir)).parents)
-    if is_inside and find_shards(train_dir, "train") is None:
-        raise UserError(
-            f"--output_dir is {config.output_dir}, inside --train_dir, where the next run would take it for a class. "
-            "Choose another folder."
-        )
+    _reject_output_among_classes(config.output_dir, "train_dir", train_dir)
+    if not val_labels:
+        _reject_output_among_classes(config.output_dir, "val_dir", val_dir)
     reads_images = bool(config.check_images or config.skip_bad_images or resized_dir)
     if config.check_archives:
         with WorkProgress() as progress:
@@ -131,12 +129,7 @@ def prepare_data(config: PreparationConfig) -> tuple[DataSet, list[str]]:
         for folder in sorted(set(map(os.path.realpath, folders))):
             held.enter_context(exclusive(folder))
         if reads_images:
-            try:
-                data_set = _read_images(config, data_set, resized_dir, num_processes)
-            except KeyboardInterrupt:
-                if resized_dir:
-                    say("The copies written so far are kept. Run the same command again to continue.")
-                raise
+            data_set = _read_images(config, data_set, resized_dir, num_processes)
         images = data_set.train, data_set.val
         files = write_data_dir(
             config.output_dir, *images, data_set.classes, data_set.class_names, config.relative_paths
@@ -144,14 +137,31 @@ def prepare_data(config: PreparationConfig) -> tuple[DataSet, list[str]]:
     return data_set, files
 
 
+def _reject_output_among_classes(output_dir: str, name: str, tree: str | None) -> None:
+    """Refuses a folder that the next run would treat as a class."""
+    if not tree or find_shards(tree, name.removesuffix("_dir")) is not None:
+        return
+    inside = os.path.relpath(os.path.realpath(output_dir), os.path.realpath(tree))
+    if inside.split(os.sep)[0] not in (os.curdir, os.pardir) and not is_hidden(inside):
+        raise UserError(
+            f"--output_dir is {output_dir}, inside --{name}, where the next run would treat it as a class. Choose "
+            "another folder."
+        )
+
+
 def _read_images(config: PreparationConfig, data_set: DataSet, resized_dir: str | None, num_processes: int) -> DataSet:
     """Checks the images, and writes their copies if there is a folder for them; returns what the maps are to name."""
     count = len(data_set.train) + len(data_set.val)
     with WorkProgress() as progress:
         if resized_dir:
-            found, copies = write_all_copies(
-                data_set, resized_dir, config.resize_shorter_side, config.resized_format, num_processes, progress
-            )
+            try:
+                found, copies = write_all_copies(
+                    data_set, resized_dir, config.resize_shorter_side, config.resized_format, num_processes, progress
+                )
+            except KeyboardInterrupt:
+                progress.clear()
+                say("Stopped. Run the same command again to continue with the copies that are missing.")
+                raise
         else:
             sources = [*data_set.train.images(), *data_set.val.images()]
             found = checking.check(sources, num_processes, functools.partial(progress, what="images checked"))

@@ -102,7 +102,17 @@ def imap_in_processes(
             'if __name__ == "__main__": around its calls.)'
         ) from None
     finally:
+        _shut_down(executor)
+
+
+def _shut_down(executor: ProcessPoolExecutor) -> None:
+    """Waits for the processes. A second Ctrl-C kills them: Python, at its exit, would wait for them forever."""
+    try:
         executor.shutdown(cancel_futures=True)
+    except BaseException:
+        for process in list((executor._processes or {}).values()):
+            process.kill()
+        raise
 
 
 def _apply(function: Callable[[Item], Result], chunk: Sequence[Item]) -> list[Result]:

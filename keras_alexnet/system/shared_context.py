@@ -12,7 +12,7 @@ def shared_by_threads(context: Callable[..., contextlib.AbstractContextManager[N
     Otherwise a thread could save what another one has set, and restore that in the end. Calls with different arguments
     are different contexts.
     """
-    lock = threading.Lock()
+    lock = threading.RLock()  # Within it, the garbage collector may end a generator that is in the same context.
     entered: dict[tuple, tuple[int, contextlib.AbstractContextManager[None]]] = {}
 
     @contextlib.contextmanager

@@ -29,7 +29,7 @@ def strip_mark(data: bytes, name: str | os.PathLike, *, has_zeros: bool = False)
 
 
 def with_lf(data: bytes) -> bytes:
-    """Replaces line ends of Windows (CRLF) and of old Macs (CR) by LF."""
+    """Replaces line ends of Windows (CRLF) and of classic Mac OS (CR) by LF."""
     return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
 

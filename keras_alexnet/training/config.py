@@ -139,7 +139,10 @@ class TrainConfig:
         minutes = self.checkpoint_minutes
         _check("checkpoint_minutes", minutes, 0 < minutes < float("inf"), "a number above 0; fractions are minutes too")
         if self.profile_steps:
-            first, last = self.profile_steps
+            steps = self.profile_steps
+            _check("profile_steps", repr(steps), isinstance(steps, tuple | list) and len(steps) == 2, "two numbers")
+            first, last = (integer_setting("profile_steps", step, 0) for step in steps)
+            self._set("profile_steps", (first, last))
             _check("profile_steps", f"{first}:{last}", 0 <= first < last, "FROM:TO with 0 <= FROM < TO, such as 10:20")
 
     def _set(self, name: str, value: object) -> None:

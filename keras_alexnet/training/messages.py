@@ -64,7 +64,7 @@ def result_message(row: dict[str, float], num_classes: int) -> str:
 def stop_message(step: int, epoch: int, saved: bool, restart: bool) -> str:
     """Where a signal ended a run, and how to resume it. `epoch` counts from 0."""
     if not step:
-        return "Stopped before the first step. Nothing is saved yet."
+        return "Stopped before the first step. Run the same command again to start."
     position = f"after step {step:,}, in epoch {epoch + 1}"
     if not saved:
         return f"Stopped {position}."

@@ -57,12 +57,12 @@ class FolderTree(Tree):
         return folders
 
     def _same_folders(self, folders: dict[str, str]) -> Iterator[str]:
-        """What is wrong with links to other class folders, or to the folder of them all."""
+        """What is wrong with links to the folder of another class, or of all classes."""
         by_place = {os.path.realpath(self.source): self.source}
         for path in sorted(folders.values(), key=os.path.islink):
             first = by_place.setdefault(os.path.realpath(path), path)
             if first != path:
-                yield f"{path} is a link to {first}: expected a class of its own; remove the link"
+                yield f"{path} and {first} are the same folder: expected one folder per class; remove the link"
 
     def add_images(self, folder: str, what: str, rows: ImageRows, problems: list[str]) -> list[str]:
         if folder in self._tars:
