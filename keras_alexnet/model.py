@@ -82,8 +82,8 @@ def build_alexnet(
     for name, known in (("normalization", NORMALIZATIONS), ("pool_padding", POOL_PADDINGS)):
         if getattr(preset, name) not in known:
             raise ValueError(f"{name} is {getattr(preset, name)!r}, expected one of {', '.join(known)}.")
-    rates = (dropout,) * 2 if np.ndim(dropout) == 0 else tuple(dropout)
-    if len(rates) != 2:
+    rates = np.ravel(dropout).tolist()
+    if len(rates) not in (1, 2):
         raise ValueError(f"dropout has {len(rates)} entries, expected one or two, for fc6 and fc7.")
     if not all(0 <= rate < 1 for rate in rates):
         raise ValueError(f"dropout is {dropout}, expected 0 or above and below 1.")
@@ -112,11 +112,11 @@ def build_alexnet(
     x = _max_pool(x, "pool5", preset.pool_padding)
     x = layers.Flatten(data_format=DATA_FORMAT, name="flatten")(x)
 
-    for n, units, rate in zip("67", preset.dense_units, rates, strict=True):
+    for n, units, rate in zip("67", preset.dense_units, (rates[0], rates[-1]), strict=True):
         x = _dense(x, f"fc{n}", units, weights, rng, stddev=0.005, bias=0.1)
         x = layers.ReLU(name=f"relu{n}")(x)
         # Without a seed, PyTorch's dropout has its state in no variable.
-        x = layers.Dropout(float(rate), seed=_layer_seed(rng), name=f"drop{n}")(x)
+        x = layers.Dropout(rate, seed=_layer_seed(rng), name=f"drop{n}")(x)
     logits = _dense(x, "fc8", operator.index(num_classes), weights, rng, stddev=0.01, bias=0.0, dtype="float32")
     return keras.Model(inputs, logits, name="alexnet")
 
