@@ -57,6 +57,8 @@ from keras_alexnet.data.resizing.files import FORMATS
 from keras_alexnet.data.scanning.data_set import DataSet
 from keras_alexnet.system.progress import say
 
+SMALL_BATCH_SIZE = 64  # of the recipe fit_small
+
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines a flag for each field of `PreparationConfig`, whose defaults they have."""
@@ -170,8 +172,7 @@ def main(values: flags.FlagValues, arguments: list[str]) -> None:
         say(f"Next: python -m keras_alexnet.evaluate --model=MODEL --data_dir={data_dir}")
         return
     recipe = "fit_imagenet" if len(data_set.train) > 100_000 else "fit_small"
-    # The batch size of the smaller recipe is 64.
-    batch_size = f" --batch_size={len(data_set.train)}" if len(data_set.train) < 64 else ""
+    batch_size = f" --batch_size={len(data_set.train)}" if len(data_set.train) < SMALL_BATCH_SIZE else ""
     say(f"Next: python -m keras_alexnet.fit --flagfile={recipe} --data_dir={data_dir}{batch_size}")
 
 

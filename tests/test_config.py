@@ -7,6 +7,7 @@ import pytest
 
 from keras_alexnet import cli, fit
 from keras_alexnet.errors import UserError
+from keras_alexnet.prepare import SMALL_BATCH_SIZE
 from keras_alexnet.training.config import TrainConfig
 
 FLAGFILES = sorted((Path(__file__).parent.parent / "flags").glob("fit_*.flags"))
@@ -110,6 +111,11 @@ def test_flagfiles_parse_and_are_headed(path):
     head = path.read_text(encoding="utf-8").split("\n--")[0]
     for word in ("Purpose:", "Command: python -m keras_alexnet.", "Hardware:", "Expected result:", "Source of the"):
         assert f"# {word}" in head
+
+
+def test_prepare_knows_the_batch_size_of_the_small_recipe():
+    (path,) = (path for path in FLAGFILES if path.name == "fit_small.flags")
+    assert parse(f"--flagfile={path}").batch_size == SMALL_BATCH_SIZE
 
 
 def test_imagenet_flagfile_is_cntks_recipe():

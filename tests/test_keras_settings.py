@@ -14,7 +14,7 @@ from keras_alexnet.data.map_file import VAL_MAP, read_map
 from keras_alexnet.errors import UserError
 from keras_alexnet.inference.files import predict_images
 from keras_alexnet.model import build_alexnet
-from keras_alexnet.system.keras_settings import select_backend
+from keras_alexnet.system.keras_settings import keras_defaults, select_backend
 from keras_alexnet.training import loop
 
 
@@ -67,6 +67,20 @@ def test_networks_and_predictions_are_the_same_whatever_the_defaults_are(data_di
         keras.config.set_dtype_policy("float32")
     assert model.input.dtype == "float32"
     np.testing.assert_array_equal(found, expected)
+
+
+def test_threads_that_overlap_leave_the_settings_of_the_process_alone():
+    keras.config.set_max_epochs(5)
+    try:
+        first, second = keras_defaults(), keras_defaults()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert keras.config.max_epochs() is None
+        second.__exit__(None, None, None)
+        assert keras.config.max_epochs() == 5
+    finally:
+        keras.config.set_max_epochs(None)
 
 
 def test_a_seed_leaves_the_random_numbers_of_others_alone():

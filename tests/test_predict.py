@@ -202,8 +202,8 @@ def test_a_list_in_standard_input_and_an_output_file(folder, good, tmp_path, cap
     assert capsys.readouterr() == ("", "")
     _, *rows = csv.reader(output.read_text(errors="surrogateescape").splitlines())
     assert [row[0] for row in rows[::4]] == good
-    predict(f"--model={folder}/model.keras", good[0], "--output=-", "--format=json")
-    assert json.loads(capsys.readouterr().out)["path"] == good[0]
+    predict(f"--model={folder}/model.keras", good[0], "--output=-")
+    assert good[0] in capsys.readouterr().out
     assert os.listdir(output.parent) == ["predictions.csv"]
 
 

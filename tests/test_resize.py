@@ -188,8 +188,9 @@ def test_resizing_continues_after_an_interrupt_and_a_kill(tree, small):
     with resizing(tree, small, 8) as process:
         # As a terminal does: the workers get it too.
         os.killpg(process.pid, signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "python -m keras_alexnet.prepare: interrupted\n")
+    assert out.endswith("Stopped. Run the same command again to continue with the copies that are missing.\n")
     assert not list(small.rglob(".partial*"))
     before = state(small)
     with resizing(tree, small, len(before) + 8) as process:
